@@ -1,0 +1,1 @@
+//! Configuration files: parsed once, validated, frozen; unknown keys refused with the nearest name.

@@ -1,0 +1,95 @@
+//! What replicated code may ask of a disk.
+//!
+//! Writes go to the page cache and return at once; only `File::sync` and `Disk::sync_dir` make them durable, and only
+//! those wait. That split is what lets one task own a file without a thread for each write.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A boxed future, so that the traits of this crate can be used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How to open a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// The file must exist.
+    Existing,
+    /// The file is made when it is missing.
+    Create,
+    /// The file must not exist.
+    CreateNew,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// The last component of the path.
+    pub name: String,
+    /// Length in bytes; 0 for a directory.
+    pub len: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// Room on the file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that an unprivileged process may still allocate.
+    pub free: u64,
+}
+
+/// A directory tree on one disk. Paths are relative to its root.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens or makes a file for reading and writing.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+    /// Makes a directory and its parents. Durable after `sync_dir` of the parents.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file over whatever has the name. Durable after `sync_dir` of both parents.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory and all in it.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Lists a directory, sorted by name.
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+    /// Makes the names in a directory durable.
+    fn sync_dir<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+    /// Room on the file system.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// An open file. Methods that are not futures touch only the page cache, except `read_at`, which may wait for the
+/// disk and is meant for start-up and background work.
+pub trait File: Send + Sync + 'static {
+    /// Fills `buf` from `offset`; fewer bytes are returned only at the end of the file. May wait for the disk.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Reads `len` bytes from `offset` without blocking the task's thread: from the page cache at once where they are
+    /// there, otherwise on a thread of its own. Fewer bytes are returned only at the end of the file.
+    fn read(self: Arc<Self>, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>>;
+    /// Writes all of `parts`, one after the other, from `offset`. Lands in the page cache.
+    fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
+    /// Makes all earlier writes and allocations durable (`fdatasync`). An error is final: the caller must stop using
+    /// the file, since the kernel may have dropped the dirty pages.
+    fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
+    /// Starts writing back a range without waiting for it; a hint.
+    fn start_writeback(&self, offset: u64, len: u64);
+    /// Reserves blocks for a range; the file grows if the range ends after it. Reserved bytes read as zeros.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives the blocks of a range back; the range reads as zeros afterwards. The length stays.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Cuts or extends the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file holds nothing.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}

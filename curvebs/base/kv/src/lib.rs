@@ -1,0 +1,1 @@
+//! Ordered key-value state store with the applied index in the same batch.

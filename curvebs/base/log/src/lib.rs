@@ -1,0 +1,1 @@
+//! The shared per-disk log: format, segments, group commit, recovery.

@@ -1,0 +1,1 @@
+//! Many Raft groups in one process over one shared log and shared connections.

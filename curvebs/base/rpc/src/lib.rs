@@ -1,0 +1,1 @@
+//! Framed data-plane RPC: multiplexed connections, deadlines, bounded queues, TLS.

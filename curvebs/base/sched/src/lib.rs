@@ -1,0 +1,1 @@
+//! Placement and balancing as pure functions over a view of the cluster.

@@ -1,0 +1,1 @@
+//! Logging, metrics registry, /metrics and /healthz, named health codes.

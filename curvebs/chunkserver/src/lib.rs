@@ -1,0 +1,1 @@
+//! Copyset state machine over the chunk store; I/O service; heartbeats.

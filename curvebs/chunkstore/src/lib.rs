@@ -1,0 +1,1 @@
+//! Chunk files on one disk: format, pool, checksums, recovery.

@@ -1,0 +1,1 @@
+//! A volume as a BlockDevice: split, route, inflight, retry.

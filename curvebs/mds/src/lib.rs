@@ -1,0 +1,1 @@
+//! Metadata server: namespace, topology, placement, leases, repair.

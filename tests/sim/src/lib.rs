@@ -1,0 +1,1 @@
+//! Deterministic simulation of the production code under seeds and faults.
