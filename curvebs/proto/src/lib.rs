@@ -1,1 +1,11 @@
 //! Wire messages of the data and control planes and their conversion at the edge.
+//!
+//! The data plane (`data`) is framed: a method number from `methods`, a header from `pb::data`, a raw payload. The
+//! control plane (`mds`) is one gRPC method whose request and response are a choice of all operations, so that the
+//! same bytes can also travel as a frame in the simulator.
+
+mod data;
+pub mod methods;
+pub mod pb;
+
+pub use data::ChunkError;

@@ -1,0 +1,39 @@
+//! Method numbers of the framed protocol. A range belongs to one service; a process routes by range.
+//!
+//! | range            | service                              |
+//! |------------------|--------------------------------------|
+//! | `0x000..=0x0FF`  | the transport itself (0 is ping)     |
+//! | `0x100..=0x1FF`  | Raft between members of groups       |
+//! | `0x200..=0x2FF`  | chunk service                        |
+//! | `0x300..=0x3FF`  | MDS                                  |
+
+use std::ops::RangeInclusive;
+
+/// Raft messages between members of groups.
+pub const RAFT: RangeInclusive<u16> = 0x100..=0x1FF;
+/// The chunk service.
+pub const CHUNK: RangeInclusive<u16> = 0x200..=0x2FF;
+/// The MDS, where it is called over frames (the simulator) and not over gRPC.
+pub const MDS: RangeInclusive<u16> = 0x300..=0x3FF;
+
+/// `WriteRequest` + payload.
+pub const WRITE: u16 = 0x200;
+/// `ReadRequest`; the reply has the payload.
+pub const READ: u16 = 0x201;
+/// `DiscardRequest`.
+pub const DISCARD: u16 = 0x202;
+/// `WriteZeroesRequest`.
+pub const WRITE_ZEROES: u16 = 0x203;
+/// `BlockStatusRequest`.
+pub const BLOCK_STATUS: u16 = 0x204;
+/// `FenceRequest`.
+pub const FENCE: u16 = 0x205;
+/// `DeleteVolumeRequest`.
+pub const DELETE_VOLUME: u16 = 0x206;
+/// `DeleteChunksRequest`.
+pub const DELETE_CHUNKS: u16 = 0x207;
+/// `RepairReadRequest`, between replicas.
+pub const REPAIR_READ: u16 = 0x208;
+
+/// `MdsRequest`; the reply is `MdsResponse`. Both travel in the payload, since a listing may be longer than a header.
+pub const MDS_CALL: u16 = 0x300;
