@@ -1,0 +1,71 @@
+//! Tunables of the Raft runtime.
+
+use std::time::Duration;
+
+use curve_types::FRAME_PAYLOAD_BYTES_MAX;
+
+/// Tunables of the Raft runtime; the defaults are for a data centre network and a disk that syncs in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftOptions {
+    /// How often a leader of an active group is heard.
+    pub heartbeat: Duration,
+    /// A follower that heard nothing for between `election_min` and `election_max` asks for votes.
+    pub election_min: Duration,
+    /// See `election_min`. Also the length of the leader's lease, less `clock_margin`.
+    pub election_max: Duration,
+    /// How much of the lease is not used, for clocks that run at different rates.
+    pub clock_margin: Duration,
+    /// A group without proposals for this long stops its own timers; `None` keeps them on.
+    pub quiesce_after: Option<Duration>,
+    /// Operations in one log entry at most.
+    pub entry_ops_max: usize,
+    /// Bytes in one log entry at most; also the largest operation.
+    pub entry_bytes_max: usize,
+    /// Log entries of one group that are proposed and not yet applied, at most.
+    pub rounds_in_flight_max: usize,
+    /// Operations of one group that wait or are in flight, at most; further proposals wait.
+    pub queue_ops_max: usize,
+    /// Bytes of one group that wait or are in flight, at most; further proposals wait.
+    pub queue_bytes_max: usize,
+    /// A checkpoint is made when a group has logged this much since its last one.
+    pub checkpoint_log_bytes: u64,
+    /// Groups that hold back the oldest segments are checkpointed and purged when the shared log is larger than this.
+    pub log_bytes_max: u64,
+    /// Entries before the checkpoint that are kept for followers that were away for a short time, at most.
+    pub log_keep_entries: u64,
+    /// Bytes of such entries per group, at most.
+    pub log_keep_bytes: u64,
+    /// How often the purge policy runs.
+    pub purge_interval: Duration,
+    /// Snapshot parts that are fetched at the same time by this node, at most.
+    pub snapshot_parallel: usize,
+    /// Bytes a second this node serves to followers that install snapshots; `None` for no limit.
+    pub snapshot_bytes_per_second: Option<u64>,
+    /// How long `add_member` waits for the new member to catch up.
+    pub catch_up_deadline: Duration,
+}
+
+impl Default for RaftOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(1000),
+            election_max: Duration::from_millis(1500),
+            clock_margin: Duration::from_millis(300),
+            quiesce_after: Some(Duration::from_secs(5)),
+            entry_ops_max: 1024,
+            entry_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
+            rounds_in_flight_max: 4,
+            queue_ops_max: 4096,
+            queue_bytes_max: 16 << 20,
+            checkpoint_log_bytes: 64 << 20,
+            log_bytes_max: 2 << 30,
+            log_keep_entries: 10_000,
+            log_keep_bytes: 64 << 20,
+            purge_interval: Duration::from_secs(1),
+            snapshot_parallel: 4,
+            snapshot_bytes_per_second: None,
+            catch_up_deadline: Duration::from_secs(600),
+        }
+    }
+}
