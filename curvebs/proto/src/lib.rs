@@ -7,5 +7,6 @@
 mod data;
 pub mod methods;
 pub mod pb;
+pub mod transport;
 
 pub use data::ChunkError;
