@@ -1,1 +1,14 @@
 //! Starts real clusters of processes for tests, breaks them, and checks what clients saw.
+//!
+//! A [`Playground`] is a cluster in a temporary directory, driven through the real `curve` binary. [`faults`] kills,
+//! freezes and restarts one member at a time under a seed. [`checker`] stamps every block it writes over NBD and judges
+//! every block it reads. Nothing here links a server: what is tested is what an operator runs.
+
+pub mod checker;
+pub mod faults;
+pub mod nbd;
+mod playground;
+mod shell;
+
+pub use playground::{Playground, PlaygroundOptions};
+pub use shell::{Finished, ShellError, has_program, run, run_within};
