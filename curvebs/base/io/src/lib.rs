@@ -3,9 +3,16 @@
 //! Nothing above this crate opens a file or a socket, reads a clock other than `tokio::time`, or draws a random
 //! number that was not passed to it. So the simulator can run the production code on a disk that forgets un-synced
 //! writes and a network that loses messages.
+//!
+//! `RealDisk` is the machine's file system; `sim` has the simulated disk and network. The real network is `curve-rpc`.
 
 mod disk;
+mod durable;
 mod net;
+mod real;
+pub mod sim;
 
 pub use disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
+pub use durable::{make_dirs_durable, read_whole, replace_file};
 pub use net::{Handler, Message, Network, Reply, RpcError, ServerHandle};
+pub use real::{FdLimit, RealDisk, fd_limit};

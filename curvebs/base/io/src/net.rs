@@ -98,7 +98,12 @@ pub trait ServerHandle: Send + Sync {
 pub trait Network: Send + Sync + 'static {
     /// Calls `address` (`host:port`, or `unix:/path`) and waits for the reply, at most for `deadline`. Requests to one
     /// address are sent in the order of the calls to this method (not of the polls of its future).
-    fn call(&self, address: &str, request: Message, deadline: Duration) -> BoxFuture<'static, Result<Message, RpcError>>;
+    fn call(
+        &self,
+        address: &str,
+        request: Message,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>>;
     /// Serves calls to `address` until the handle is dropped.
     fn serve<'a>(
         &'a self,
