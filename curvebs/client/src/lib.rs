@@ -1,1 +1,23 @@
-//! A volume as a BlockDevice: split, route, inflight, retry.
+//! A volume as a `BlockDevice`: split, route, number, call; and control calls to the MDS.
+//!
+//! The client does no I/O of its own: it reaches chunkservers through a `curve_io::Network` and the MDS through a
+//! `MdsTransport`, so the simulator runs the same code. It keeps no data: every read asks a copyset's leader, every
+//! write completes when it is durable on a majority. It goes on while every MDS is down, until it needs a new segment.
+
+mod call;
+mod cluster;
+mod config;
+mod error;
+mod payload;
+mod retry;
+mod route;
+mod sequence;
+mod session;
+mod split;
+mod volume;
+
+pub use cluster::{Cluster, OpenOptions};
+pub use config::ClientConfig;
+pub use curve_proto::mds;
+pub use error::ClientError;
+pub use volume::Volume;

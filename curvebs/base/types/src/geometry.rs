@@ -27,7 +27,9 @@ pub struct SegmentIndex(pub u32);
 #[derive(Debug, Error, PartialEq, Eq, Clone, Copy)]
 pub enum GeometryError {
     /// A size does not divide the next larger one, or is zero.
-    #[error("block {block}, chunk {chunk} and segment {segment} bytes must each divide the next and be a power of two")]
+    #[error(
+        "block {block}, chunk {chunk} and segment {segment} bytes must each divide the next and be a power of two"
+    )]
     Indivisible {
         /// Bytes of a block.
         block: u32,
@@ -68,16 +70,25 @@ pub struct Geometry {
 
 impl Default for Geometry {
     fn default() -> Self {
-        Self { block_bytes: BLOCK_BYTES as u32, chunk_bytes: CHUNK_BYTES as u32, segment_bytes: SEGMENT_BYTES }
+        Self {
+            block_bytes: BLOCK_BYTES as u32,
+            chunk_bytes: CHUNK_BYTES as u32,
+            segment_bytes: SEGMENT_BYTES,
+        }
     }
 }
 
 impl Geometry {
     /// Checks that the sizes fit each other.
     pub fn new(block_bytes: u32, chunk_bytes: u32, segment_bytes: u64) -> Result<Self, GeometryError> {
-        let powers = block_bytes.is_power_of_two() && chunk_bytes.is_power_of_two() && segment_bytes.is_power_of_two();
+        let powers =
+            block_bytes.is_power_of_two() && chunk_bytes.is_power_of_two() && segment_bytes.is_power_of_two();
         if !powers || block_bytes > chunk_bytes || u64::from(chunk_bytes) > segment_bytes {
-            return Err(GeometryError::Indivisible { block: block_bytes, chunk: chunk_bytes, segment: segment_bytes });
+            return Err(GeometryError::Indivisible {
+                block: block_bytes,
+                chunk: chunk_bytes,
+                segment: segment_bytes,
+            });
         }
         Ok(Self { block_bytes, chunk_bytes, segment_bytes })
     }

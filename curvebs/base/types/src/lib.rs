@@ -8,7 +8,9 @@ mod ids;
 mod limits;
 mod units;
 
-pub use geometry::{BlockRange, ChunkIndex, ChunkOffset, Geometry, GeometryError, SegmentIndex, VolumeOffset};
+pub use geometry::{
+    BlockRange, ChunkIndex, ChunkOffset, Geometry, GeometryError, SegmentIndex, VolumeOffset,
+};
 pub use ids::{ChunkKey, ClientId, CopysetId, Epoch, GroupId, LogIndex, NodeId, Sequence, Term, VolumeId};
 pub use limits::{
     BLOCK_BYTES, CHUNK_BYTES, FRAME_HEADER_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, SECTOR_BYTES, SEGMENT_BYTES,

@@ -74,9 +74,12 @@ pub struct ByteSize(pub u64);
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        const UNITS: [(&str, u64); 4] =
+            [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
         match UNITS.iter().find(|(_, scale)| self.0 >= *scale) {
-            Some((unit, scale)) if self.0.is_multiple_of(*scale) => f.pad(&format!("{}{unit}", self.0 / scale)),
+            Some((unit, scale)) if self.0.is_multiple_of(*scale) => {
+                f.pad(&format!("{}{unit}", self.0 / scale))
+            }
             Some((unit, scale)) => f.pad(&format!("{:.1}{unit}", self.0 as f64 / *scale as f64)),
             None => f.pad(&format!("{}B", self.0)),
         }
@@ -151,7 +154,9 @@ mod tests {
 
     #[test]
     fn sizes_round_trip() {
-        for (text, bytes) in [("4096B", 4096), ("10GiB", 10 << 30), ("1.5T", 3 << 39), ("64 MiB", 64 << 20), ("0", 0)] {
+        for (text, bytes) in
+            [("4096B", 4096), ("10GiB", 10 << 30), ("1.5T", 3 << 39), ("64 MiB", 64 << 20), ("0", 0)]
+        {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for bytes in [1, 512, 4096, 16 << 20, 1 << 30, 64 << 40] {

@@ -1,0 +1,110 @@
+//! A connection to a cluster: control calls, and opening volumes.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use curve_io::Network;
+use curve_proto::mds::{MdsApi, OpenMode, OpenRequest, SessionKey};
+use curve_proto::transport::{GrpcMds, MdsTransport};
+use curve_rpc::{RpcConfig, RpcNetwork};
+use curve_types::{BLOCK_BYTES, ClientId, SECTOR_BYTES};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::call::Caller;
+use crate::config::ClientConfig;
+use crate::error::ClientError;
+use crate::route::Router;
+use crate::session::Session;
+use crate::volume::{Opened, Volume};
+
+/// How to open a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Who may hold it beside us.
+    pub mode: OpenMode,
+    /// Shut out whoever holds it now, lapsed or not.
+    pub takeover: bool,
+    /// Let 512-byte sectors be addressed; otherwise 4 KiB blocks.
+    pub sectors: bool,
+}
+
+/// A cluster. Cheap to share; volumes opened from it stay usable after it is dropped.
+pub struct Cluster {
+    config: ClientConfig,
+    network: Arc<dyn Network>,
+    mds: Arc<MdsApi>,
+    random: Mutex<StdRng>,
+    host: String,
+}
+
+impl Cluster {
+    /// Reaches a cluster over TCP and gRPC. Connects when first used, so a cluster that is down is noticed later.
+    /// Must be called inside a tokio runtime.
+    pub async fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
+        if config.mds_addresses.is_empty() {
+            let message =
+                "no MDS address is configured; set `mds_addresses` in the configuration, or $CURVE_MDS";
+            return Err(ClientError::Config(message.into()));
+        }
+        let network = RpcNetwork::new(RpcConfig::default());
+        let transport = Arc::new(GrpcMds::grpc(&config.mds_addresses));
+        Ok(Self::with_parts(config.clone(), network, transport, rand::rng().random()))
+    }
+
+    /// Reaches a cluster over any network; `seed` feeds all random draws. For the simulator.
+    pub fn with_parts(
+        config: ClientConfig,
+        network: Arc<dyn Network>,
+        transport: Arc<dyn MdsTransport>,
+        seed: u64,
+    ) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let caller = ClientId(random.random());
+        let mds = Arc::new(MdsApi::new(transport, caller, config.mds_timeout.0));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
+        Self { config, network, mds, random: Mutex::new(random), host: host.trim().to_owned() }
+    }
+
+    /// Control calls: the namespace, copysets, chunkservers, health.
+    pub fn mds(&self) -> &MdsApi {
+        &self.mds
+    }
+
+    /// Opens a volume. Waits until a former holder whose lease lapsed is shut out of every copyset.
+    pub async fn open(&self, path: &str, options: OpenOptions) -> Result<Arc<Volume>, ClientError> {
+        let client = ClientId(self.random.lock().unwrap_or_else(PoisonError::into_inner).random());
+        let request = OpenRequest {
+            path: path.to_owned(),
+            mode: options.mode,
+            client,
+            host: self.host.clone(),
+            process: std::process::id(),
+            takeover: options.takeover,
+        };
+        let granted = self.mds.open(&request).await?;
+        let record = granted.volume;
+        let opened = Arc::new(Opened {
+            volume: record.id,
+            client,
+            geometry: record.geometry,
+            block_min: if options.sectors { SECTOR_BYTES } else { BLOCK_BYTES } as u32,
+            read_only: options.mode == OpenMode::ReadOnly,
+            epoch: AtomicU64::new(record.epoch.get()),
+            size: AtomicU64::new(record.size),
+            fenced: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        });
+        let key = SessionKey { volume: record.id, client, epoch: record.epoch };
+        let session = Session::start(Arc::clone(&self.mds), key, Arc::clone(&opened), granted.lease);
+        let exclusive = options.mode == OpenMode::Exclusive;
+        let router = Router::new(Arc::clone(&self.mds), record.id, record.geometry, exclusive);
+        let caller = Caller {
+            network: Arc::clone(&self.network),
+            router: Arc::new(router),
+            limits: self.config.retry_limits(),
+        };
+        let (inflight_max, io_timeout) = (self.config.inflight_max, self.config.io_deadline());
+        Ok(Arc::new(Volume::new(opened, caller, session, inflight_max, io_timeout)))
+    }
+}

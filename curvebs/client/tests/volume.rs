@@ -1,0 +1,399 @@
+//! An open volume against a scripted copyset: three members, one of which leads, and an MDS that can be silenced.
+//! Time is tokio's paused clock, so every wait is checked for its length and none is waited for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curve_blockdev::{Allocation, BlockDevice, BlockError, Extent, ZeroMode};
+use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
+use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
+use curve_proto::ChunkError;
+use curve_proto::methods;
+use curve_proto::pb::data::{
+    BlockStatusRequest, ChunkReply, DiscardRequest, Extent as WireExtent, ReadRequest, WriteRequest,
+};
+use curve_proto::pb::mds as pb;
+use curve_proto::pb::mds::mds_request::Op;
+use curve_proto::pb::mds::mds_response::Result as Answer;
+use curve_proto::transport::{MdsCallError, MdsTransport};
+use curve_types::{Epoch, NodeId};
+use prost::Message as _;
+
+const BLOCK: usize = 4096;
+
+/// What the scripted cluster holds and how it misbehaves.
+#[derive(Default)]
+struct World {
+    blocks: BTreeMap<(u32, u32), Bytes>,
+    leader: u64,
+    dead: Vec<u64>,
+    silent: Vec<u64>,
+    held_epoch: u64,
+    refuse: Option<ChunkError>,
+    damage_reads: u32,
+    mds_down: bool,
+    calls: Vec<(u64, u16)>,
+    writes: Vec<WriteRequest>,
+    segment_allocated: bool,
+}
+
+#[derive(Clone, Default)]
+struct Scripted(Arc<Mutex<World>>);
+
+impl Scripted {
+    fn with<T>(&self, act: impl FnOnce(&mut World) -> T) -> T {
+        act(&mut self.0.lock().unwrap())
+    }
+}
+
+fn address(node: u64) -> String {
+    format!("host-{node}:1")
+}
+
+impl Network for Scripted {
+    fn call(
+        &self,
+        to: &str,
+        request: Message,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        let node: u64 = to["host-".len()..to.len() - 2].parse().unwrap();
+        let (silent, answer) = self.with(|world| {
+            world.calls.push((node, request.method));
+            (world.silent.contains(&node), world.answer(node, to, request))
+        });
+        let address = to.to_owned();
+        Box::pin(async move {
+            if silent {
+                tokio::time::sleep(deadline).await;
+                return Err(RpcError::Deadline { address, deadline_ms: deadline.as_millis() as u64 });
+            }
+            answer
+        })
+    }
+
+    fn serve<'a>(
+        &'a self,
+        _: &'a str,
+        _: Arc<dyn Handler>,
+    ) -> BoxFuture<'a, std::io::Result<Box<dyn ServerHandle>>> {
+        Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+impl World {
+    fn answer(&mut self, node: u64, to: &str, request: Message) -> Result<Message, RpcError> {
+        if self.dead.contains(&node) {
+            return Err(RpcError::Unreachable { address: to.into(), cause: "connection refused".into() });
+        }
+        let (reply, payload) = match self.serve(node, request) {
+            Ok(served) => served,
+            Err(error) => (ChunkReply::error(&error), Vec::new()),
+        };
+        Ok(Message { method: 0, header: reply.encode_to_vec().into(), payload })
+    }
+
+    fn serve(&mut self, node: u64, request: Message) -> Result<(ChunkReply, Vec<Bytes>), ChunkError> {
+        if node != self.leader {
+            let hint = (self.leader != 0).then(|| (NodeId(self.leader), address(self.leader)));
+            return Err(ChunkError::NotLeader { hint });
+        }
+        if let Some(error) = self.refuse.take() {
+            return Err(error);
+        }
+        match request.method {
+            methods::WRITE => {
+                self.write(WriteRequest::decode(request.header).unwrap(), &request.payload.concat())
+            }
+            methods::READ => self.read(&ReadRequest::decode(request.header).unwrap()),
+            methods::DISCARD => {
+                let discard = DiscardRequest::decode(request.header).unwrap();
+                let first = discard.offset / BLOCK as u32;
+                for block in first..first + discard.len / BLOCK as u32 {
+                    self.blocks.remove(&(discard.chunk, block));
+                }
+                Ok((ChunkReply::ok(), Vec::new()))
+            }
+            methods::BLOCK_STATUS => {
+                let status = BlockStatusRequest::decode(request.header).unwrap();
+                let first = status.offset / BLOCK as u32;
+                let extents = (first..first + status.len / BLOCK as u32).map(|block| WireExtent {
+                    len: BLOCK as u32,
+                    allocated: self.blocks.contains_key(&(status.chunk, block)),
+                });
+                Ok((ChunkReply { extents: extents.collect(), ..ChunkReply::ok() }, Vec::new()))
+            }
+            other => Err(ChunkError::BadRequest { message: format!("method {other}") }),
+        }
+    }
+
+    fn write(&mut self, write: WriteRequest, data: &[u8]) -> Result<(ChunkReply, Vec<Bytes>), ChunkError> {
+        if write.epoch < self.held_epoch {
+            return Err(ChunkError::Fenced { held: Epoch(self.held_epoch) });
+        }
+        assert!(data.len() <= 1 << 20, "a payload is at most one frame");
+        for (i, block) in data.chunks(BLOCK).enumerate() {
+            assert_eq!(write.crcs[i], crc32fast::hash(block), "checksums are made by the client");
+            self.blocks
+                .insert((write.chunk, write.offset / BLOCK as u32 + i as u32), Bytes::copy_from_slice(block));
+        }
+        self.writes.push(write);
+        Ok((ChunkReply::ok(), Vec::new()))
+    }
+
+    fn read(&mut self, read: &ReadRequest) -> Result<(ChunkReply, Vec<Bytes>), ChunkError> {
+        let first = read.offset / BLOCK as u32;
+        let (mut crcs, mut data) = (Vec::new(), Vec::new());
+        for block in first..first + read.len / BLOCK as u32 {
+            let stored = self.blocks.get(&(read.chunk, block));
+            crcs.push(stored.map_or(0, |bytes| crc32fast::hash(bytes)));
+            data.extend_from_slice(stored.map_or(&[0; BLOCK][..], |bytes| bytes));
+        }
+        if self.damage_reads > 0 {
+            self.damage_reads -= 1;
+            data[17] ^= 0x40;
+        }
+        Ok((ChunkReply { crcs, ..ChunkReply::ok() }, vec![data.into()]))
+    }
+}
+
+impl MdsTransport for Scripted {
+    fn call(
+        &self,
+        request: pb::MdsRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<pb::MdsResponse, MdsCallError>> {
+        let answer = self.with(|world| if world.mds_down { None } else { Some(world.control(request)) });
+        Box::pin(async move {
+            match answer {
+                Some(answer) => Ok(pb::MdsResponse { result: Some(answer) }),
+                None => {
+                    tokio::time::sleep(deadline).await;
+                    Err(MdsCallError::Unavailable {
+                        waited_ms: 0,
+                        addresses: "mds".into(),
+                        cause: "down".into(),
+                    })
+                }
+            }
+        })
+    }
+}
+
+impl World {
+    fn control(&mut self, request: pb::MdsRequest) -> Answer {
+        let volume = pb::Volume {
+            id: 7,
+            size: 4 << 30,
+            epoch: 1,
+            block_bytes: 4096,
+            chunk_bytes: 16 << 20,
+            segment_bytes: 1 << 30,
+            ..pb::Volume::default()
+        };
+        match request.op.unwrap() {
+            Op::Open(_) => Answer::Opened(pb::Opened { volume: Some(volume), lease_ms: 8000 }),
+            Op::Refresh(refresh) => Answer::Refreshed(pb::Refreshed {
+                sessions: refresh
+                    .sessions
+                    .into_iter()
+                    .map(|session| pb::SessionState {
+                        session: Some(session),
+                        volume: Some(volume),
+                        error: None,
+                    })
+                    .collect(),
+                lease_ms: 8000,
+            }),
+            Op::Close(_) => Answer::Done(pb::Empty {}),
+            Op::Segment(segment) => {
+                self.segment_allocated |= segment.allocate;
+                let copysets = if self.segment_allocated { vec![1; 64] } else { Vec::new() };
+                Answer::SegmentMap(pb::SegmentMap { copysets })
+            }
+            Op::GetCopysets(_) => Answer::Copysets(pb::Copysets {
+                copysets: vec![pb::Copyset {
+                    id: 1,
+                    members: (1..=3)
+                        .map(|node| pb::CopysetMember {
+                            node,
+                            address: address(node),
+                            up: true,
+                            ..Default::default()
+                        })
+                        .collect(),
+                    leader: 1,
+                    ..pb::Copyset::default()
+                }],
+            }),
+            other => panic!("unexpected control call {other:?}"),
+        }
+    }
+}
+
+async fn open(config: ClientConfig) -> (Scripted, Arc<Volume>) {
+    let world = Scripted::default();
+    world.with(|world| world.leader = 1);
+    let cluster = Cluster::with_parts(config, Arc::new(world.clone()), Arc::new(world.clone()), 42);
+    let volume = cluster.open("/demo", OpenOptions::default()).await.unwrap();
+    (world, volume)
+}
+
+fn pattern(byte: u8, blocks: usize) -> Bytes {
+    vec![byte; blocks * BLOCK].into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_what_was_written_across_chunks_and_frames() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    let data: Bytes = (0..3 << 20).map(|i: u32| (i / 4096) as u8).collect::<Vec<u8>>().into();
+    let offset = (16 << 20) - (1 << 20) - 8192;
+    volume.write(offset, vec![data.slice(..5000), data.slice(5000..)]).await.unwrap();
+    assert_eq!(volume.read(offset, 3 << 20).await.unwrap().concat(), data);
+    assert!(world.with(|world| world.writes.iter().map(|write| write.chunk).max()) == Some(1), "two chunks");
+    assert_eq!(volume.read(0, 8192).await.unwrap().concat(), vec![0; 8192]);
+    volume.close().await.unwrap();
+    assert_eq!(volume.read(0, 4096).await, Err(BlockError::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_never_written_needs_no_segment() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    assert_eq!(volume.read(8192, 4096).await.unwrap().concat(), vec![0; 4096]);
+    volume.discard(0, 1 << 30).await.unwrap();
+    volume.write_zeroes(0, 1 << 30, ZeroMode::default()).await.unwrap();
+    assert_eq!(
+        volume.block_status(0, 1 << 30).await.unwrap(),
+        [Extent { len: 1 << 30, allocation: Allocation::Hole }]
+    );
+    assert!(!world.with(|world| world.segment_allocated));
+}
+
+#[tokio::test(start_paused = true)]
+async fn follows_hints_and_finds_a_new_leader() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| world.leader = 3);
+    volume.write(0, vec![pattern(1, 1)]).await.unwrap();
+    assert_eq!(
+        world.with(|world| std::mem::take(&mut world.calls)),
+        [(1, methods::WRITE), (3, methods::WRITE)]
+    );
+    world.with(|world| {
+        world.dead = vec![3];
+        world.leader = 2;
+    });
+    let started = tokio::time::Instant::now();
+    volume.write(0, vec![pattern(2, 1)]).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(100), "took {:?}", started.elapsed());
+    assert_eq!(volume.read(0, 4096).await.unwrap().concat(), pattern(2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_through_an_election_and_keeps_its_sequence() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| {
+        world.leader = 0;
+        world.dead = vec![1];
+    });
+    let healing = {
+        let world = world.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+            world.with(|world| world.leader = 2);
+        }
+    };
+    let started = tokio::time::Instant::now();
+    let (written, ()) = tokio::join!(volume.write(0, vec![pattern(3, 1)]), healing);
+    written.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(1450), "took {:?}", started.elapsed());
+    let tries = world.with(|world| world.writes.clone());
+    assert_eq!(tries.len(), 1);
+    assert_eq!((tries[0].sequence, tries[0].answered_below), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_leader_costs_one_try() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| {
+        world.silent = vec![1];
+        world.leader = 2;
+    });
+    let started = tokio::time::Instant::now();
+    volume.write(0, vec![pattern(4, 1)]).await.unwrap();
+    let took = started.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(1100), "took {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_is_final() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| world.held_epoch = 2);
+    assert_eq!(volume.write(0, vec![pattern(5, 1)]).await, Err(BlockError::Fenced));
+    world.with(|world| world.held_epoch = 0);
+    assert_eq!(volume.write(0, vec![pattern(5, 1)]).await, Err(BlockError::Fenced));
+    assert_eq!(volume.read(0, 4096).await, Err(BlockError::Fenced));
+    assert!(world.with(|world| world.writes.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_on_the_way_is_noticed() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    volume.write(0, vec![pattern(6, 2)]).await.unwrap();
+    world.with(|world| world.damage_reads = 1);
+    assert_eq!(volume.read(0, 8192).await.unwrap().concat(), pattern(6, 2));
+    world.with(|world| world.damage_reads = u32::MAX);
+    assert_eq!(volume.read(0, 4096).await, Err(BlockError::Corrupt { offset: 0, len: 4096 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_without_an_mds_until_it_needs_a_segment() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    volume.write(0, vec![pattern(7, 1)]).await.unwrap();
+    world.with(|world| world.mds_down = true);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    volume.write(4096, vec![pattern(8, 1)]).await.unwrap();
+    assert_eq!(volume.read(0, 8192).await.unwrap().concat()[4096..], pattern(8, 1));
+
+    let waiting = volume.write(3 << 30, vec![pattern(9, 1)]);
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.with(|world| world.mds_down = false);
+    };
+    let (written, ()) = tokio::join!(waiting, back);
+    written.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_io_timeout_ends_the_wait_and_gives_the_sequence_up() {
+    let config = ClientConfig { io_timeout: "3s".parse().unwrap(), ..ClientConfig::default() };
+    let (world, volume) = open(config).await;
+    world.with(|world| world.leader = 0);
+    assert_eq!(volume.write(0, vec![pattern(1, 1)]).await, Err(BlockError::TimedOut { seconds: 3 }));
+    world.with(|world| world.leader = 1);
+    volume.write(0, vec![pattern(2, 1)]).await.unwrap();
+    let write = world.with(|world| world.writes[0].clone());
+    assert_eq!(
+        (write.sequence, write.answered_below),
+        (2, 2),
+        "the late first write would now be refused as stale"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_become_the_devices_errors() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    for (refusal, expected) in [
+        (ChunkError::NoSpace, BlockError::NoSpace),
+        (ChunkError::Busy { message: "busy".into() }, BlockError::Closed),
+    ] {
+        let busy = matches!(refusal, ChunkError::Busy { .. });
+        world.with(|world| world.refuse = Some(refusal));
+        let written = volume.write(0, vec![pattern(1, 1)]).await;
+        assert_eq!(written, if busy { Ok(()) } else { Err(expected) });
+    }
+    let size = 4 << 30;
+    assert_eq!(volume.read(size, 4096).await, Err(BlockError::BadRange { offset: size, len: 4096, size }));
+    assert_eq!(volume.read(512, 4096).await, Err(BlockError::BadRange { offset: 512, len: 4096, size }));
+}
