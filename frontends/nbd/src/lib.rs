@@ -1,1 +1,17 @@
 //! NBD server: a protocol core without I/O, and the daemon that serves volumes with it.
+//!
+//! ```text
+//! server   listens, accepts, drains ─► session   one connection, one task ─► core   bytes ⇄ requests and replies
+//!                                         │
+//!                                         ▼
+//!                                      exports   name ─► BlockDevice (a volume, or memory)
+//! ```
+//!
+//! A frontend translates and nothing else: there is no cache, retry or placement here.
+
+pub mod core;
+pub mod exports;
+pub mod server;
+pub mod session;
+pub mod tls;
+pub mod uri;

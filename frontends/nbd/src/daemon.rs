@@ -1,0 +1,191 @@
+//! `curve-nbd serve`: opens, listens, says that it is ready, drains.
+
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curve_blockdev::{BlockDevice, MemoryDevice, Rate, ReadOnly, Throttled, Traced};
+use curve_nbd::exports::{Export, Exports};
+use curve_nbd::server::{self, ListenError, Listener};
+use curve_nbd::tls::{TlsError, load_acceptor};
+use curve_telemetry::{HealthReport, HealthSource, init_logging, serve_http};
+use curve_types::ByteSize;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::cli::Serve;
+use crate::volumes::{self, VolumeError};
+
+/// How long requests in flight may take once the server is told to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// File descriptors below which a daemon is not worth starting: connections to a small cluster and a few clients.
+const DESCRIPTORS_MIN: u64 = 128;
+/// What a throttled device may catch up at once.
+const THROTTLE_BURST: Duration = Duration::from_millis(100);
+/// The alignment of memory devices.
+const MEMORY_BLOCK_BYTES: u32 = 4096;
+
+/// Why the daemon cannot start or stop in order.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The log filter or its like.
+    #[error(transparent)]
+    Logging(#[from] curve_telemetry::LoggingError),
+    /// The system refuses something basic.
+    #[error("{what}: {cause}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// The limit on open files is too low.
+    #[error(
+        "only {0} files may be open, {DESCRIPTORS_MIN} are needed; raise the limit with `ulimit -n 65536`"
+    )]
+    Descriptors(u64),
+    /// The certificate is unusable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A volume cannot be opened.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The size of the memory device is odd.
+    #[error("a memory device of {0} is no multiple of {MEMORY_BLOCK_BYTES} bytes, or empty")]
+    MemorySize(ByteSize),
+    /// Nobody can connect.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The devices did not answer in time.
+    #[error("requests were still in flight {} s after the signal; their clients got no answer", DRAIN_TIMEOUT.as_secs())]
+    Undrained,
+}
+
+/// A frontend is well as long as it runs: what is wrong with the cluster, the cluster says itself.
+struct AlwaysWell;
+
+impl HealthSource for AlwaysWell {
+    fn health(&self) -> HealthReport {
+        HealthReport::default()
+    }
+}
+
+/// Serves until a signal comes.
+pub fn serve(serve: &Serve) -> Result<(), DaemonError> {
+    init_logging()?;
+    raise_descriptor_limit()?;
+    let mut builder = match serve.threads.get() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
+        .worker_threads(serve.threads.get())
+        .enable_all()
+        .build()
+        .map_err(|cause| DaemonError::System { what: "cannot start the runtime", cause })?;
+    runtime.block_on(run(serve))
+}
+
+async fn run(serve: &Serve) -> Result<(), DaemonError> {
+    let system = |what| move |cause| DaemonError::System { what, cause };
+    // Signals that come while volumes are being opened are not lost: they are seen as soon as serving begins.
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot handle SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot handle SIGINT"))?;
+    let tls = serve.tls_files().map(|files| load_acceptor(&files)).transpose()?;
+    // Binding before opening: a second daemon for the same socket must not take the volumes away from the first.
+    let listener = Listener::bind(&serve.place()).await?;
+    let http = match &serve.http {
+        Some(address) => {
+            Some(serve_http(address, Arc::new(AlwaysWell)).await.map_err(system("cannot serve HTTP"))?)
+        }
+        None => None,
+    };
+    let exports = Arc::new(Exports::new(open_exports(serve).await?));
+    announce(serve, &listener, tls.is_some()).map_err(system("cannot write to standard output"))?;
+    let (stop, stopping) = watch::channel(false);
+    let serving = server::run(listener, exports.clone(), tls, stopping);
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => unreachable!("the server runs until it is stopped"),
+        _ = terminate.recv() => info!("SIGTERM: draining"),
+        _ = interrupt.recv() => info!("SIGINT: draining"),
+    }
+    stop.send_replace(true);
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+        serving.await;
+        exports.close().await;
+    });
+    let drained = drained.await.map_err(|_| DaemonError::Undrained);
+    drop(http);
+    drained
+}
+
+/// Tells whoever started this that clients can connect.
+fn announce(serve: &Serve, listener: &Listener, tls: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for path in &serve.paths {
+        writeln!(out, "ready {}", listener.uri(path, tls))?;
+    }
+    out.flush()
+}
+
+async fn open_exports(serve: &Serve) -> Result<Vec<Export>, DaemonError> {
+    let devices = match serve.memory {
+        Some(size) => memory_devices(size, serve.paths.len())?,
+        None => volumes::open(serve).await?,
+    };
+    let description = if serve.memory.is_some() { "memory device" } else { "Curve volume" };
+    let exports = serve.paths.iter().zip(devices).map(|(path, device)| Export {
+        name: path.clone(),
+        description: description.to_owned(),
+        device: decorate(device, path, serve),
+    });
+    Ok(exports.collect())
+}
+
+fn memory_devices(size: ByteSize, count: usize) -> Result<Vec<Arc<dyn BlockDevice>>, DaemonError> {
+    if size.0 == 0 || !size.0.is_multiple_of(u64::from(MEMORY_BLOCK_BYTES)) {
+        return Err(DaemonError::MemorySize(size));
+    }
+    Ok((0..count)
+        .map(|_| Arc::new(MemoryDevice::new(size.0, MEMORY_BLOCK_BYTES)) as Arc<dyn BlockDevice>)
+        .collect())
+}
+
+/// Puts around a device what the command line asks for; the counters are outermost and so see what clients see.
+fn decorate(device: Arc<dyn BlockDevice>, path: &str, serve: &Serve) -> Arc<dyn BlockDevice> {
+    let mut device = device;
+    if serve.read_only {
+        device = Arc::new(ReadOnly::new(device));
+    }
+    let rate = Rate {
+        ops_per_second: serve.ops_per_second,
+        bytes_per_second: serve.bytes_per_second.and_then(|size| NonZeroU64::new(size.0)),
+        burst: THROTTLE_BURST,
+    };
+    if rate.ops_per_second.is_some() || rate.bytes_per_second.is_some() {
+        device = Arc::new(Throttled::new(device, rate));
+    }
+    if serve.http.is_some() {
+        device = Arc::new(Traced::new(device, path));
+    }
+    device
+}
+
+/// Every connection, to clients and to servers, takes a descriptor: take as many as the system lets us have.
+fn raise_descriptor_limit() -> Result<(), DaemonError> {
+    let limit = getrlimit(Resource::Nofile);
+    let Some(maximum) = limit.maximum else { return Ok(()) };
+    if maximum < DESCRIPTORS_MIN {
+        return Err(DaemonError::Descriptors(maximum));
+    }
+    let raised = Rlimit { current: Some(maximum), maximum: Some(maximum) };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "the limit on open files stays as it is");
+    }
+    Ok(())
+}

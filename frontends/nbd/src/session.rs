@@ -1,0 +1,157 @@
+//! One connection: the handshake, then the transmission phase.
+
+mod running;
+mod transmission;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::core::{Catalog, Handshake, Negotiated, Step, TlsPolicy, Violation};
+use crate::exports::Exports;
+use transmission::Transmission;
+
+/// How long a client may take until it has chosen an export.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+const HANDSHAKE_READ_BYTES: usize = 4096;
+
+/// Why a connection ended before its client said goodbye.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The socket or the TLS layer failed, or the client vanished.
+    #[error("connection lost: {0}")]
+    Lost(#[from] io::Error),
+    /// The client broke the framing.
+    #[error("protocol violated: {0}")]
+    Violated(#[from] Violation),
+    /// The handshake cannot go on.
+    #[error("handshake refused: {0}")]
+    Refused(&'static str),
+    /// The handshake took too long.
+    #[error("no export was chosen within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Slow,
+}
+
+/// What a session needs to know of its server.
+#[derive(Clone, Copy)]
+pub struct SessionContext<'a> {
+    /// What is served.
+    pub exports: &'a Exports,
+    /// Present if clients must use TLS.
+    pub tls: Option<&'a TlsAcceptor>,
+}
+
+/// A stream and what has been read from it but not used.
+struct Wire<S> {
+    stream: S,
+    input: BytesMut,
+}
+
+/// Serves one client until it leaves, breaks the protocol, or `stopping` becomes true; in the latter case requests in
+/// flight are completed and answered first.
+pub async fn serve<S>(
+    stream: S,
+    context: SessionContext<'_>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let catalog = context.exports.catalog();
+    let policy = if context.tls.is_some() { TlsPolicy::Required } else { TlsPolicy::Off };
+    let mut wire = Wire { stream, input: BytesMut::with_capacity(HANDSHAKE_READ_BYTES) };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&mut wire, policy, &catalog)) => greeted,
+        _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+    };
+    let (handshake, step) = greeted.map_err(|_| SessionError::Slow)??;
+    match step {
+        Step::Transmit(negotiated) => transmit(wire, negotiated, &catalog, context, stopping).await,
+        Step::StartTls => {
+            let tls = context.tls.expect("the core starts TLS only where it is required");
+            let upgrade = async {
+                let stream = tls.accept(wire.stream).await?;
+                let mut wire = Wire { stream, input: BytesMut::with_capacity(HANDSHAKE_READ_BYTES) };
+                let mut handshake = handshake.after_tls();
+                let step = negotiate(&mut wire, &mut handshake, &catalog).await?;
+                Ok::<_, SessionError>((wire, step))
+            };
+            let upgraded = tokio::select! {
+                upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade) => upgraded,
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+            };
+            match upgraded.map_err(|_| SessionError::Slow)?? {
+                (wire, Step::Transmit(negotiated)) => {
+                    transmit(wire, negotiated, &catalog, context, stopping).await
+                }
+                (_, Step::Close(reason)) => Err(SessionError::Refused(reason)),
+                (_, Step::NeedInput | Step::StartTls) => {
+                    unreachable!("negotiation goes on until it has an end")
+                }
+            }
+        }
+        Step::Close(reason) => Err(SessionError::Refused(reason)),
+        Step::NeedInput => unreachable!("negotiation goes on until it has an end"),
+    }
+}
+
+async fn greet<S>(
+    wire: &mut Wire<S>,
+    policy: TlsPolicy,
+    catalog: &Catalog,
+) -> Result<(Handshake, Step), SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    wire.stream.write_all(&Handshake::greeting()).await?;
+    let mut handshake = Handshake::new(policy);
+    let step = negotiate(wire, &mut handshake, catalog).await?;
+    Ok((handshake, step))
+}
+
+/// Feeds the handshake until it needs something other than input.
+async fn negotiate<S>(
+    wire: &mut Wire<S>,
+    handshake: &mut Handshake,
+    catalog: &Catalog,
+) -> Result<Step, SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut out = Vec::new();
+    loop {
+        let step = handshake.advance(&mut wire.input, catalog, &mut out);
+        wire.stream.write_all(&out).await?;
+        wire.stream.flush().await?;
+        out.clear();
+        if step != Step::NeedInput {
+            return Ok(step);
+        }
+        wire.input.reserve(HANDSHAKE_READ_BYTES);
+        if wire.stream.read_buf(&mut wire.input).await? == 0 {
+            return Ok(Step::Close("the client went away"));
+        }
+    }
+}
+
+async fn transmit<S>(
+    wire: Wire<S>,
+    negotiated: Negotiated,
+    catalog: &Catalog,
+    context: SessionContext<'_>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let export = &catalog.exports()[negotiated.export];
+    debug!(export = export.name, framing = ?negotiated.framing, "a client is connected");
+    let device = context.exports.device(negotiated.export);
+    Transmission::new(wire, device, negotiated.limits(catalog)).run(stopping).await
+}
