@@ -5,8 +5,10 @@
 //! same bytes can also travel as a frame in the simulator.
 
 mod data;
+pub mod mds;
 pub mod methods;
 pub mod pb;
 pub mod transport;
 
 pub use data::ChunkError;
+pub use mds::{MdsApi, MdsError};

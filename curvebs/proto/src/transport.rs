@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::methods;
 use crate::pb::mds::mds_client::MdsClient;
-use crate::pb::mds::{MdsRequest, MdsResponse};
+use crate::pb::mds::{ErrorCode, MdsRequest, MdsResponse, mds_response};
 
 /// The longest wait for one address before the next one is tried.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
@@ -85,8 +85,13 @@ impl<C: MdsChannel> MdsTransport for MdsRouter<C> {
 }
 
 /// `Some` when the response says that its sender does not lead, with the leader's address if it knows it.
-fn not_leader(_response: &MdsResponse) -> Option<Option<String>> {
-    None
+fn not_leader(response: &MdsResponse) -> Option<Option<String>> {
+    match &response.result {
+        Some(mds_response::Result::Error(error)) if error.code() == ErrorCode::NotLeader => {
+            Some(Some(error.leader_address.clone()).filter(|address| !address.is_empty()))
+        }
+        _ => None,
+    }
 }
 
 async fn route<C: MdsChannel>(
@@ -264,6 +269,7 @@ fn payload(message: &Message) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mds::MdsError;
 
     struct Scripted {
         answers: BTreeMap<&'static str, Result<MdsResponse, String>>,
@@ -304,6 +310,15 @@ mod tests {
         let error = router.call(MdsRequest::default(), Duration::from_secs(1)).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("a, b, c") && text.contains("nobody there"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn follows_the_hint_of_a_follower() {
+        let not_leader = MdsError::NotLeader { hint: Some("c".into()) };
+        let refusal = MdsResponse { result: Some(mds_response::Result::Error((&not_leader).into())) };
+        let (scripted, router) = router(&[("a", Ok(refusal)), ("c", Ok(MdsResponse::default()))]);
+        router.call(MdsRequest::default(), Duration::from_secs(1)).await.unwrap();
+        assert_eq!(*scripted.asked.lock().unwrap(), ["a", "c"]);
     }
 
     #[test]
