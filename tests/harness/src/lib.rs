@@ -10,5 +10,5 @@ pub mod nbd;
 mod playground;
 mod shell;
 
-pub use playground::{Playground, PlaygroundOptions};
+pub use playground::{Playground, PlaygroundOptions, binary};
 pub use shell::{Finished, ShellError, has_program, run, run_within};

@@ -182,6 +182,14 @@ impl Playground {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// The process ids of all members that run, frontends included.
+    pub async fn pids(&self) -> Result<Vec<u32>, ShellError> {
+        let status = self.verb(30, &["playground", "status", "--json"]).await?;
+        let status: Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
+        let members = status["members"].as_array().expect("members is a list");
+        Ok(members.iter().filter_map(|member| u32::try_from(member["pid"].as_u64()?).ok()).collect())
+    }
+
     /// A member's `http_address`.
     pub async fn http_address(&self, name: &str) -> Result<String, ShellError> {
         let status = self.verb(30, &["playground", "status", "--json"]).await?;

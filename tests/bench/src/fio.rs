@@ -1,0 +1,149 @@
+//! fio's jobs and what it reports.
+
+use std::path::Path;
+use std::time::Duration;
+
+use curve_harness::run_within;
+use serde_json::Value;
+
+/// A row of the table of cases: name, fio's `rw`, block size, depth.
+pub type CaseRow = (&'static str, &'static str, &'static str, u32);
+
+/// The cases measured by default; the same as the rivals' scripts use.
+pub const CASES: [CaseRow; 6] = [
+    ("randwrite-4k-qd1", "randwrite", "4k", 1),
+    ("randwrite-4k-qd32", "randwrite", "4k", 32),
+    ("randread-4k-qd1", "randread", "4k", 1),
+    ("randread-4k-qd32", "randread", "4k", 32),
+    ("seqwrite-1M-qd8", "write", "1M", 8),
+    ("seqread-1M-qd8", "read", "1M", 8),
+];
+
+/// One job.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// For people and `--cases`.
+    pub name: String,
+    rw: String,
+    block: String,
+    depth: u32,
+}
+
+impl Case {
+    /// A row of the table.
+    pub fn from_table(&(name, rw, block, depth): &CaseRow) -> Self {
+        Self { name: name.into(), rw: rw.into(), block: block.into(), depth }
+    }
+
+    /// Random 4 KiB operations at `depth`.
+    pub fn random(rw: &str, depth: u32) -> Self {
+        Self { name: format!("{rw}-4k-qd{depth}"), rw: rw.into(), block: "4k".into(), depth }
+    }
+
+    /// Whether it writes.
+    pub fn writes(&self) -> bool {
+        self.rw.contains("write")
+    }
+}
+
+/// What fio measured in one run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Operations done.
+    pub operations: u64,
+    /// Operations per second.
+    pub iops: f64,
+    /// 10^6 bytes per second.
+    pub megabytes: f64,
+    /// Median completion latency in microseconds.
+    pub median_us: f64,
+    /// 99th percentile of the completion latency in microseconds.
+    pub p99_us: f64,
+    /// CPU seconds of fio itself.
+    pub cpu_s: f64,
+}
+
+/// Runs one job against `engine` (fio's arguments that name the target).
+pub async fn run(case: &Case, engine: &[String], size: u64, runtime: Duration) -> Result<Outcome, String> {
+    let mut arguments = vec![
+        format!("--name={}", case.name),
+        format!("--rw={}", case.rw),
+        format!("--bs={}", case.block),
+        format!("--iodepth={}", case.depth),
+        format!("--size={size}"),
+        "--time_based".into(),
+        format!("--runtime={}", runtime.as_secs().max(1)),
+        "--norandommap".into(),
+        "--randrepeat=0".into(),
+        "--thread=1".into(),
+        "--output-format=json".into(),
+    ];
+    arguments.extend_from_slice(engine);
+    parse(&fio(runtime + Duration::from_secs(60), &arguments).await?)
+}
+
+/// Writes the whole target once.
+pub async fn fill(engine: &[String], size: u64) -> Result<(), String> {
+    let mut arguments: Vec<String> =
+        ["--name=fill", "--rw=write", "--bs=1M", "--iodepth=8", "--thread=1"].map(String::from).into();
+    arguments.push(format!("--size={size}"));
+    arguments.extend_from_slice(engine);
+    fio(Duration::from_secs(1200), &arguments).await.map(drop)
+}
+
+/// Arguments for a file with `O_DIRECT`.
+pub fn direct_file(path: &Path) -> Vec<String> {
+    vec!["--ioengine=libaio".into(), "--direct=1".into(), format!("--filename={}", path.display())]
+}
+
+/// Arguments for an NBD export.
+pub fn nbd(uri: &str) -> Vec<String> {
+    vec!["--ioengine=nbd".into(), format!("--uri={uri}")]
+}
+
+async fn fio(limit: Duration, arguments: &[String]) -> Result<String, String> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let finished = run_within(limit, "fio", &arguments).await.map_err(|error| error.to_string())?;
+    Ok(finished.success().map_err(|error| error.to_string())?.stdout)
+}
+
+fn parse(text: &str) -> Result<Outcome, String> {
+    // fio prints notes before the JSON.
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let parsed: Value = serde_json::from_str(json).map_err(|error| format!("fio's output: {error}"))?;
+    let job = &parsed["jobs"][0];
+    if job["error"].as_i64() != Some(0) {
+        return Err(format!("fio reports error {}", job["error"]));
+    }
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    let both = |key: &str| number(&job["read"][key]) + number(&job["write"][key]);
+    let side =
+        if number(&job["write"]["total_ios"]) > number(&job["read"]["total_ios"]) { "write" } else { "read" };
+    let percentile = |key: &str| number(&job[side]["clat_ns"]["percentile"][key]) / 1e3;
+    let wall = number(&job["job_runtime"]) / 1e3;
+    Ok(Outcome {
+        operations: both("total_ios") as u64,
+        iops: both("iops"),
+        megabytes: both("bw_bytes") / 1e6,
+        median_us: percentile("50.000000"),
+        p99_us: percentile("99.000000"),
+        cpu_s: (number(&job["usr_cpu"]) + number(&job["sys_cpu"])) / 100.0 * wall,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fio_json_is_understood() {
+        let text = r#"note {"jobs":[{"error":0,"job_runtime":2000,"usr_cpu":10.0,"sys_cpu":15.0,
+            "read":{"total_ios":0,"iops":0,"bw_bytes":0},
+            "write":{"total_ios":500,"iops":250.0,"bw_bytes":1024000,
+                     "clat_ns":{"percentile":{"50.000000":81000,"99.000000":250000}}}}]}"#;
+        let got = parse(&text[5..]).unwrap();
+        assert_eq!((got.operations, got.median_us, got.p99_us), (500, 81.0, 250.0));
+        assert!((got.cpu_s - 0.5).abs() < 1e-9);
+        assert!(parse("nothing").is_err());
+    }
+}
