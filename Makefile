@@ -1,0 +1,60 @@
+# make help          the targets
+# Everything works from a fresh Debian 12 with a Rust toolchain; missing packages are installed when root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help playground wipe build deps test unit e2e soak bench sim fuzz lint lint-deny doc
+
+SEEDS ?= 200
+SECONDS_EACH ?= 60
+DIR ?= ./playground
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+playground: ## a three-replica volume over NBD in ./playground (DIR=…), from nothing
+	tools/deps.sh build try
+	cargo build --release --locked -p curve -p curve-nbd
+	tools/playground-demo.sh $(DIR)
+
+wipe: ## end the playground and remove its data
+	cargo run -q --release --locked -p curve -- playground wipe --yes --dir $(DIR)
+
+build: ## release binaries in target/release
+	tools/deps.sh build
+	cargo build --release --locked -p curve -p curve-nbd
+
+deps: ## install the Debian packages that are missing
+	tools/deps.sh build try test
+
+# One build profile for all tests: `dev`, whose third-party crates are optimised. The binaries are built first, since
+# the end-to-end tests run them.
+test: deps ## all tests: units, models, 200 simulator seeds, real clients against real clusters
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+unit: ## tests without real clusters
+	cargo test --locked --workspace --exclude curve-e2e
+
+e2e: deps ## only the tests with real clients; ARGS=name to choose
+	cargo build --locked --workspace --bins
+	cargo test --locked -p curve-e2e -- $(ARGS)
+
+soak: deps ## the checker under faults for ten minutes on a release build (SOAK_SECONDS=…)
+	cargo build --release --locked --workspace --bins
+	CURVE_SOAK_SECONDS=$${SOAK_SECONDS:-600} cargo test --release --locked -p curve-e2e -- --nocapture soak
+
+lint: ## format, clippy, licences, file lengths
+	tools/deps.sh build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	if command -v cargo-deny >/dev/null; then cargo deny --locked check; else tools/licenses.sh; fi
+	tools/file-lengths.sh
+
+lint-deny: ## install cargo-deny (takes minutes) and run it
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --locked check
+
+doc: ## API documentation in target/doc
+	cargo doc --locked --workspace --no-deps
