@@ -72,7 +72,7 @@ pub enum WriteError {
     /// The range is not whole blocks inside the chunk. The same on every replica.
     #[error("bad range: {0}")]
     BadRange(#[from] GeometryError),
-    /// Bytes and checksums do not belong together. The same on every replica.
+    /// Bytes and checksums do not belong together, or a checksum is 0, which means hole. The same on every replica.
     #[error("{bytes} bytes with {crcs} checksums")]
     BadLength {
         /// Bytes handed in.

@@ -6,10 +6,15 @@
 //! `format`; the crash protocol is documented on [`CopysetStore`].
 
 mod checksum;
+mod chunk;
 mod config;
 mod copyset;
 mod data;
 mod error;
+mod format;
+mod layout;
+mod manifest;
+mod shared;
 mod store;
 
 pub use checksum::{HOLE, block_crc};

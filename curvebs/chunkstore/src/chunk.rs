@@ -1,0 +1,196 @@
+//! One chunk in memory: its open file and its tables. No I/O in the tables.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+
+use curve_io::File;
+use curve_types::LogIndex;
+
+use crate::checksum::HOLE;
+use crate::data::ChunkDigest;
+use crate::format::chunk::{ChunkHeader, ChunkIdentity, encode, encode_page};
+use crate::format::crc_of;
+use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
+
+/// What header and table say. Runs ahead of the disk between syncs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tables {
+    /// Checksum of each block.
+    pub crcs: Box<[u32]>,
+    /// Log index of the last change of each extent.
+    pub extents: Box<[u64]>,
+    /// Log index of the last change.
+    pub last_changed: u64,
+    /// Blocks that are not holes.
+    pub live: u32,
+    /// Whether parts of the file may have no room of their own.
+    pub punched: bool,
+    page_crcs: Box<[u32]>,
+    dirty_pages: u64,
+}
+
+impl Tables {
+    /// All holes, all of it last changed at `changed`.
+    pub(crate) fn empty(layout: &Layout, changed: u64, punched: bool) -> Self {
+        let mut tables = Self {
+            crcs: vec![HOLE; layout.blocks].into(),
+            extents: vec![changed; layout.extents].into(),
+            last_changed: changed,
+            live: 0,
+            punched,
+            page_crcs: vec![0; layout.pages].into(),
+            dirty_pages: 0,
+        };
+        tables.dirty_all_pages();
+        tables
+    }
+
+    /// What was read from the disk; no page is dirty.
+    pub(crate) fn loaded(header: ChunkHeader, crcs: Box<[u32]>) -> Self {
+        let live = crcs.iter().filter(|crc| **crc != HOLE).count() as u32;
+        let ChunkHeader { last_changed, punched, page_crcs, extents, .. } = header;
+        Self { crcs, extents, last_changed, live, punched, page_crcs, dirty_pages: 0 }
+    }
+
+    /// Has the next flush write the whole table.
+    pub(crate) fn dirty_all_pages(&mut self) {
+        self.dirty_pages = u64::MAX >> (64 - self.page_crcs.len());
+    }
+
+    /// Notes new checksums of blocks from `first`.
+    pub(crate) fn set(&mut self, first: usize, crcs: &[u32]) {
+        let old = &mut self.crcs[first..first + crcs.len()];
+        for (old, new) in old.iter_mut().zip(crcs) {
+            self.live = self.live - u32::from(*old != HOLE) + u32::from(*new != HOLE);
+            *old = *new;
+        }
+        self.dirty(&(first..first + crcs.len()));
+    }
+
+    /// Notes that blocks are holes.
+    pub(crate) fn clear(&mut self, blocks: &Range<usize>) {
+        for old in &mut self.crcs[blocks.clone()] {
+            self.live -= u32::from(*old != HOLE);
+            *old = HOLE;
+        }
+        self.dirty(blocks);
+    }
+
+    fn dirty(&mut self, blocks: &Range<usize>) {
+        for page in blocks.start / ENTRIES_PER_PAGE..blocks.end.div_ceil(ENTRIES_PER_PAGE) {
+            self.dirty_pages |= 1 << page;
+        }
+    }
+
+    /// Notes the last change of extents. Indexes only grow, so that a replay over a newer state changes nothing.
+    pub(crate) fn touch(&mut self, extents: Range<usize>, index: u64) {
+        for changed in &mut self.extents[extents] {
+            *changed = index.max(*changed);
+        }
+        self.last_changed = self.last_changed.max(index);
+    }
+
+    /// The fingerprint that replicas compare.
+    pub(crate) fn digest(&self) -> ChunkDigest {
+        let live = self.crcs.iter().enumerate().filter(|(_, crc)| **crc != HOLE);
+        let hash = live.fold(0u64, |hash, (block, crc)| {
+            let word = (block as u64) << 32 | u64::from(*crc);
+            (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+        });
+        ChunkDigest { hash, blocks: self.live, last_changed: LogIndex(self.last_changed) }
+    }
+}
+
+/// A chunk whose tables are in memory and whose file is open.
+pub(crate) struct Chunk {
+    pub file: Arc<dyn File>,
+    pub birth: u64,
+    pub tables: Tables,
+    /// Whether something changed since the last flush.
+    pub dirty: bool,
+    /// When it was last used, in the copyset's own ticks.
+    pub used: u64,
+}
+
+impl Chunk {
+    /// Writes parts to blocks from `first`, into the page cache.
+    pub(crate) fn write_blocks(&self, layout: &Layout, first: usize, parts: &[impl AsRef<[u8]>]) -> io::Result<()> {
+        const ON_STACK: usize = 4;
+        let at = layout.block_at(first);
+        if parts.len() <= ON_STACK {
+            let mut slices = [IoSlice::new(&[]); ON_STACK];
+            for (slice, part) in slices.iter_mut().zip(parts) {
+                *slice = IoSlice::new(part.as_ref());
+            }
+            return self.file.write_at(at, &slices[..parts.len()]);
+        }
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part.as_ref())).collect();
+        self.file.write_at(at, &slices)
+    }
+
+    /// Gives the room of blocks back.
+    pub(crate) fn punch(&mut self, layout: &Layout, blocks: &Range<usize>) -> io::Result<()> {
+        self.tables.punched = true;
+        self.file.punch(layout.block_at(blocks.start), (blocks.len() * BLOCK) as u64)
+    }
+
+    /// Writes the header and the changed pages of the table, into the page cache.
+    pub(crate) fn flush(&mut self, layout: &Layout, identity: ChunkIdentity, generation: u64) -> io::Result<()> {
+        let tables = &mut self.tables;
+        for page in (0..layout.pages).filter(|page| tables.dirty_pages & (1 << page) != 0) {
+            let first = page * ENTRIES_PER_PAGE;
+            let bytes = encode_page(&tables.crcs[first..layout.blocks.min(first + ENTRIES_PER_PAGE)]);
+            tables.page_crcs[page] = crc_of(&[&bytes]);
+            self.file.write_at(((1 + page) * BLOCK) as u64, &[IoSlice::new(&bytes)])?;
+        }
+        tables.dirty_pages = 0;
+        let header = ChunkHeader {
+            identity,
+            generation,
+            last_changed: tables.last_changed,
+            punched: tables.punched,
+            page_crcs: tables.page_crcs.clone(),
+            extents: tables.extents.clone(),
+        };
+        self.file.write_at(0, &[IoSlice::new(&encode(&header, layout))])?;
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curve_types::Geometry;
+
+    use super::*;
+
+    #[test]
+    fn tables_count_live_blocks_and_touched_extents() {
+        let layout = Layout::new(Geometry::default()).unwrap();
+        let mut tables = Tables::empty(&layout, 5, false);
+        tables.dirty_pages = 0;
+        tables.set(1020, &[7, 8, HOLE, 9, 10]);
+        tables.touch(layout.extents_of(&(1020..1025)), 11);
+        assert_eq!((tables.live, tables.dirty_pages, tables.last_changed), (4, 0b11, 11));
+        assert_eq!((tables.extents[62], tables.extents[63], tables.extents[64], tables.extents[65]), (5, 11, 11, 5));
+        tables.touch(0..256, 9);
+        assert_eq!((tables.extents[0], tables.extents[63], tables.last_changed), (9, 11, 11));
+        tables.clear(&(1021..1024));
+        assert_eq!((tables.live, tables.digest().blocks), (2, 2));
+    }
+
+    #[test]
+    fn digests_tell_content_and_place_apart() {
+        let layout = Layout::new(Geometry::default()).unwrap();
+        let digest = |entries: &[(usize, u32)]| {
+            let mut tables = Tables::empty(&layout, 0, false);
+            entries.iter().for_each(|(block, crc)| tables.set(*block, &[*crc]));
+            tables.digest().hash
+        };
+        assert_eq!(digest(&[]), 0);
+        assert_eq!(digest(&[(1, 5), (9, 6)]), digest(&[(9, 6), (1, 5)]));
+        assert_ne!(digest(&[(1, 5)]), digest(&[(2, 5)]));
+        assert_ne!(digest(&[(1, 5), (2, 6)]), digest(&[(1, 6), (2, 5)]));
+    }
+}

@@ -1,0 +1,165 @@
+//! From the bytes of a header and table to a chunk in memory, and what to do when they are damaged.
+
+use std::io;
+use std::sync::Arc;
+
+use curve_io::File;
+use curve_types::ChunkKey;
+
+use super::{CopysetStore, State};
+use crate::checksum::{HOLE, block_crc};
+use crate::chunk::{Chunk, Tables};
+use crate::format::chunk::{ChunkHeader, ChunkIdentity, decode, decode_page, decode_torn};
+use crate::format::crc_of;
+use crate::format::manifest::ChunkEntry;
+use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
+
+/// A checksum for a block whose true checksum is not known: one that its present bytes do not have.
+fn poison(present: u32) -> u32 {
+    match !present {
+        HOLE => 1,
+        crc => crc,
+    }
+}
+
+/// What the head of a chunk file says.
+#[derive(Debug, PartialEq, Eq)]
+struct Decoded {
+    tables: Tables,
+    /// Pages of the table that cannot be trusted, with the cause.
+    suspect: Vec<usize>,
+    cause: String,
+}
+
+/// Decodes header and table. `torn`: an interrupted sync may have half written them.
+fn decode_head(layout: &Layout, head: &[u8], identity: ChunkIdentity, entry: ChunkEntry, torn: bool) -> Decoded {
+    let header = if torn { decode_torn(head, layout) } else { decode(head, layout) };
+    let header = header.map_err(|error| format!("header: {error}")).and_then(|header| {
+        if header.identity != identity {
+            return Err(format!("header is that of {:?}", header.identity));
+        }
+        if !torn && header.generation != entry.generation {
+            return Err(format!("header is of sync {}, expected {}", header.generation, entry.generation));
+        }
+        Ok(header)
+    });
+    let table = head.get(BLOCK..).unwrap_or_default();
+    let mut crcs: Vec<u32> = decode_page(table).take(layout.blocks).collect();
+    crcs.resize(layout.blocks, HOLE);
+    match header {
+        Err(cause) => {
+            let header = unknown_header(layout, identity, entry);
+            let tables = Tables::loaded(header, crcs.into());
+            Decoded { tables, suspect: (0..layout.pages).collect(), cause }
+        }
+        Ok(mut header) => {
+            let intact = |page: &usize| {
+                let bytes = table.get(page * BLOCK..(page + 1) * BLOCK);
+                bytes.is_some_and(|bytes| torn || crc_of(&[bytes]) == header.page_crcs[*page])
+            };
+            let suspect: Vec<_> = (0..layout.pages).filter(|page| !intact(page)).collect();
+            header.last_changed = header.last_changed.max(entry.last_changed);
+            Decoded { tables: Tables::loaded(header, crcs.into()), suspect, cause: "checksum table".into() }
+        }
+    }
+}
+
+/// A header for a chunk whose own is lost: everything counts as changed when the manifest last knew of a change.
+fn unknown_header(layout: &Layout, identity: ChunkIdentity, entry: ChunkEntry) -> ChunkHeader {
+    ChunkHeader {
+        identity,
+        generation: entry.generation,
+        last_changed: entry.last_changed,
+        punched: true,
+        page_crcs: vec![0; layout.pages].into(),
+        extents: vec![entry.last_changed; layout.extents].into(),
+    }
+}
+
+/// Keeps the checksums of a suspect page that their data confirm and poisons the others. Reads up to 4 MiB, blocking:
+/// it happens only to damaged chunks.
+fn salvage_page(layout: &Layout, file: &dyn File, tables: &mut Tables, page: usize) {
+    let mut block_bytes = [0; BLOCK];
+    for block in page * ENTRIES_PER_PAGE..layout.blocks.min((page + 1) * ENTRIES_PER_PAGE) {
+        let present = match file.read_at(layout.block_at(block), &mut block_bytes) {
+            Ok(BLOCK) => block_crc(&block_bytes),
+            _ => HOLE,
+        };
+        if tables.crcs[block] == HOLE || tables.crcs[block] != present {
+            tables.set(block, &[poison(present)]);
+        }
+    }
+}
+
+impl CopysetStore {
+    /// Takes a chunk into memory from the head of its file; no file means that it is lost.
+    pub(super) fn install(
+        &self,
+        state: &mut State,
+        key: ChunkKey,
+        entry: ChunkEntry,
+        file: Option<Arc<dyn File>>,
+        head: &[u8],
+    ) -> io::Result<()> {
+        let layout = self.layout();
+        let torn = state.manifest.unclean.contains(&key);
+        let Some(file) = file else { return self.replace_lost(state, key, entry) };
+        let Decoded { mut tables, suspect, cause } =
+            decode_head(layout, head, self.identity(key, entry.birth), entry, torn);
+        if !suspect.is_empty() {
+            tracing::warn!(copyset = %self.id, chunk = %key, "chunk is damaged ({cause}); keeping what its data confirm");
+            suspect.iter().for_each(|page| salvage_page(layout, &*file, &mut tables, *page));
+            state.salvaged_chunks += 1;
+        }
+        let rewrite = torn || !suspect.is_empty();
+        if rewrite {
+            tables.dirty_all_pages();
+        }
+        self.insert(state, key, Chunk { file, birth: entry.birth, tables, dirty: false, used: 0 });
+        if rewrite {
+            state.mark_dirty(key);
+        }
+        Ok(())
+    }
+
+    /// Stands in for a file that is gone: every block is bad until it is written or repaired.
+    fn replace_lost(&self, state: &mut State, key: ChunkKey, entry: ChunkEntry) -> io::Result<()> {
+        let layout = self.layout();
+        tracing::warn!(copyset = %self.id, chunk = %key, "chunk file is missing");
+        let (file, _) = self.shared.take_file(&self.path(key, entry.birth))?;
+        file.punch(0, layout.file_bytes)?;
+        let mut tables = Tables::empty(layout, entry.last_changed, true);
+        tables.set(0, &vec![poison(block_crc(&[0; BLOCK])); layout.blocks]);
+        state.salvaged_chunks += 1;
+        self.insert(state, key, Chunk { file, birth: entry.birth, tables, dirty: false, used: 0 });
+        state.mark_dirty(key);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curve_types::{CopysetId, Geometry};
+    use proptest::prelude::{any, prop, proptest};
+
+    use super::*;
+    use crate::format::manifest::tests::key;
+
+    #[test]
+    fn poison_is_never_a_hole_and_never_what_is_there() {
+        for crc in [0, 1, 2, u32::MAX, u32::MAX - 1] {
+            assert!(poison(crc) != HOLE && poison(crc) != crc);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(head in prop::collection::vec(any::<u8>(), 0..9000), torn in any::<bool>()) {
+            let layout = Layout::new(Geometry::new(4096, 64 << 10, 64 << 10).unwrap()).unwrap();
+            let identity = ChunkIdentity { key: key(1, 2), copyset: CopysetId(3), birth: 4 };
+            let entry = ChunkEntry { birth: 4, generation: 5, last_changed: 6 };
+            let decoded = decode_head(&layout, &head, identity, entry, torn);
+            assert_eq!(decoded.suspect, [0], "random bytes are no chunk");
+        }
+    }
+}
