@@ -1,18 +1,16 @@
 //! The store of the simulator: in memory, flushed as one image through the disk seam.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use curve_io::{BoxFuture, Disk, OpenMode};
+use curve_io::{BoxFuture, Disk, make_dirs_durable, read_whole, replace_file};
 
 use crate::error::KvError;
 use crate::format::{Image, decode, encode};
 use crate::store::{Change, KeyRange, Reader, Row, Store, WriteBatch};
 
 const IMAGE: &str = "image";
-const IMAGE_NEW: &str = "image.new";
 
 /// Keeps everything in memory; a flush writes the whole store to a new file and renames it over the old one. What was
 /// not flushed is gone after a crash, exactly as with RocksDB without its log. For small state.
@@ -35,18 +33,12 @@ struct State {
 
 impl MemStore {
     /// Opens the store in `dir`, which is made when it is missing.
-    pub fn open(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> Result<Self, KvError> {
+    pub async fn open(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> Result<Self, KvError> {
         let dir = dir.into();
-        disk.create_dir_all(&dir)?;
-        let image = match disk.open(&dir.join(IMAGE), OpenMode::Existing) {
-            Ok(file) => {
-                let mut bytes = vec![0; file.len()? as usize];
-                let read = file.read_at(0, &mut bytes)?;
-                bytes.truncate(read);
-                decode(bytes.into())?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Image::default(),
-            Err(error) => return Err(error.into()),
+        make_dirs_durable(&*disk, &dir).await?;
+        let image = match read_whole(&*disk, &dir.join(IMAGE)).await? {
+            Some(bytes) => decode(bytes)?,
+            None => Image::default(),
         };
         let state = Mutex::new(State { image: Arc::new(image), failed: false });
         Ok(Self { shared: Arc::new(Shared { disk, dir, state, flushing: tokio::sync::Mutex::default() }) })
@@ -59,19 +51,7 @@ impl MemStore {
 
 impl Shared {
     async fn flush(&self, image: Arc<Image>) -> Result<(), KvError> {
-        let new = self.dir.join(IMAGE_NEW);
-        let bytes = encode(&image);
-        let file = self.disk.open(&new, OpenMode::Create)?;
-        file.set_len(0)?;
-        file.write_at(0, &[io::IoSlice::new(&bytes)])?;
-        file.sync().await?;
-        self.disk.rename(&new, &self.dir.join(IMAGE))?;
-        self.disk.sync_dir(&self.dir).await?;
-        // The directory itself must survive too; its parent is the disk's root or was synced by its owner.
-        if let Some(parent) = self.dir.parent() {
-            self.disk.sync_dir(parent).await?;
-        }
-        Ok(())
+        Ok(replace_file(&*self.disk, &self.dir.join(IMAGE), &encode(&image)).await?)
     }
 }
 

@@ -103,11 +103,16 @@ impl Repair<'_> {
         let zone_taken = |node| healthy.iter().any(|&member| self.view.zone(member) == self.view.zone(node));
         let learning = |node| copyset.learners.contains(&node);
         let room = |node: NodeId| self.view.disks.get(&node).map_or(0, |disk| disk.usable_bytes());
-        let busy = |node: NodeId| self.adding.get(&node).copied().unwrap_or(0) >= self.limits.adds_per_disk_max;
-        let free = self.view.targets().into_iter().filter(|node| !copyset.members.contains(node) && !busy(*node));
-        free.min_by_key(|&node| {
+        let busy = |node: &NodeId| self.adding.get(node).copied().unwrap_or(0) >= self.limits.adds_per_disk_max;
+        let mut free = self.view.targets();
+        free.retain(|node| !copyset.members.contains(node));
+        // A busy disk in a zone of its own is waited for: doubling a zone now could not be undone by repair.
+        if free.iter().any(|&node| !zone_taken(node)) {
+            free.retain(|&node| !zone_taken(node));
+        }
+        free.into_iter().filter(|node| !busy(node)).min_by_key(|&node| {
             let count = self.counts.get(&node).copied().unwrap_or(0);
-            (!learning(node), zone_taken(node), count, u64::MAX - room(node), node)
+            (!learning(node), count, u64::MAX - room(node), node)
         })
     }
 }
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_disk_receives_few_at_a_time() {
-        let mut view = cluster(&["a", "b", "c", "d"], &[&[1, 2, 3]; 10]);
+        let mut view = cluster(&["a", "b", "c", "d"], &[&[1, 2, 3][..]; 10]);
         set(&mut view, 3, DiskState::Dead);
         assert_eq!(steps(&view).len(), RepairLimits::default().adds_per_disk_max);
     }

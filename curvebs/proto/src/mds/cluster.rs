@@ -133,6 +133,8 @@ pub struct ReplicaReport {
     pub members: Vec<NodeId>,
     /// The members that only learn.
     pub learners: Vec<NodeId>,
+    /// Where in the log the members are: grows with each change of them.
+    pub members_index: LogIndex,
     /// Applied up to here.
     pub applied: LogIndex,
     /// The last entry in the log.
@@ -462,6 +464,7 @@ impl From<ReplicaReport> for pb::Replica {
             leader: r.leader.unwrap_or_default().get(),
             members: numbers(r.members),
             learners: numbers(r.learners),
+            members_index: r.members_index.get(),
             applied: r.applied.get(),
             last_log: r.last_log.get(),
             used_bytes: r.used_bytes,
@@ -478,6 +481,7 @@ impl From<pb::Replica> for ReplicaReport {
             leader: (r.leader != 0).then_some(NodeId(r.leader)),
             members: nodes(r.members),
             learners: nodes(r.learners),
+            members_index: LogIndex(r.members_index),
             applied: LogIndex(r.applied),
             last_log: LogIndex(r.last_log),
             used_bytes: r.used_bytes,
