@@ -48,5 +48,7 @@ impl Default for RpcConfig {
 /// Default of `RpcConfig::inflight_bytes_max`.
 const INFLIGHT_BYTES_DEFAULT: u64 = 64 << 20;
 
-const _: () =
-    assert!(INFLIGHT_BYTES_DEFAULT >= 2 * FRAME_PAYLOAD_BYTES_MAX as u64, "one large write must not starve the rest");
+const _: () = assert!(
+    INFLIGHT_BYTES_DEFAULT >= 2 * FRAME_PAYLOAD_BYTES_MAX as u64,
+    "one large write must not starve the rest"
+);

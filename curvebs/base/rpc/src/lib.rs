@@ -4,12 +4,23 @@
 //! remade after a break; requests are pipelined, everything queued leaves in one vectored write, and payloads are
 //! received into the `Bytes` that the handler gets. The bytes on the wire are described in `format`.
 
+mod calls;
+mod client;
+mod client_connection;
 mod config;
+mod decoder;
+pub mod format;
 mod network;
+mod outbox;
+mod pipe;
+mod server;
+mod server_connection;
 mod stats;
+mod stream;
 mod tls;
 
 pub use config::RpcConfig;
+pub use decoder::{Decoder, Frame};
 pub use network::RpcNetwork;
 pub use stats::RpcStats;
 pub use tls::{Tls, TlsConfig, TlsError};

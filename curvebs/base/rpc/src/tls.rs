@@ -104,10 +104,12 @@ impl TlsConfig {
         certs: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<ServerConfig, TlsError> {
-        let builder =
-            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(unusable)?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?;
         let builder = if self.require_client_cert {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(unusable)?;
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(unusable)?;
             builder.with_client_cert_verifier(verifier)
         } else {
             builder.with_no_client_auth()

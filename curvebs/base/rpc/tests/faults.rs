@@ -1,0 +1,317 @@
+//! Peers that break the rules, stop, die, come back, or fall silent.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curve_io::{Network, RpcError};
+use curve_rpc::format::{
+    HELLO_BYTES, Hello, Kind, VERSION, Verdict, decode_hello, encode_hello, encode_prefix,
+};
+use curve_rpc::{RpcConfig, RpcNetwork};
+use support::{Act, DEADLINE, Script, echo, message, serve_at};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const ANY: &str = "127.0.0.1:0";
+
+const CLIENT_HELLO: Hello =
+    Hello { version: VERSION, verdict: Verdict::GoOn, inflight_max: 0, inflight_bytes_max: 0 };
+
+/// A connection on which the test writes what it likes.
+async fn raw(address: &str, hello: &Hello) -> (TcpStream, Hello) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&encode_hello(hello)).await.unwrap();
+    let mut bytes = [0; HELLO_BYTES];
+    stream.read_exact(&mut bytes).await.unwrap();
+    (stream, decode_hello(&bytes).unwrap())
+}
+
+/// Waits until the other side closes, which it must.
+async fn closes(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("it must close");
+    drop(end);
+}
+
+/// A server that says hello and then does what the test likes with each connection.
+async fn raw_server() -> (TcpListener, String) {
+    let listener = TcpListener::bind(ANY).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+async fn raw_accept(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut bytes = [0; HELLO_BYTES];
+    stream.read_exact(&mut bytes).await.unwrap();
+    let hello = Hello { inflight_max: 100, inflight_bytes_max: 1 << 20, ..CLIENT_HELLO };
+    stream.write_all(&encode_hello(&hello)).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_server_cuts_off_clients_that_break_the_rules() {
+    let network = RpcNetwork::new(RpcConfig { inflight_max: 4, ..RpcConfig::default() });
+    let (server, _) = serve_at(&network, ANY, Script::new(|_, _| Act::Keep)).await;
+    let mut oversize = encode_prefix(Kind::Request, 7, 1, &[], 0);
+    oversize[7] = 0xff;
+    let crc = crc32fast::hash(&oversize[..24]);
+    oversize[24..].copy_from_slice(&crc.to_le_bytes());
+    let request = |id: u64| {
+        let header = [0; 8];
+        let mut bytes = encode_prefix(Kind::Request, 7, id, &header, 0).to_vec();
+        bytes.extend_from_slice(&header);
+        bytes
+    };
+    let attacks = [
+        ("garbage", vec![0xa5; 4096]),
+        ("oversize", oversize.to_vec()),
+        ("a reply", encode_prefix(Kind::Reply, 7, 1, &[], 0).to_vec()),
+        ("an id twice", [request(1), request(1)].concat()),
+        ("more than the credit", (0..5).flat_map(request).collect()),
+    ];
+    for (name, bytes) in attacks {
+        let (mut stream, hello) = raw(&server.address(), &CLIENT_HELLO).await;
+        assert_eq!((hello.verdict, hello.inflight_max), (Verdict::GoOn, 4), "{name}");
+        stream.write_all(&bytes).await.unwrap();
+        closes(stream).await;
+    }
+    assert_eq!(network.stats().connections_broken, 5);
+}
+
+#[tokio::test]
+async fn a_server_refuses_what_is_no_client() {
+    let config = RpcConfig { connect_timeout: Duration::from_millis(100), ..RpcConfig::default() };
+    let network = RpcNetwork::new(config);
+    let (server, _) = serve_at(&network, ANY, echo()).await;
+    let mut http = TcpStream::connect(server.address()).await.unwrap();
+    http.write_all(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+    closes(http).await;
+    closes(TcpStream::connect(server.address()).await.unwrap()).await;
+    let (stream, hello) = raw(&server.address(), &Hello { version: 99, ..CLIENT_HELLO }).await;
+    assert_eq!(hello.verdict, Verdict::Version);
+    closes(stream).await;
+    assert_eq!(network.stats().connections_refused, 3);
+}
+
+#[tokio::test]
+async fn a_server_takes_only_so_many_connections() {
+    let network = RpcNetwork::new(RpcConfig { connections_max: 2, ..RpcConfig::default() });
+    let (server, _) = serve_at(&network, ANY, echo()).await;
+    let _first = raw(&server.address(), &CLIENT_HELLO).await;
+    let second = raw(&server.address(), &CLIENT_HELLO).await;
+    let error = network.call(&server.address(), message(1, 1), DEADLINE).await.unwrap_err();
+    assert!(error.to_string().contains("too many connections"), "{error}");
+    drop(second);
+    while network.call(&server.address(), message(1, 1), DEADLINE).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_is_forgotten() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) = serve_at(&network, ANY, Script::new(|_, _| Act::Keep)).await;
+    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
+    let mut request = encode_prefix(Kind::Request, 7, 3, &[0; 8], 0).to_vec();
+    request.extend_from_slice(&[0; 8]);
+    stream.write_all(&request).await.unwrap();
+    script.wait_for(1).await;
+    stream.shutdown().await.unwrap();
+    closes(stream).await;
+    script.answer_kept();
+    assert_eq!(network.stats().server_connections_open, 0);
+}
+
+#[tokio::test]
+async fn pings_are_answered() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, _) = serve_at(&network, ANY, echo()).await;
+    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
+    stream.write_all(&encode_prefix(Kind::Ping, 0, 0, &[], 0)).await.unwrap();
+    let mut pong = [0; 28];
+    stream.read_exact(&mut pong).await.unwrap();
+    assert_eq!(pong, encode_prefix(Kind::Pong, 0, 0, &[], 0));
+}
+
+#[tokio::test]
+async fn garbage_from_a_server_breaks_the_calls() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (listener, address) = raw_server().await;
+    let call = network.call(&address, message(1, 1), DEADLINE);
+    let mut stream = raw_accept(&listener).await;
+    stream.write_all(&[0x5a; 1000]).await.unwrap();
+    let error = call.await.unwrap_err();
+    assert!(matches!(&error, RpcError::Broken { cause, .. } if cause.contains("checksum")), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_killed_in_mid_call_breaks_it_and_the_next_call_reconnects() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (listener, address) = raw_server().await;
+    let call = tokio::spawn(network.call(&address, message(1, 1), DEADLINE));
+    let mut stream = raw_accept(&listener).await;
+    let mut some = [0; 10];
+    stream.read_exact(&mut some).await.unwrap();
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(error, RpcError::Broken { .. }), "{error}");
+    drop(listener);
+    let (_server, _) = serve_at(&network, &address, echo()).await;
+    network.call(&address, message(2, 1), DEADLINE).await.unwrap();
+    assert_eq!(network.stats().connects, 2);
+}
+
+#[tokio::test]
+async fn calls_that_were_not_sent_survive_a_break() {
+    let network = RpcNetwork::new(RpcConfig { inflight_max: 1, ..RpcConfig::default() });
+    let (listener, address) = raw_server().await;
+    let sent = network.call(&address, message(1, 1), DEADLINE);
+    let waiting = network.call(&address, message(2, 1), DEADLINE);
+    drop(raw_accept(&listener).await);
+    assert!(matches!(sent.await, Err(RpcError::Broken { .. })));
+    drop(listener);
+    // The second call is now connecting; whoever listens by then gets it.
+    match serve_soon(&network, &address).await {
+        Some((_server, script)) => match waiting.await {
+            Ok(_) => assert_eq!(script.seen(), [2]),
+            Err(error) => assert!(matches!(error, RpcError::Unreachable { .. }), "{error}"),
+        },
+        None => assert!(waiting.await.is_err()),
+    }
+}
+
+async fn serve_soon(
+    network: &Arc<RpcNetwork>,
+    address: &str,
+) -> Option<(Box<dyn curve_io::ServerHandle>, Arc<Script>)> {
+    let script = echo();
+    let server = network.serve(address, Arc::clone(&script) as _).await.ok()?;
+    Some((server, script))
+}
+
+#[tokio::test]
+async fn a_silent_server_is_noticed() {
+    let config = RpcConfig {
+        ping_interval: Duration::from_millis(20),
+        ping_timeout: Duration::from_millis(60),
+        ..RpcConfig::default()
+    };
+    let network = RpcNetwork::new(config);
+    let (listener, address) = raw_server().await;
+    let call = tokio::spawn(network.call(&address, message(1, 1), DEADLINE));
+    let _stream = raw_accept(&listener).await;
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(&error, RpcError::Broken { cause, .. } if cause.contains("nothing heard")), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_client_is_dropped_and_a_pinging_one_is_not() {
+    let config = RpcConfig {
+        ping_interval: Duration::from_millis(30),
+        idle_timeout: Duration::from_millis(200),
+        ..RpcConfig::default()
+    };
+    let network = RpcNetwork::new(config);
+    let (server, _) = serve_at(&network, ANY, echo()).await;
+    network.call(&server.address(), message(1, 1), DEADLINE).await.unwrap();
+    let (silent, _) = raw(&server.address(), &CLIENT_HELLO).await;
+    closes(silent).await;
+    network.call(&server.address(), message(1, 1), DEADLINE).await.unwrap();
+    assert_eq!(network.stats().connects, 1);
+}
+
+#[tokio::test]
+async fn a_stopping_server_answers_what_it_has_and_refuses_what_comes() {
+    let servers = RpcNetwork::new(RpcConfig::default());
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) =
+        serve_at(&servers, ANY, Script::new(|n, _| if n == 0 { Act::Keep } else { Act::Echo })).await;
+    let address = server.address();
+    let owed = tokio::spawn(network.call(&address, message(0, 1), DEADLINE));
+    script.wait_for(1).await;
+    drop(server);
+    let error = loop {
+        match network.call(&address, message(1, 1), DEADLINE).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, RpcError::Unreachable { cause, .. } if cause.contains("stopping")), "{error}");
+    script.answer_kept();
+    owed.await.unwrap().unwrap();
+    while servers.stats().server_connections_open > 0 {
+        tokio::task::yield_now().await;
+    }
+    let (_server, _) = serve_at(&servers, &address, echo()).await;
+    network.call(&address, message(2, 1), DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopping_server_does_not_wait_for_ever() {
+    let servers =
+        RpcNetwork::new(RpcConfig { drain_timeout: Duration::from_millis(50), ..RpcConfig::default() });
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) = serve_at(&servers, ANY, Script::new(|_, _| Act::Keep)).await;
+    let owed = tokio::spawn(network.call(&server.address(), message(0, 1), DEADLINE));
+    script.wait_for(1).await;
+    drop(server);
+    assert!(matches!(owed.await.unwrap(), Err(RpcError::Broken { .. })));
+}
+
+#[tokio::test]
+async fn dropping_the_network_fails_its_calls() {
+    let servers = RpcNetwork::new(RpcConfig::default());
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) = serve_at(&servers, ANY, Script::new(|_, _| Act::Keep)).await;
+    let call = network.call(&server.address(), message(0, 1), DEADLINE);
+    script.wait_for(1).await;
+    drop(network);
+    assert!(matches!(call.await, Err(RpcError::Broken { .. })));
+    while servers.stats().server_connections_open > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_call_whose_runtime_is_gone_fails_and_another_runtime_can_go_on() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let network = RpcNetwork::new(RpcConfig::default());
+    let first = runtime();
+    let (call, address) = first.block_on(async {
+        let (listener, address) = raw_server().await;
+        let call = network.call(&address, message(1, 1), DEADLINE);
+        let _stream = raw_accept(&listener).await;
+        (call, address)
+    });
+    drop(first);
+    runtime().block_on(async {
+        assert!(call.await.is_err());
+        let (_server, _) = serve_at(&network, &address, echo()).await;
+        network.call(&address, message(2, 1), DEADLINE).await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_not_read_from_for_ever() {
+    let network = RpcNetwork::new(RpcConfig { inflight_max: 100_000, ..RpcConfig::default() });
+    let big = message(0, 1 << 20);
+    let (server, script) = serve_at(&network, ANY, Script::new(move |_, _| Act::Reply(big.clone()))).await;
+    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
+    let flood = async {
+        for id in 0..1000u64 {
+            let mut request = encode_prefix(Kind::Request, 7, id, &[0; 8], 0).to_vec();
+            request.extend_from_slice(&[0; 8]);
+            stream.write_all(&request).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    flood.await;
+    script.wait_for(32).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Reading stops in the middle of what one read brought, so some more than 32 MiB of replies are there.
+    assert!(script.seen().len() < 500, "{} requests were taken", script.seen().len());
+}
