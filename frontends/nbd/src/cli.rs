@@ -3,7 +3,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use curve_nbd::server::Listen;
 use curve_nbd::tls::TlsFiles;
@@ -69,6 +69,12 @@ pub struct Serve {
     /// Serve empty devices of this size in memory instead of volumes: to measure the frontend alone.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// Smallest unit that clients may address, in bytes.
+    #[arg(long, value_name = "BYTES", value_enum, default_value = "4096")]
+    pub block_size: BlockSize,
+    /// Shut out whoever has a volume open. A former server on this host that is gone needs no such permission.
+    #[arg(long, conflicts_with_all = ["memory", "read_only"])]
+    pub takeover: bool,
     /// Require TLS, with this certificate (PEM, followed by those between it and its authority).
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -90,6 +96,27 @@ pub struct Serve {
     /// Threads to serve with. One uses the least CPU per operation; more help several busy connections.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
+}
+
+/// A block size that devices can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum BlockSize {
+    /// Sectors, for file systems and loop devices that insist on them; each costs a read of its block.
+    #[value(name = "512")]
+    Sector,
+    /// Blocks as they are stored.
+    #[value(name = "4096")]
+    Block,
+}
+
+impl BlockSize {
+    /// As a number.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Sector => 512,
+            Self::Block => 4096,
+        }
+    }
 }
 
 impl Serve {

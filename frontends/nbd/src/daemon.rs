@@ -9,7 +9,7 @@ use curve_blockdev::{BlockDevice, MemoryDevice, Rate, ReadOnly, Throttled, Trace
 use curve_nbd::exports::{Export, Exports};
 use curve_nbd::server::{self, ListenError, Listener};
 use curve_nbd::tls::{TlsError, load_acceptor};
-use curve_telemetry::{HealthReport, HealthSource, init_logging, serve_http};
+use curve_telemetry::{init_logging, install_metrics, serve_http};
 use curve_types::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::Serve;
-use crate::volumes::{self, VolumeError};
+use crate::volumes::{self, OpenVolume, VolumeError, VolumesHealth};
 
 /// How long requests in flight may take once the server is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,8 +26,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DESCRIPTORS_MIN: u64 = 128;
 /// What a throttled device may catch up at once.
 const THROTTLE_BURST: Duration = Duration::from_millis(100);
-/// The alignment of memory devices.
-const MEMORY_BLOCK_BYTES: u32 = 4096;
 
 /// Why the daemon cannot start or stop in order.
 #[derive(Debug, Error)]
@@ -55,23 +53,19 @@ pub enum DaemonError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
     /// The size of the memory device is odd.
-    #[error("a memory device of {0} is no multiple of {MEMORY_BLOCK_BYTES} bytes, or empty")]
-    MemorySize(ByteSize),
+    #[error("a memory device of {size} is empty or no multiple of {block} bytes; change --memory")]
+    MemorySize {
+        /// What was asked for.
+        size: ByteSize,
+        /// What it should be a multiple of.
+        block: u32,
+    },
     /// Nobody can connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The devices did not answer in time.
     #[error("requests were still in flight {} s after the signal; their clients got no answer", DRAIN_TIMEOUT.as_secs())]
     Undrained,
-}
-
-/// A frontend is well as long as it runs: what is wrong with the cluster, the cluster says itself.
-struct AlwaysWell;
-
-impl HealthSource for AlwaysWell {
-    fn health(&self) -> HealthReport {
-        HealthReport::default()
-    }
 }
 
 /// Serves until a signal comes.
@@ -98,13 +92,21 @@ async fn run(serve: &Serve) -> Result<(), DaemonError> {
     let tls = serve.tls_files().map(|files| load_acceptor(&files)).transpose()?;
     // Binding before opening: a second daemon for the same socket must not take the volumes away from the first.
     let listener = Listener::bind(&serve.place()).await?;
+    let opening = open_exports(serve);
+    // Opening may wait for a former holder's lease; a signal ends that, too.
+    let opened = tokio::select! {
+        opened = opening => opened?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let http = match &serve.http {
         Some(address) => {
-            Some(serve_http(address, Arc::new(AlwaysWell)).await.map_err(system("cannot serve HTTP"))?)
+            let health = Arc::new(VolumesHealth(opened.volumes));
+            Some(serve_http(address, health).await.map_err(system("cannot serve HTTP"))?)
         }
         None => None,
     };
-    let exports = Arc::new(Exports::new(open_exports(serve).await?));
+    let exports = Arc::new(Exports::new(opened.exports));
     announce(serve, &listener, tls.is_some()).map_err(system("cannot write to standard output"))?;
     let (stop, stopping) = watch::channel(false);
     let serving = server::run(listener, exports.clone(), tls, stopping);
@@ -133,27 +135,32 @@ fn announce(serve: &Serve, listener: &Listener, tls: bool) -> io::Result<()> {
     out.flush()
 }
 
-async fn open_exports(serve: &Serve) -> Result<Vec<Export>, DaemonError> {
-    let devices = match serve.memory {
-        Some(size) => memory_devices(size, serve.paths.len())?,
-        None => volumes::open(serve).await?,
-    };
-    let description = if serve.memory.is_some() { "memory device" } else { "Curve volume" };
-    let exports = serve.paths.iter().zip(devices).map(|(path, device)| Export {
+struct OpenExports {
+    exports: Vec<Export>,
+    volumes: Vec<OpenVolume>,
+}
+
+async fn open_exports(serve: &Serve) -> Result<OpenExports, DaemonError> {
+    // Before the first counter is made: what is counted without a registry is lost.
+    if serve.http.is_some() {
+        install_metrics();
+    }
+    let export = |path: &String, device, description: &str| Export {
         name: path.clone(),
         description: description.to_owned(),
         device: decorate(device, path, serve),
-    });
-    Ok(exports.collect())
-}
-
-fn memory_devices(size: ByteSize, count: usize) -> Result<Vec<Arc<dyn BlockDevice>>, DaemonError> {
-    if size.0 == 0 || !size.0.is_multiple_of(u64::from(MEMORY_BLOCK_BYTES)) {
-        return Err(DaemonError::MemorySize(size));
+    };
+    if let Some(size) = serve.memory {
+        let block = serve.block_size.bytes();
+        if size.0 == 0 || !size.0.is_multiple_of(u64::from(block)) {
+            return Err(DaemonError::MemorySize { size, block });
+        }
+        let memory = |path| export(path, Arc::new(MemoryDevice::new(size.0, block)), "memory device");
+        return Ok(OpenExports { exports: serve.paths.iter().map(memory).collect(), volumes: Vec::new() });
     }
-    Ok((0..count)
-        .map(|_| Arc::new(MemoryDevice::new(size.0, MEMORY_BLOCK_BYTES)) as Arc<dyn BlockDevice>)
-        .collect())
+    let volumes = volumes::open(serve).await?;
+    let exports = volumes.iter().map(|(path, volume)| export(path, volume.clone(), "Curve volume")).collect();
+    Ok(OpenExports { exports, volumes })
 }
 
 /// Puts around a device what the command line asks for; the counters are outermost and so see what clients see.
