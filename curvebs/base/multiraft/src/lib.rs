@@ -9,12 +9,29 @@
 //! [`Group::read_barrier`].
 
 mod errors;
+mod flags;
+mod format;
 mod group;
+mod install;
+mod lifecycle;
+mod machine;
+mod membership;
 mod node;
 mod op;
 mod options;
+mod proposer;
+mod purge;
+mod quiesce;
+mod receive;
+mod source;
 mod state_machine;
 mod status;
+mod store;
+mod throttle;
+mod trail;
+mod transport;
+mod types;
+mod wire;
 
 pub use errors::{GroupError, MembershipError, ProposeError, ReadError};
 pub use group::Group;

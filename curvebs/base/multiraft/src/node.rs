@@ -1,19 +1,44 @@
 //! All groups of one process.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use curve_io::{Handler, Message, Network, Reply};
 use curve_log::Log;
 use curve_types::{GroupId, NodeId};
+use futures::StreamExt;
+use openraft::errors::Fatal;
+use openraft::{Config, SnapshotPolicy, StepDownPolicy};
+use openraft_rt::WatchReceiver;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::errors::GroupError;
-use crate::group::Group;
+use crate::flags::GroupFlags;
+use crate::group::{Group, Inner};
+use crate::install::Progress;
+use crate::machine::Machine;
 use crate::options::RaftOptions;
+use crate::proposer::Proposals;
+use crate::source::Sources;
 use crate::state_machine::StateMachine;
+use crate::store::Store;
+use crate::throttle::Throttle;
+use crate::transport::{Caller, Transport};
+use crate::types::{C, Raft, Runtime};
+use crate::{lifecycle, membership, proposer, purge, receive};
 
 /// The method numbers that belong to this crate: a process's handler routes them to [`MultiRaft::handle`].
 pub const METHODS: Range<u16> = 0x100..0x200;
+
+/// Groups that are stopped at the same time, at most.
+const STOPS_MAX: usize = 64;
+/// How long the state machine of a stopped group may take to finish what it does.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where the members can be called. Asked before each call, so that an address may change.
 pub trait AddressBook: Send + Sync + 'static {
@@ -22,7 +47,26 @@ pub trait AddressBook: Send + Sync + 'static {
 }
 
 /// All groups of one process, over one log.
-pub struct MultiRaft {}
+pub struct MultiRaft {
+    log: Log,
+    caller: Caller,
+    seed: u64,
+    options: Arc<RaftOptions>,
+    config: Arc<Config>,
+    groups: RwLock<BTreeMap<GroupId, Group>>,
+    /// Groups that are being opened or removed, so that no two do it at once.
+    busy: Mutex<BTreeSet<GroupId>>,
+    closing: AtomicBool,
+    fetches: Arc<Semaphore>,
+    throttle: Arc<Throttle>,
+}
+
+/// What kind of replica is opened.
+enum Start<'a> {
+    Create(&'a [NodeId]),
+    Join,
+    Open,
+}
 
 impl MultiRaft {
     /// Starts with no group. `seed` feeds all random draws (election timeouts). Must be called inside a tokio runtime.
@@ -34,13 +78,25 @@ impl MultiRaft {
         seed: u64,
         options: RaftOptions,
     ) -> Arc<Self> {
-        let _ = (node, log, network, addresses, seed, options);
-        unimplemented!()
+        let this = Arc::new(Self {
+            log,
+            caller: Caller { node, network, addresses },
+            seed,
+            config: Arc::new(config(&options)),
+            groups: RwLock::default(),
+            busy: Mutex::default(),
+            closing: AtomicBool::new(false),
+            fetches: Arc::new(Semaphore::new(options.snapshot_parallel)),
+            throttle: Arc::new(Throttle::new(options.snapshot_bytes_per_second)),
+            options: Arc::new(options),
+        });
+        tokio::spawn(purge::run(Arc::downgrade(&this)));
+        this
     }
 
     /// This process's id.
     pub fn node(&self) -> NodeId {
-        unimplemented!()
+        self.caller.node
     }
 
     /// Makes a new group. Every initial member calls it with the same list; it elects a leader once a majority has.
@@ -51,8 +107,7 @@ impl MultiRaft {
         initial_members: &[NodeId],
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let _ = (group, initial_members, machine);
-        unimplemented!()
+        self.start(group, machine, Start::Create(initial_members)).await
     }
 
     /// Makes an empty replica that waits until the group's leader adds it.
@@ -61,8 +116,7 @@ impl MultiRaft {
         group: GroupId,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let _ = (group, machine);
-        unimplemented!()
+        self.start(group, machine, Start::Join).await
     }
 
     /// Opens a replica after a restart.
@@ -71,36 +125,170 @@ impl MultiRaft {
         group: GroupId,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let _ = (group, machine);
-        unimplemented!()
+        self.start(group, machine, Start::Open).await
     }
 
     /// Stops a replica and forgets its log. The state machine has been dropped when this returns.
     pub async fn remove_group(&self, group: GroupId) -> Result<(), GroupError> {
-        let _ = group;
-        unimplemented!()
+        let _busy = self.reserve(group)?;
+        let removed = self.groups.write().expect("never poisoned").remove(&group);
+        stop(&removed.ok_or(GroupError::NotOpen(group))?.inner).await;
+        self.log.remove_group(group).await.map_err(|cause| GroupError::Io { group, cause })
     }
 
     /// An open group.
     pub fn group(&self, group: GroupId) -> Option<Group> {
-        let _ = group;
-        unimplemented!()
+        self.groups.read().expect("never poisoned").get(&group).cloned()
     }
 
     /// All open groups, in order of id.
     pub fn groups(&self) -> Vec<Group> {
-        unimplemented!()
+        self.groups.read().expect("never poisoned").values().cloned().collect()
     }
 
     /// Takes a request whose method is in [`METHODS`]. Does not block.
     pub fn handle(&self, request: Message, reply: Box<dyn Reply>) {
-        let _ = (request, reply);
-        unimplemented!()
+        receive::dispatch(self, request, reply);
     }
 
     /// Hands leaderships over, then stops all groups. The log stays open: close it afterwards.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        if self.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let groups = self.groups();
+        let hand_over = |group: Group| async move {
+            if let Some(successor) = membership::successor(&group.inner).filter(|_| group.inner.leading().is_some()) {
+                if let Err(error) = membership::transfer(&group.inner, successor).await {
+                    tracing::info!(group = %group.id(), %error, "leadership was not handed over");
+                }
+            }
+        };
+        futures::stream::iter(groups.clone()).for_each_concurrent(STOPS_MAX, hand_over).await;
+        let halt = |group: Group| async move { stop(&group.inner).await };
+        futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, halt).await;
+        self.groups.write().expect("never poisoned").clear();
+    }
+
+    pub(crate) fn options(&self) -> &RaftOptions {
+        &self.options
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fetches(&self) -> Arc<Semaphore> {
+        self.fetches.clone()
+    }
+
+    pub(crate) fn throttle(&self) -> Arc<Throttle> {
+        self.throttle.clone()
+    }
+
+    /// The log takes nothing any more, so no group can go on, idle ones included.
+    pub(crate) fn log_failed(&self) {
+        for group in self.groups() {
+            if !group.inner.is_stopped() {
+                *group.inner.failure.lock().expect("never poisoned") = Some("the log failed".into());
+                lifecycle::ended(&group.inner);
+                let inner = group.inner;
+                tokio::spawn(async move { inner.raft.shutdown().await });
+            }
+        }
+    }
+
+    fn reserve(&self, group: GroupId) -> Result<Reserved<'_>, GroupError> {
+        match self.busy.lock().expect("never poisoned").insert(group) {
+            true => Ok(Reserved { busy: &self.busy, group }),
+            false => Err(GroupError::AlreadyOpen(group)),
+        }
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        id: GroupId,
+        machine: Box<dyn StateMachine>,
+        start: Start<'_>,
+    ) -> Result<Group, GroupError> {
+        let _busy = self.reserve(id)?;
+        if self.is_closing() || self.log.failed() {
+            return Err(GroupError::Stopped);
+        }
+        if self.group(id).is_some() {
+            return Err(GroupError::AlreadyOpen(id));
+        }
+        let group = self.build(id, machine, start).await?;
+        self.groups.write().expect("never poisoned").insert(id, group.clone());
+        tokio::spawn(lifecycle::follow(group.inner.clone()));
+        tokio::spawn(lifecycle::watch_failure(group.inner.clone()));
+        if group.inner.votes_from > Instant::now() {
+            tokio::spawn(lifecycle::enable_elections(group.inner.clone()));
+        }
+        Ok(group)
+    }
+
+    async fn build(&self, id: GroupId, user: Box<dyn StateMachine>, start: Start<'_>) -> Result<Group, GroupError> {
+        let io_error = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::InvalidData => GroupError::Corrupt { group: id, cause: cause.to_string() },
+            _ => GroupError::Io { group: id, cause },
+        };
+        let seed = mix(self.seed ^ mix(self.node().get()) ^ id.get());
+        let flags = Arc::new(GroupFlags::default());
+        let log = self.log.group(id);
+        let mut store = Store::new(log.clone(), flags.clone());
+        let pristine = store.is_pristine();
+        let sources = Sources::new(mix(seed));
+        let (alive, dropped) = watch::channel(());
+        let machine = Machine::new(user, sources.clone(), alive).map_err(io_error)?;
+        store.reconcile(machine.applied()).await.map_err(io_error)?;
+        let view = machine.view();
+        let transport = Transport::new(self.caller.clone(), id, flags.clone());
+        let raft = Raft::new(self.node().get(), self.config.clone(), transport, store, machine);
+        let raft = Runtime::scope(seed, raft).await.map_err(|fatal| open_error(id, fatal))?;
+        view.live.store(true, Ordering::Release);
+        if let (Start::Create(members), true) = (&start, pristine) {
+            let members: BTreeMap<u64, ()> = members.iter().map(|member| (member.get(), ())).collect();
+            raft.initialize(members)
+                .await
+                .map_err(|error| GroupError::Corrupt { group: id, cause: error.to_string() })?;
+        }
+        let metrics = raft.metrics();
+        let alone = {
+            let metrics = metrics.borrow_watched();
+            let mut voters = metrics.membership_config.voter_ids();
+            voters.next() == Some(self.node().get()) && voters.next().is_none()
+        };
+        // Before a restart, this node may have promised a leader not to vote for another for the length of a lease.
+        let promise = if pristine || alone { Duration::ZERO } else { self.options.election_max };
+        raft.runtime_config().elect(promise.is_zero());
+        let (proposals, input) = Proposals::new(&self.options);
+        let inner = Arc::new(Inner {
+            id,
+            options: self.options.clone(),
+            raft,
+            log,
+            caller: self.caller.clone(),
+            flags,
+            view,
+            sources,
+            proposals,
+            metrics,
+            leader: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
+            failure: Mutex::default(),
+            votes_from: Instant::now() + promise,
+            successor: Mutex::default(),
+            change: tokio::sync::Mutex::default(),
+            install: Mutex::new(Progress::default()),
+            dropped,
+        });
+        tokio::spawn(proposer::run(inner.clone(), input));
+        Ok(Group { inner })
     }
 }
 
@@ -108,4 +296,68 @@ impl Handler for MultiRaft {
     fn handle(&self, request: Message, reply: Box<dyn Reply>) {
         Self::handle(self, request, reply);
     }
+}
+
+/// Keeps a group's id from being opened or removed by two callers at once.
+struct Reserved<'a> {
+    busy: &'a Mutex<BTreeSet<GroupId>>,
+    group: GroupId,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.busy.lock().expect("never poisoned").remove(&self.group);
+    }
+}
+
+/// Stops a group and waits until its state machine is gone.
+async fn stop(group: &Arc<Inner>) {
+    group.flags.stop();
+    group.leader.send_replace(None);
+    group.stop.send_replace(true);
+    if let Err(error) = group.raft.shutdown().await {
+        tracing::warn!(group = %group.id, %error, "the engine did not end well");
+    }
+    let mut dropped = group.dropped.clone();
+    if tokio::time::timeout(DROP_DEADLINE, async { while dropped.changed().await.is_ok() {} }).await.is_err() {
+        tracing::warn!(group = %group.id, "the state machine is still busy");
+    }
+}
+
+fn open_error(group: GroupId, fatal: Fatal<C>) -> GroupError {
+    GroupError::Corrupt { group, cause: fatal.to_string() }
+}
+
+fn config(options: &RaftOptions) -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).expect("a short time");
+    let config = Config {
+        cluster_name: "curve".into(),
+        heartbeat_interval: millis(options.heartbeat),
+        heartbeat_min_interval: Some(millis(options.heartbeat) / 2),
+        election_timeout_min: millis(options.election_min),
+        election_timeout_max: millis(options.election_max),
+        install_snapshot_timeout: millis(Duration::from_secs(3600)),
+        max_payload_entries: 256,
+        max_append_entries: Some(256),
+        // Checkpoints and purges are decided in `purge`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        api_channel_size: Some(4096),
+        notification_channel_size: Some(4096),
+        backoff: "50ms 100ms 200ms ..400ms".into(),
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        removed_leader_step_down: StepDownPolicy::After(150),
+        ..Config::default()
+    };
+    config.validate().expect("the timing options fit each other")
+}
+
+/// Spreads seeds (SplitMix64).
+fn mix(seed: u64) -> u64 {
+    let mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
