@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use curve_io::File;
+use curve_io::{BoxFuture, File};
 use curve_types::ChunkKey;
 use futures::StreamExt;
 
@@ -100,7 +100,9 @@ impl CopysetStore {
             journal.append(&Frame { copyset: self.id, sync, body: Body::Intent(plan.listed) }).await?;
         }
         let files = self.flush(&plan.keys, sync).await?;
-        let mut syncs = futures::stream::iter(files.into_iter().map(File::sync)).buffer_unordered(SYNCS_AT_ONCE);
+        // Boxed one by one: a stream that maps with `File::sync` itself makes this future not provably `Send`.
+        let boxed: Vec<BoxFuture<'static, io::Result<()>>> = files.into_iter().map(|file| file.sync()).collect();
+        let mut syncs = futures::stream::iter(boxed).buffer_unordered(SYNCS_AT_ONCE);
         while let Some(synced) = syncs.next().await {
             synced?;
         }
