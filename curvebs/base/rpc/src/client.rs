@@ -41,7 +41,7 @@ pub(crate) struct PeerState {
     pub(crate) server_stopping: bool,
     /// The network is gone; the driver must end.
     pub(crate) closed: bool,
-    /// Attempts to connect that failed in a row, and when the last one did.
+    /// Attempts to connect in a row that failed or brought nothing, and when the last one ended.
     failures: u32,
     failed_at: Option<Instant>,
 }
@@ -126,17 +126,17 @@ impl Peer {
         tracing::debug!(address = %self.address, cause, "cannot connect");
         let mut wakers = Vec::new();
         let mut state = self.lock();
-        state.failures = state.failures.saturating_add(1);
-        state.failed_at = Some(Instant::now());
+        state.note_attempt(false);
         state.table.fail_queued(&cause.into(), &mut wakers);
         drop(state);
         wake_all(&mut wakers);
     }
 
-    /// Ends the calls that went over a connection which is gone.
-    fn connection_ended(&self, cause: &str) {
+    /// Ends the calls that went over a connection which is gone; `was_useful` if it brought a frame.
+    fn connection_ended(&self, cause: &str, was_useful: bool) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
+        state.note_attempt(was_useful);
         state.server_stopping = false;
         state.table.fail_sent(&cause.into(), &mut wakers);
         drop(state);
@@ -161,6 +161,11 @@ impl PeerState {
     /// The driver has looked at the table and sleeps until woken.
     pub(crate) fn driver_sleeps(&mut self, waker: &Waker) {
         self.driver = Driver::Asleep(waker.clone());
+    }
+
+    fn note_attempt(&mut self, was_useful: bool) {
+        self.failures = if was_useful { 0 } else { self.failures.saturating_add(1) };
+        self.failed_at = Some(Instant::now());
     }
 
     /// Until when a new attempt to connect has to wait.
@@ -265,9 +270,9 @@ async fn drive(peer: Arc<Peer>) {
     loop {
         match connect(&peer).await {
             Ok(connection) => {
-                let error = connection.run().await;
+                let (error, was_useful) = connection.run().await;
                 tracing::debug!(address = %peer.address, %error, "connection ended");
-                peer.connection_ended(&error.to_string());
+                peer.connection_ended(&error.to_string(), was_useful);
             }
             Err(cause) => peer.connect_failed(&cause),
         }
@@ -297,16 +302,10 @@ async fn connect(peer: &Arc<Peer>) -> Result<Connection, String> {
             Err(_) => Err(format!("no answer within {} ms", peer.config.connect_timeout.as_millis())),
         }
     };
-    let connected = tokio::select! {
+    tokio::select! {
         result = attempt => result,
         () = expire_until_closed(peer) => Err("this network is closed".to_owned()),
-    };
-    if connected.is_ok() {
-        let mut state = peer.lock();
-        state.failures = 0;
-        state.failed_at = None;
     }
-    connected
 }
 
 /// Ends calls as their deadlines come; returns when the peer is closed.

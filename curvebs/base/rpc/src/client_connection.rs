@@ -67,6 +67,8 @@ pub(crate) struct Connection {
     keep_alive: KeepAlive,
     frames: Vec<Frame>,
     wakers: Vec<Waker>,
+    /// A frame has come over it.
+    is_useful: bool,
 }
 
 /// Notices a peer that no longer answers.
@@ -90,17 +92,18 @@ impl Connection {
             keep_alive: KeepAlive { heard: false, pinged_at: None, next_tick },
             frames: Vec::new(),
             wakers: Vec::new(),
+            is_useful: false,
             peer,
         }
     }
 
-    /// Carries calls until the connection ends; says why it did.
-    pub(crate) async fn run(mut self) -> PipeError {
+    /// Carries calls until the connection ends; says why it did, and whether anything came over it.
+    pub(crate) async fn run(mut self) -> (PipeError, bool) {
         let error = poll_fn(|cx| self.poll(cx)).await;
         if !matches!(error, PipeError::Closed) {
             count(&self.peer.counters.connections_broken, 1);
         }
-        error
+        (error, self.is_useful)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PipeError> {
@@ -152,6 +155,7 @@ impl Connection {
         if self.frames.is_empty() {
             return Ok(());
         }
+        self.is_useful = true;
         let mut replies = 0;
         let mut result = Ok(());
         let mut state = self.peer.lock();
