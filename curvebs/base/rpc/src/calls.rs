@@ -150,6 +150,11 @@ impl CallTable {
         self.queued > 0 && (self.sent == 0 || (self.sent < credit.requests && self.front_fits(credit)))
     }
 
+    /// Whether further calls may be about to join those that wait.
+    pub(crate) fn more_may_follow(&self) -> bool {
+        self.queued > 0 && self.slots.len() - self.free.len() > self.queued
+    }
+
     /// Whether calls wait to be sent.
     pub(crate) fn has_queued(&self) -> bool {
         self.queued > 0

@@ -11,6 +11,7 @@ use curve_io::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
+use crate::batching::Batching;
 use crate::calls::{Credit, Outcome};
 use crate::client::{Peer, credit, wake_all};
 use crate::decoder::Frame;
@@ -69,6 +70,7 @@ pub(crate) struct Connection {
     wakers: Vec<Waker>,
     /// A frame has come over it.
     is_useful: bool,
+    batching: Batching,
 }
 
 /// Notices a peer that no longer answers.
@@ -93,6 +95,7 @@ impl Connection {
             frames: Vec::new(),
             wakers: Vec::new(),
             is_useful: false,
+            batching: Batching::new(),
             peer,
         }
     }
@@ -107,6 +110,10 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PipeError> {
+        if self.batching.should_yield(|| self.peer.lock().table.more_may_follow()) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         for _ in 0..ROUNDS_MAX {
             match self.round(cx) {
                 Ok(true) => {}

@@ -4,6 +4,7 @@
 //! remade after a break; requests are pipelined, everything queued leaves in one vectored write, and payloads are
 //! received into the `Bytes` that the handler gets. The bytes on the wire are described in `format`.
 
+mod batching;
 mod calls;
 mod client;
 mod client_connection;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use curve_io::{Message, Reply};
 use tokio::time::{Instant, Sleep};
 
+use crate::batching::Batching;
 use crate::decoder::Frame;
 use crate::format::{HEADER_BYTES_MAX, Kind, PAYLOAD_BYTES_MAX};
 use crate::pipe::{Pipe, PipeError};
@@ -138,6 +139,11 @@ impl ReplyState {
         true
     }
 
+    /// Whether further replies may be about to join those that are queued.
+    fn more_may_follow(&self) -> bool {
+        !self.queue.is_empty() && self.unanswered > 0
+    }
+
     fn push(&mut self, kind: Kind, id: u64, message: Message) {
         self.queue_bytes += queued_bytes(&message);
         self.queue.push_back((kind, id, message));
@@ -198,6 +204,7 @@ pub(crate) struct Connection {
     timer: Pin<Box<Sleep>>,
     heard: bool,
     draining: Draining,
+    batching: Batching,
 }
 
 /// How far a stopping server is with a connection.
@@ -223,6 +230,7 @@ impl Connection {
             timer,
             heard: false,
             draining: Draining::No,
+            batching: Batching::new(),
         }
     }
 
@@ -240,6 +248,10 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PipeError> {
+        if self.batching.should_yield(|| self.replies.lock().more_may_follow()) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         for _ in 0..ROUNDS_MAX {
             match self.round(cx) {
                 Ok(true) => {}
