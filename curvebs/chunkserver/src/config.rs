@@ -1,0 +1,147 @@
+//! Configuration of a chunkserver.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use curve_chunkstore::ChunkStoreConfig;
+use curve_log::LogConfig;
+use curve_multiraft::RaftOptions;
+use curve_types::{ByteSize, Geometry, HumanDuration};
+use serde::Deserialize;
+
+use crate::service::InflightLimits;
+
+/// A chunkserver's configuration file. One chunkserver serves one disk.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChunkserverConfig {
+    /// The directory on the disk that is served; made when it is missing. It holds the identity, the log and the chunks.
+    pub data_dir: PathBuf,
+    /// The failure domain. No two replicas of a copyset are in one zone.
+    pub zone: String,
+    /// Where clients and other chunkservers are served: `host:port` or `unix:/path`.
+    pub listen_address: String,
+    /// What others are told to call, when it differs from `listen_address`.
+    pub advertise_address: Option<String>,
+    /// gRPC addresses (`host:port`) of all MDSs. `$CURVE_MDS` (a comma-separated list) overrides it.
+    pub mds_addresses: Vec<String>,
+    /// Where `/metrics` and `/healthz` are served (`host:port`); empty for nowhere.
+    pub http_address: String,
+    /// Room on the disk that new allocations leave free, so that what was accepted can be finished and deletions work.
+    pub reserve: ByteSize,
+    /// Chunk files that are kept preallocated; 0 allocates each when it is needed.
+    pub pool_files: usize,
+    /// Chunks whose checksums and file handle are kept in memory; one costs about 18 KiB and a file descriptor.
+    pub cached_chunks: usize,
+    /// How large the shared log may grow before the copysets that hold it back are checkpointed.
+    pub log_size: ByteSize,
+    /// Bytes a second that scrub reads and verifies; `0` turns it off.
+    pub scrub_rate: ByteSize,
+    /// The shortest time between the beginnings of two passes of scrub.
+    pub scrub_interval: HumanDuration,
+    /// How often the MDS hears from this chunkserver; it is told at once when a leader changes.
+    pub heartbeat_interval: HumanDuration,
+    /// Requests that may be in flight; more are refused as busy, and clients back off.
+    pub inflight_max: usize,
+    /// Payload bytes that may be in flight.
+    pub inflight_bytes_max: ByteSize,
+    /// How often a leader of an active copyset is heard by its followers.
+    pub raft_heartbeat: HumanDuration,
+    /// How long a leader may serve reads after a majority was last heard. A lost leader is replaced after one and a
+    /// half to two times this.
+    pub lease: HumanDuration,
+    /// A copyset without writes for this long stops its timers; `0s` keeps them on.
+    pub quiesce_after: HumanDuration,
+    /// Bytes a second that are sent to replicas that catch up; `0` for no limit.
+    pub snapshot_rate: ByteSize,
+    /// Threads that serve; one is the fastest for one disk.
+    pub threads: usize,
+}
+
+impl Default for ChunkserverConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/curve/chunkserver"),
+            zone: "default".into(),
+            listen_address: "127.0.0.1:8200".into(),
+            advertise_address: None,
+            mds_addresses: Vec::new(),
+            http_address: "127.0.0.1:8201".into(),
+            reserve: ByteSize(1 << 30),
+            pool_files: 32,
+            cached_chunks: 4096,
+            log_size: ByteSize(2 << 30),
+            scrub_rate: ByteSize(4 << 20),
+            scrub_interval: HumanDuration(Duration::from_secs(24 * 3600)),
+            heartbeat_interval: HumanDuration(Duration::from_secs(1)),
+            inflight_max: InflightLimits::default().ops,
+            inflight_bytes_max: ByteSize(InflightLimits::default().bytes as u64),
+            raft_heartbeat: HumanDuration(Duration::from_millis(200)),
+            lease: HumanDuration(Duration::from_millis(800)),
+            quiesce_after: HumanDuration(Duration::from_secs(5)),
+            snapshot_rate: ByteSize(0),
+            threads: 1,
+        }
+    }
+}
+
+impl ChunkserverConfig {
+    /// What others are told to call.
+    pub fn advertised(&self) -> &str {
+        self.advertise_address.as_deref().unwrap_or(&self.listen_address)
+    }
+
+    /// File descriptors without which the chunkserver must not start: every cached chunk, the log, connections.
+    pub fn descriptors_needed(&self) -> u64 {
+        self.cached_chunks as u64 + 512
+    }
+
+    pub(crate) fn store(&self) -> ChunkStoreConfig {
+        ChunkStoreConfig {
+            geometry: Geometry::default(),
+            pool_files: self.pool_files,
+            reserve_bytes: self.reserve.0,
+            cached_chunks_max: self.cached_chunks,
+        }
+    }
+
+    pub(crate) fn log(&self) -> LogConfig {
+        LogConfig::default()
+    }
+
+    pub(crate) fn raft(&self) -> RaftOptions {
+        let lease = self.lease.0;
+        RaftOptions {
+            heartbeat: self.raft_heartbeat.0,
+            election_min: lease / 2,
+            election_max: lease,
+            clock_margin: lease / 8,
+            quiesce_after: Some(self.quiesce_after.0).filter(|after| !after.is_zero()),
+            log_segments_max: (self.log_size.0 / self.log().segment_bytes).max(4) as usize,
+            snapshot_bytes_per_second: Some(self.snapshot_rate.0).filter(|rate| *rate > 0),
+            ..RaftOptions::default()
+        }
+    }
+
+    pub(crate) fn inflight(&self) -> InflightLimits {
+        InflightLimits { ops: self.inflight_max, bytes: self.inflight_bytes_max.0 as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_and_keys_are_checked() {
+        let config: ChunkserverConfig = curve_config::parse("", "c.toml").unwrap();
+        assert_eq!(config.advertised(), "127.0.0.1:8200");
+        let text = "zone = \"z1\"\nreserve = \"2GiB\"\nlease = \"500ms\"\n";
+        let config: ChunkserverConfig = curve_config::parse(text, "c.toml").unwrap();
+        assert_eq!(config.reserve, ByteSize(2 << 30));
+        assert_eq!(config.raft().election_max, Duration::from_millis(500));
+        assert_eq!(config.raft().log_segments_max, 32);
+        let error = curve_config::parse::<ChunkserverConfig>("zoen = 1", "c.toml").unwrap_err();
+        assert!(error.to_string().contains("zone"), "{error}");
+    }
+}

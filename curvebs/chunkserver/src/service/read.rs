@@ -1,0 +1,81 @@
+//! Reads.
+
+use std::sync::Arc;
+
+use curve_chunkstore::{HOLE, ReadData, ReadError};
+use curve_io::Message;
+use curve_proto::ChunkError;
+use curve_proto::pb::data::{ChunkReply, ReadRequest};
+use curve_types::{ChunkKey, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
+
+use super::ServiceState;
+use super::call::{Answer, Call, bad_request, decode, may_read, stopped};
+use super::inflight::InflightPermit;
+use crate::copyset::{Replica, check_range};
+
+/// How often a read is tried again after its bad blocks were healed.
+const ATTEMPTS: usize = 3;
+
+/// Serves a read.
+pub fn serve(request: Message, call: Call) {
+    match check(&call.state, &request) {
+        Err(error) => call.finish(Err(error)),
+        Ok((read, replica, permit)) => call.run(async move {
+            let outcome = run(&read, &replica).await;
+            drop(permit);
+            outcome
+        }),
+    }
+}
+
+fn check(
+    state: &ServiceState,
+    request: &Message,
+) -> Result<(ReadRequest, Arc<Replica>, InflightPermit), ChunkError> {
+    let read: ReadRequest = decode(request)?;
+    let replica = state.replica(read.copyset)?;
+    check_range(read.offset, read.len, state.geometry).map_err(|error| bad_request(error.to_string()))?;
+    if read.len as usize > FRAME_PAYLOAD_BYTES_MAX {
+        return Err(bad_request(format!("{} bytes do not fit one reply", read.len)));
+    }
+    let permit = state.enter(read.len as usize)?;
+    Ok((read, replica, permit))
+}
+
+async fn run(read: &ReadRequest, replica: &Arc<Replica>) -> Result<Answer, ChunkError> {
+    let key = ChunkKey { volume: VolumeId(read.volume), index: read.chunk };
+    may_read(replica, key.volume, Epoch(read.epoch)).await?;
+    let data = read_healing(replica, key, read.offset, read.len).await?;
+    Ok(answer(data, u64::from(read.len)))
+}
+
+/// Reads verified bytes; bad blocks are healed from another replica first.
+async fn read_healing(
+    replica: &Replica,
+    key: ChunkKey,
+    offset: u32,
+    len: u32,
+) -> Result<ReadData, ChunkError> {
+    for _ in 0..ATTEMPTS {
+        match replica.store().read(key, offset, len).await {
+            Ok(data) => return Ok(data),
+            Err(ReadError::Corrupt { bad, .. }) => {
+                let healed = replica.heal(key, &bad).await;
+                healed.map_err(|error| ChunkError::Corrupt { message: error.to_string() })?;
+            }
+            Err(ReadError::BadRange(error)) => return Err(bad_request(error.to_string())),
+            Err(ReadError::Io(error)) => {
+                tracing::error!(copyset = %replica.id(), chunk = %key, %error, "a read failed");
+                return Err(stopped(replica));
+            }
+        }
+    }
+    Err(ChunkError::Corrupt { message: format!("{key} is damaged again and again") })
+}
+
+/// The reply to a read. Nothing is sent when every block is a hole.
+pub fn answer(data: ReadData, bytes: u64) -> Answer {
+    let all_holes = data.crcs.iter().all(|crc| *crc == HOLE);
+    let payload = if all_holes { Vec::new() } else { data.parts };
+    Answer { header: ChunkReply { crcs: data.crcs, ..ChunkReply::ok() }, payload, bytes }
+}
