@@ -1,1 +1,18 @@
 //! The operator's command line and the launcher of the server roles.
+//!
+//! `cli` is the grammar; every other module carries out one family of commands. Errors leave through `failure` with a
+//! stable code, the cause and the remedy.
+
+mod api;
+mod bs;
+mod cli;
+mod cluster;
+mod confirm;
+mod failure;
+mod output;
+mod playground;
+mod progress;
+mod run;
+mod serve;
+
+pub use run::run_command_line;

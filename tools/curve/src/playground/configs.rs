@@ -1,0 +1,82 @@
+//! The members' configuration files. Written once: what an operator edits in `D/etc` survives.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::cli::StartArgs;
+use crate::failure::{Code, Failure};
+use crate::playground::layout::{Layout, replace_file};
+use crate::playground::plan::{Member, Plan, Role};
+
+/// Writes what is missing of `D/curve.toml` and `D/etc/NAME.toml`.
+pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<(), Failure> {
+    let addresses: Vec<String> = plan.of(Role::Mds).map(Member::control_address).collect();
+    let mut client = Table::new();
+    client.insert("mds_addresses".to_owned(), Value::from(addresses));
+    write_missing(&layout.client_config(), &client)?;
+    for member in plan.servers() {
+        let (mut config, more) = match member.name.role {
+            Role::Mds => (mds(layout, plan, member, args), &args.mds_set),
+            _ => (chunkserver(layout, plan, member), &args.chunkserver_set),
+        };
+        for line in more {
+            merge(&mut config, line)?;
+        }
+        write_missing(&layout.config_file(member.name), &config)?;
+    }
+    Ok(())
+}
+
+fn mds(layout: &Layout, plan: &Plan, member: &Member, args: &StartArgs) -> Table {
+    let mut config = server(layout, member);
+    config.insert("cluster".to_owned(), plan.cluster.clone().into());
+    config.insert("id".to_owned(), i64::from(member.name.number).into());
+    let members = plan.of(Role::Mds).map(|mds| {
+        let mut table = Table::new();
+        table.insert("id".to_owned(), i64::from(mds.name.number).into());
+        table.insert("data_address".to_owned(), mds.data_address().into());
+        table.insert("grpc_address".to_owned(), mds.control_address().into());
+        Value::Table(table)
+    });
+    config.insert("members".to_owned(), Value::Array(members.collect()));
+    if let Some(copysets) = args.copysets {
+        config.insert("copysets_per_chunkserver".to_owned(), i64::from(copysets).into());
+    }
+    config
+}
+
+fn chunkserver(layout: &Layout, plan: &Plan, member: &Member) -> Table {
+    let mut config = server(layout, member);
+    let mds: Vec<String> = plan.of(Role::Mds).map(Member::control_address).collect();
+    config.insert("mds_addresses".to_owned(), Value::from(mds));
+    config.insert("zone".to_owned(), member.zone.clone().into());
+    config.insert("listen_address".to_owned(), member.data_address().into());
+    config
+}
+
+fn server(layout: &Layout, member: &Member) -> Table {
+    let mut config = Table::new();
+    config.insert("data_dir".to_owned(), layout.data_dir(member.name).display().to_string().into());
+    config.insert("http_address".to_owned(), member.http_address().into());
+    config
+}
+
+/// Adds one `key = value` line, replacing a key of the same name.
+fn merge(config: &mut Table, line: &str) -> Result<(), Failure> {
+    let more: Table = toml::from_str(line).map_err(|error| {
+        Failure::new(Code::Usage, format!("`{line}` is not a line of TOML"))
+            .because(error.message())
+            .try_this("write for example --chunkserver-set 'zone = \"a\"'")
+    })?;
+    config.extend(more);
+    Ok(())
+}
+
+fn write_missing(path: &Path, config: &Table) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    let text = toml::to_string(config).expect("tables of strings and numbers are representable");
+    replace_file(path, &text)
+}

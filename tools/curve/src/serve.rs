@@ -1,0 +1,116 @@
+//! `curve serve`: a server role in this process, until SIGTERM or SIGINT.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::Path;
+
+use curve_chunkserver::ChunkserverConfig;
+use curve_mds::{MdsConfig, MdsServer};
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::config_failure;
+use crate::cli::{ServeArgs, ServeRole};
+use crate::failure::{Code, Failure};
+
+/// A server needs this many descriptors for connections and files.
+const DESCRIPTORS_MIN: u64 = 1024;
+
+/// Runs a role until it is told to stop.
+pub fn run(config: Option<&Path>, args: &ServeArgs) -> Result<(), Failure> {
+    let path = config.ok_or_else(|| {
+        Failure::new(Code::Usage, "a server needs a configuration file")
+            .try_this("pass --config FILE; deploy/ has annotated samples")
+    })?;
+    curve_telemetry::init_logging()
+        .map_err(|error| Failure::new(Code::Config, "logging cannot be set up").because(error))?;
+    let descriptors = raise_descriptor_limit()?;
+    tracing::info!(role = ?args.role, config = %path.display(), descriptors, "starting");
+    match args.role {
+        ServeRole::Mds if args.rebuild => Err(Failure::new(Code::Usage, "--rebuild is for chunkservers")
+            .try_this("a damaged MDS is replaced: stop it, move its data_dir away, and start it again")),
+        ServeRole::Mds => {
+            let config = load::<MdsConfig>(path)?;
+            runtime(1)?.block_on(serve_mds(config))
+        }
+        ServeRole::Chunkserver => {
+            let mut config = load::<ChunkserverConfig>(path)?;
+            if let Some(addresses) = curve_config::mds_override() {
+                config.mds_addresses = addresses;
+            }
+            let threads = config.threads;
+            runtime(threads)?.block_on(serve_chunkserver(config, args.rebuild))
+        }
+    }
+}
+
+fn runtime(threads: usize) -> Result<Runtime, Failure> {
+    let built = match threads {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        many => Builder::new_multi_thread().worker_threads(many).enable_all().build(),
+    };
+    built.map_err(|error| {
+        Failure::new(Code::Environment, "cannot start the asynchronous runtime").because(error)
+    })
+}
+
+async fn serve_mds(config: MdsConfig) -> Result<(), Failure> {
+    let told = told_to_stop()?;
+    let server = MdsServer::start(config).await.map_err(|error| did_not_start(&error))?;
+    tracing::info!("started");
+    told.await;
+    server.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve_chunkserver(config: ChunkserverConfig, rebuild: bool) -> Result<(), Failure> {
+    let told = told_to_stop()?;
+    if rebuild {
+        let aside = curve_chunkserver::set_aside(&config).await.map_err(|error| did_not_start(&error))?;
+        tracing::warn!(aside = %aside.display(), "moved the old data aside; this disk is filled again from its peers");
+    }
+    let ready = |address: &str| tracing::info!(address, "started");
+    curve_chunkserver::run(config, told, ready).await.map_err(|error| did_not_start(&error))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    let no_signals = |error| Failure::new(Code::Environment, "cannot watch for signals").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop");
+    })
+}
+
+fn did_not_start(error: &impl Display) -> Failure {
+    Failure::new(Code::Environment, format!("the server cannot run: {error}"))
+}
+
+fn load<T: DeserializeOwned>(config: &Path) -> Result<T, Failure> {
+    curve_config::load(config).map_err(|error| config_failure(&error))
+}
+
+/// Raises the limit of open files as far as allowed; too few are an error now rather than a mystery later.
+pub fn raise_descriptor_limit() -> Result<u64, Failure> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // When raising is refused, the present limit decides below.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    match getrlimit(Resource::Nofile).current {
+        Some(current) if current < DESCRIPTORS_MIN => {
+            Err(Failure::new(Code::Environment, format!("only {current} file descriptors are allowed"))
+                .because(format!("a server needs at least {DESCRIPTORS_MIN}"))
+                .try_this("ulimit -n 65536, or LimitNOFILE=65536 in the systemd unit"))
+        }
+        current => Ok(current.unwrap_or(u64::MAX)),
+    }
+}
