@@ -8,6 +8,8 @@ mod fences;
 mod format;
 mod guards;
 mod install;
+#[cfg(test)]
+mod machine_tests;
 mod record;
 mod replica;
 mod snapshot;
