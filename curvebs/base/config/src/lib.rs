@@ -5,8 +5,13 @@
 
 mod error;
 mod lookup;
+mod nearest;
 mod parse;
+mod sample;
+mod value;
 
 pub use error::{ConfigError, Refusal};
 pub use lookup::{CLIENT_CONFIG_PATHS, find_client_config, mds_override};
+pub use nearest::nearest;
 pub use parse::{load, parse};
+pub use sample::{Documented, KeyDoc, sample};

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn the_refusal_lists_where_it_looked() {
-        let message = find(None, None, &["/nonexistent/x.toml", "/nonexistent/y.toml"]).unwrap_err().to_string();
+        let message =
+            find(None, None, &["/nonexistent/x.toml", "/nonexistent/y.toml"]).unwrap_err().to_string();
         assert!(message.contains("/nonexistent/x.toml, /nonexistent/y.toml"), "{message}");
         assert!(message.contains("--config"), "{message}");
     }
