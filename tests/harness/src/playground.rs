@@ -170,11 +170,19 @@ impl Playground {
         self.verb(seconds + 10, &["playground", "wait", "--timeout", &timeout]).await.map(drop)
     }
 
+    /// `curve playground status --json`, the list of members.
+    pub async fn members(&self) -> Result<Vec<Value>, ShellError> {
+        let status = self.verb(30, &["playground", "status", "--json"]).await?;
+        let mut status: Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
+        match status["members"].take() {
+            Value::Array(members) => Ok(members),
+            other => panic!("members is {other}"),
+        }
+    }
+
     /// The names of the servers.
     pub async fn servers(&self) -> Result<Vec<String>, ShellError> {
-        let status = self.verb(30, &["playground", "status", "--json"]).await?;
-        let status: Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
-        let members = status["members"].as_array().expect("members is a list");
+        let members = self.members().await?;
         let names = members
             .iter()
             .filter(|member| member["role"] != "nbd")
@@ -182,21 +190,18 @@ impl Playground {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// The process ids of all members that run, frontends included.
+    /// The process ids of all living members, NBD servers among them.
     pub async fn pids(&self) -> Result<Vec<u32>, ShellError> {
-        let status = self.verb(30, &["playground", "status", "--json"]).await?;
-        let status: Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
-        let members = status["members"].as_array().expect("members is a list");
-        Ok(members.iter().filter_map(|member| u32::try_from(member["pid"].as_u64()?).ok()).collect())
+        let members = self.members().await?;
+        let pids = members.iter().filter_map(|member| u32::try_from(member["pid"].as_u64()?).ok());
+        Ok(pids.collect())
     }
 
     /// A member's `http_address`.
     pub async fn http_address(&self, name: &str) -> Result<String, ShellError> {
-        let status = self.verb(30, &["playground", "status", "--json"]).await?;
-        let status: Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
-        let members = status["members"].as_array().expect("members is a list");
+        let members = self.members().await?;
         let member = members.iter().find(|member| member["name"] == name).expect("the member exists");
-        Ok(member["http_address"].as_str().expect("a server has one").to_owned())
+        Ok(member["http_address"].as_str().expect("every member has one").to_owned())
     }
 
     /// The sum of a Prometheus metric over all its labels at one member; `None` when it does not exist.

@@ -381,6 +381,16 @@ pub enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take a chunkserver out of the cluster: its replicas move to others, then it is forgotten.
+    #[command(
+        after_help = "Examples:\n  curve cluster remove-chunkserver 102 --dry-run\n  curve cluster remove-chunkserver 102"
+    )]
+    RemoveChunkserver {
+        /// Its id, as `curve cluster chunkservers` shows it.
+        id: u64,
+        #[command(flatten)]
+        destroy: DestroyArgs,
+    },
     /// Chunkservers: address, zone, state, space.
     #[command(after_help = "Examples:\n  curve cluster chunkservers --json")]
     Chunkservers {
@@ -409,6 +419,7 @@ impl Cli {
                 ClusterCommand::Status { json, .. }
                 | ClusterCommand::Copysets { json }
                 | ClusterCommand::Chunkservers { json } => json,
+                ClusterCommand::RemoveChunkserver { .. } => false,
             },
             Command::Serve(_) | Command::Explain { .. } | Command::Completion { .. } => false,
         }

@@ -5,11 +5,12 @@ use std::path::Path;
 use curve_client::mds::{
     ChunkserverInfo, ChunkserverState, ClusterStatus, CopysetHealth, CopysetInfo, HealthLevel,
 };
-use curve_types::ByteSize;
+use curve_types::{ByteSize, NodeId};
 use serde_json::{Value, json};
 
 use crate::api::{Api, mds_failure};
-use crate::cli::ClusterCommand;
+use crate::cli::{ClusterCommand, DestroyArgs};
+use crate::confirm::confirm;
 use crate::failure::{Code, Failure};
 use crate::output;
 
@@ -41,6 +42,7 @@ pub async fn run(config: Option<&Path>, command: ClusterCommand) -> Result<(), F
             }
             Ok(())
         }
+        ClusterCommand::RemoveChunkserver { id, destroy } => remove(&api, NodeId(id), destroy).await,
         ClusterCommand::Chunkservers { json } => {
             let chunkservers = api.mds().chunkservers().await.map_err(|error| mds_failure(&error))?;
             if json {
@@ -51,6 +53,27 @@ pub async fn run(config: Option<&Path>, command: ClusterCommand) -> Result<(), F
             Ok(())
         }
     }
+}
+
+async fn remove(api: &Api, node: NodeId, destroy: DestroyArgs) -> Result<(), Failure> {
+    let chunkservers = api.mds().chunkservers().await.map_err(|error| mds_failure(&error))?;
+    let found = chunkservers.iter().find(|chunkserver| chunkserver.node == node).ok_or_else(|| {
+        Failure::new(Code::NotFound, format!("there is no chunkserver {}", node.get()))
+            .try_this("`curve cluster chunkservers` lists them")
+    })?;
+    let (address, copysets) = (&found.address, found.copysets);
+    let what = format!(
+        "moves {copysets} replicas away from chunkserver {} at {address}, then forgets it",
+        node.get()
+    );
+    if destroy.dry_run {
+        println!("would: {what}");
+        return Ok(());
+    }
+    confirm(&what, &node.get().to_string(), destroy.yes)?;
+    api.mds().remove_chunkserver(node).await.map_err(|error| mds_failure(&error))?;
+    println!("chunkserver {} is being removed; `curve cluster chunkservers` shows the progress", node.get());
+    Ok(())
 }
 
 fn print_status(status: &ClusterStatus) {
@@ -151,7 +174,7 @@ fn copyset_json(copyset: &CopysetInfo) -> Value {
     json!({
         "id": copyset.id.get(),
         "health": copyset_health_name(copyset.health),
-        "leader": copyset.leader.map(curve_types::NodeId::get),
+        "leader": copyset.leader.map(NodeId::get),
         "members": members.collect::<Vec<_>>(),
         "version": copyset.version,
         "term": copyset.term.get(),

@@ -168,7 +168,7 @@ impl Checker {
 impl Shared {
     async fn connect(&self, connection: u32) -> Result<NbdClient, NbdError> {
         // Both kinds of replies are exercised.
-        NbdClient::connect(&self.options.socket, &self.options.export, connection % 2 == 0).await
+        NbdClient::connect(&self.options.socket, &self.options.export, connection.is_multiple_of(2)).await
     }
 
     fn offset(&self, block: u64) -> u64 {

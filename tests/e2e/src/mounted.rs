@@ -1,0 +1,120 @@
+//! A volume as a block device and as a mounted file system, without the kernel's NBD driver: `nbdfuse` makes a file of
+//! it, a loop device makes a block device of the file.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use curve_harness::{run, run_within};
+use tempfile::TempDir;
+
+/// Whether loop devices and mounts are possible.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A loop device over an NBD export. Taken apart when dropped.
+pub struct LoopDevice {
+    /// `/dev/loopN`.
+    pub device: String,
+    fuse: Child,
+    dir: TempDir,
+}
+
+impl LoopDevice {
+    /// Attaches an export.
+    pub async fn attach(uri: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("curve-loop-").tempdir().expect("a temporary directory");
+        let pid_file = dir.path().join("pid");
+        let mount = dir.path().join("fuse");
+        std::fs::create_dir(&mount).expect("a directory");
+        let fuse = Command::new("nbdfuse")
+            .arg("-P")
+            .arg(&pid_file)
+            .arg(mount.join("disk"))
+            .arg(uri)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("nbdfuse is installed (make deps)");
+        let mut this = Self { device: String::new(), fuse, dir };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !pid_file.exists() {
+            assert!(Instant::now() < deadline, "nbdfuse did not become ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let disk = mount.join("disk").display().to_string();
+        let finished =
+            run(30, "losetup", &["--find", "--show", &disk]).await.unwrap_or_else(|error| panic!("{error}"));
+        this.device = finished.stdout.trim().to_owned();
+        println!("{uri} is {}", this.device);
+        this
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if !self.device.is_empty() {
+            end("losetup", &["-d", &self.device]);
+        }
+        end("fusermount3", &["-u", &self.dir.path().join("fuse").display().to_string()]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.fuse.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.fuse.kill();
+        let _ = self.fuse.wait();
+    }
+}
+
+/// A mounted file system. Unmounted when dropped.
+pub struct Mounted {
+    dir: TempDir,
+    mounted: bool,
+}
+
+impl Mounted {
+    /// Mounts a device.
+    pub async fn mount(device: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("curve-mnt-").tempdir().expect("a temporary directory");
+        let path = dir.path().display().to_string();
+        run(120, "mount", &[device, &path]).await.unwrap_or_else(|error| panic!("{error}"));
+        Self { dir, mounted: true }
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path below.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Unmounts; everything is written out before this returns.
+    pub async fn unmount(mut self) {
+        let path = self.dir.path().display().to_string();
+        run_within(Duration::from_secs(300), "umount", &[&path])
+            .await
+            .and_then(curve_harness::Finished::success)
+            .unwrap_or_else(|error| panic!("{error}"));
+        self.mounted = false;
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.mounted {
+            end("umount", &["-l", &self.dir.path().display().to_string()]);
+        }
+    }
+}
+
+/// Runs a clean-up command; what it says is only of interest to people.
+fn end(program: &str, arguments: &[&str]) {
+    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => eprintln!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => eprintln!("{program} {arguments:?}: {error}"),
+    }
+}

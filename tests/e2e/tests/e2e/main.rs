@@ -1,0 +1,10 @@
+//! Real clients against real clusters. One file for each kind of client or fault; they run one at a time.
+
+mod cli;
+mod clients;
+mod corruption;
+mod faults;
+mod filesystems;
+mod playground;
+mod postgres;
+mod space;

@@ -1,0 +1,68 @@
+//! The playground itself: process control, idempotence, and errors.
+
+use std::path::Path;
+
+use curve_e2e::turn;
+use curve_harness::{Playground, PlaygroundOptions, binary, run_within};
+
+#[tokio::test]
+async fn members_can_be_stopped_killed_paused_and_restarted() {
+    let _turn = turn("members_can_be_stopped_killed_paused_and_restarted").await;
+    let playground = Playground::start(PlaygroundOptions::default()).await.expect("it starts");
+    for name in ["mds-1", "mds-2", "mds-3", "chunkserver-1", "chunkserver-2", "chunkserver-3"] {
+        let pid_file = playground.dir().join(format!("run/{name}.pid"));
+        let pid: u32 =
+            std::fs::read_to_string(&pid_file).expect("a pid file").trim().parse().expect("a number");
+        assert!(Path::new(&format!("/proc/{pid}")).exists(), "{name} has a process of its own");
+        assert!(playground.data_dir(name).is_dir(), "{name} has a data directory");
+        assert!(playground.dir().join(format!("log/{name}.log")).is_file());
+    }
+    let state = async |name: &str| {
+        let members = playground.members().await.expect("status");
+        let member = members.into_iter().find(|member| member["name"] == name).expect("known");
+        member["state"].as_str().expect("a state").to_owned()
+    };
+    playground.pause("mds-2").await.expect("paused");
+    assert_eq!(state("mds-2").await, "paused");
+    playground.resume("mds-2").await.expect("resumed");
+    assert_eq!(state("mds-2").await, "running");
+    playground.kill("chunkserver-1").await.expect("killed");
+    assert_eq!(state("chunkserver-1").await, "stopped");
+    playground.restart("chunkserver-1").await.expect("restarted");
+    playground.stop("mds-1").await.expect("stopped");
+    assert_eq!(state("mds-1").await, "stopped");
+
+    // Starting again starts what is missing and leaves the rest alone.
+    let before = playground.pids().await.expect("pids");
+    playground.verb(120, &["playground", "start"]).await.expect("started again");
+    let after = playground.pids().await.expect("pids");
+    assert_eq!((before.len(), after.len()), (5, 6));
+    assert!(before.iter().all(|pid| after.contains(pid)), "running members were left alone");
+
+    let other = playground.verb(30, &["playground", "start", "--chunkservers", "4"]).await;
+    assert!(other.is_err_and(|error| error.to_string().contains("CONFLICT")));
+    let unknown = playground.verb(30, &["playground", "kill", "chunkserver-9"]).await;
+    assert!(unknown.is_err_and(|error| error.to_string().contains("chunkserver-3")));
+}
+
+#[tokio::test]
+async fn a_start_that_fails_shows_the_log_and_leaves_nothing_running() {
+    let _turn = turn("a_start_that_fails_shows_the_log_and_leaves_nothing_running").await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let place = dir.path().join("p").display().to_string();
+    let curve = binary("curve").display().to_string();
+    let limit = std::time::Duration::from_secs(60);
+    let wrong =
+        ["playground", "start", "--dir", &place, "--chunkserver-set", "no_such_key = 1", "--timeout", "20s"];
+    let finished = run_within(limit, &curve, &wrong).await.expect("it ends");
+    assert_ne!(finished.status.code(), Some(0));
+    assert!(finished.stderr.contains("no_such_key"), "the log's tail names the key: {}", finished.stderr);
+    let status = run_within(limit, &curve, &["playground", "status", "--dir", &place, "--json"])
+        .await
+        .expect("it ends");
+    assert!(!status.stdout.contains("\"running\""), "{}", status.stdout);
+    let wiped =
+        run_within(limit, &curve, &["playground", "wipe", "--dir", &place, "--yes"]).await.expect("it ends");
+    assert!(wiped.status.success(), "{}", wiped.stderr);
+    assert!(!dir.path().join("p").exists(), "the directory is gone");
+}

@@ -1,0 +1,180 @@
+//! Full disks, and replicas that were away.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use curve_e2e::{Volume, is_root, turn};
+use curve_harness::nbd::{NbdClient, NbdError};
+use curve_harness::{Playground, PlaygroundOptions, run};
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_full_disk_refuses_keeps_serving_and_recovers() {
+    let _turn = turn("a_full_disk_refuses_keeps_serving_and_recovers").await;
+    if !is_root() {
+        println!("not root: small file systems cannot be mounted, nothing was tested");
+        return;
+    }
+    let disks = SmallDisks::mount(3, "1536M").await;
+    let more = [
+        "--chunkserver-set=reserve = \"256MiB\"",
+        "--chunkserver-set=pool_files = 2",
+        "--chunkserver-set=log_size = \"256MiB\"",
+        "--mds-set=reserve = \"64MiB\"",
+    ];
+    let options = PlaygroundOptions {
+        dir: Some(disks.dir()),
+        more: more.map(str::to_owned).to_vec(),
+        ..PlaygroundOptions::default()
+    };
+    let volume = Volume::start_with(options, "4GiB").await;
+    let client = volume.client().await;
+    let written = fill(&client).await;
+    println!("{written} MiB fit");
+    assert!(written > 100, "only {written} MiB fit");
+    for at in [0, written / 2, written - 1] {
+        let bytes = client.read((at * MIB) as u64, MIB as u32).await.expect("a full disk is read");
+        assert!(bytes.iter().all(|byte| *byte == pattern(at)), "MiB {at} is wrong");
+    }
+    let status = volume.playground.json(&["cluster", "status"]).await.expect("status");
+    println!("health while full: {} {}", status["health"], status["items"]);
+    assert_ne!(status["health"], "OK");
+
+    // Half is given back; then there is room again.
+    for at in 0..written / 2 {
+        client.trim((at * MIB) as u64, MIB as u32).await.expect("a full disk takes a trim");
+    }
+    client.flush().await.expect("a flush");
+    let begun = Instant::now();
+    loop {
+        match client.write(0, payload(0)).await {
+            Ok(()) => break,
+            Err(NbdError::Refused { errno: 28, .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "freed space is not used");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("writable again {:.1} s after half was given back", begun.elapsed().as_secs_f64());
+    let bytes = client.read(((written - 1) * MIB) as u64, MIB as u32).await.expect("readable");
+    assert!(bytes.iter().all(|byte| *byte == pattern(written - 1)));
+    drop((client, volume, disks));
+}
+
+#[tokio::test]
+async fn a_replica_that_was_away_receives_only_what_changed() {
+    let _turn = turn("a_replica_that_was_away_receives_only_what_changed").await;
+    const CHANGED_MIB: usize = 128;
+    // A small log, so that what was missed is no longer in it.
+    let more = ["--chunkserver-set=log_size = \"256MiB\""].map(str::to_owned).to_vec();
+    let volume = Volume::start_with(PlaygroundOptions { more, ..PlaygroundOptions::default() }, "1GiB").await;
+    let client = volume.client().await;
+    for at in 0..640 {
+        client.write((at * MIB) as u64, payload(at)).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    volume.playground.stop("chunkserver-2").await.unwrap_or_else(|error| panic!("{error}"));
+    // The same ranges several times: more log than is kept, no more changed bytes.
+    for round in 0..4 {
+        for at in 0..CHANGED_MIB {
+            let payload = Bytes::from(vec![pattern(at + round + 1); MIB]);
+            client.write((at * MIB) as u64, payload).await.unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+    let begun = Instant::now();
+    volume.playground.restart("chunkserver-2").await.unwrap_or_else(|error| panic!("{error}"));
+    let received = settled(&volume.playground, "chunkserver-2").await;
+    let mib = received / MIB as f64;
+    println!(
+        "{mib:.1} MiB received for {CHANGED_MIB} MiB changed, healthy after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(mib <= 1.1 * CHANGED_MIB as f64, "{mib} MiB received");
+}
+
+/// The bytes received by snapshots, once they grow no more and every copyset is whole.
+async fn settled(playground: &Playground, name: &str) -> f64 {
+    let begun = Instant::now();
+    let mut last = -1.0;
+    loop {
+        let metric = playground.metric(name, "curve_chunkserver_snapshot_received_bytes_total").await;
+        let received = metric.unwrap_or_else(|error| panic!("{error}")).unwrap_or(0.0);
+        let status = playground.json(&["cluster", "status"]).await.unwrap_or_else(|error| panic!("{error}"));
+        if received == last && status["health"] == "OK" {
+            return received;
+        }
+        last = received;
+        assert!(begun.elapsed() < Duration::from_secs(120), "does not settle: {status:#}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Writes MiB after MiB until there is no space; returns how many were acknowledged.
+async fn fill(client: &NbdClient) -> usize {
+    let begun = Instant::now();
+    for at in 0..4096 {
+        match client.write((at * MIB) as u64, payload(at)).await {
+            Ok(()) => {}
+            Err(NbdError::Refused { errno: 28, .. }) => return at,
+            Err(error) => panic!("MiB {at}: expected success or no space, got {error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(300), "a full disk must refuse, not hang; MiB {at}");
+    }
+    panic!("4 GiB fit on disks of 1.5 GiB")
+}
+
+const fn pattern(at: usize) -> u8 {
+    (at % 251) as u8 + 1
+}
+
+fn payload(at: usize) -> Bytes {
+    Bytes::from(vec![pattern(at); MIB])
+}
+
+/// Small file systems where the chunkservers will keep their data. Unmounted when dropped.
+struct SmallDisks {
+    dir: TempDir,
+    mounts: Vec<PathBuf>,
+}
+
+impl SmallDisks {
+    async fn mount(count: usize, size: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("curve-small-").tempdir().expect("a temporary directory");
+        let mut this = Self { dir, mounts: Vec::new() };
+        for number in 1..=count {
+            let image = this.dir.path().join(format!("disk-{number}.img")).display().to_string();
+            let mount = this.dir().join("data").join(format!("chunkserver-{number}"));
+            std::fs::create_dir_all(&mount).expect("a directory");
+            run(30, "truncate", &["-s", size, &image]).await.unwrap_or_else(|error| panic!("{error}"));
+            run(60, "mkfs.ext4", &["-q", "-F", "-m", "0", &image])
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
+            let options = ["-o", "loop", &image, &mount.display().to_string()];
+            run(30, "mount", &options).await.unwrap_or_else(|error| panic!("{error}"));
+            this.mounts.push(mount);
+        }
+        this
+    }
+
+    /// Where the playground goes.
+    fn dir(&self) -> PathBuf {
+        self.dir.path().join("p")
+    }
+}
+
+impl Drop for SmallDisks {
+    fn drop(&mut self) {
+        for mount in &self.mounts {
+            unmount(mount);
+        }
+    }
+}
+
+fn unmount(mount: &Path) {
+    if let Err(error) = Command::new("umount").arg("-l").arg(mount).output() {
+        eprintln!("umount {}: {error}", mount.display());
+    }
+}
