@@ -12,7 +12,9 @@ const LOG_VARIABLE: &str = "CURVE_LOG";
 #[derive(Debug, Error)]
 pub enum LoggingError {
     /// `CURVE_LOG` is not understood.
-    #[error("CURVE_LOG=`{value}` is not a log filter ({cause}); write for example `info` or `warn,curve_rpc=debug`")]
+    #[error(
+        "CURVE_LOG=`{value}` is not a log filter ({cause}); write for example `info` or `warn,curve_rpc=debug`"
+    )]
     Filter {
         /// Its value.
         value: String,

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_spaces_is_skipped() {
-        let stat = parse_stat("7 (a ) b) S 1 7 7 0 -1 4194304 9 0 0 0 150 50 0 0 20 0 3 0 200 1 1 1").unwrap();
+        let stat =
+            parse_stat("7 (a ) b) S 1 7 7 0 -1 4194304 9 0 0 0 150 50 0 0 20 0 3 0 200 1 1 1").unwrap();
         assert_eq!(stat.cpu_seconds, 2.0);
         assert_eq!(stat.threads, 3.0);
         assert_eq!(stat.start_seconds, 2.0);

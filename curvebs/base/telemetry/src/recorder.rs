@@ -8,8 +8,8 @@ use crate::process;
 
 /// Buckets of histograms whose names end in `_seconds`: from 20 µs to 10 s.
 const SECONDS_BUCKETS: [f64; 18] = [
-    20e-6, 50e-6, 100e-6, 200e-6, 350e-6, 500e-6, 750e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 2.0,
-    10.0,
+    20e-6, 50e-6, 100e-6, 200e-6, 350e-6, 500e-6, 750e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2,
+    0.5, 2.0, 10.0,
 ];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
