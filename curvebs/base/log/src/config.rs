@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use curve_types::GroupId;
 
+use crate::error::LogError;
+
+/// The smallest and the largest segment: offsets are 32-bit, and the states of all groups must fit several times.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+const SEGMENT_BYTES_MAX: u64 = 2 << 30;
+const PAGE_BYTES: u64 = 4096;
+
 /// Sizes and limits of a log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -25,7 +32,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            cache_bytes: 32 << 20,
+            cache_bytes: 16 << 20,
             queue_bytes_max: 64 << 20,
             batch_bytes_max: 4 << 20,
             spare_segments_max: 2,
@@ -38,6 +45,17 @@ impl LogConfig {
     /// The largest entry (meta and payload together) that is accepted.
     pub fn entry_bytes_max(&self) -> usize {
         (self.segment_bytes / 4) as usize
+    }
+
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if sizes.contains(&self.segment_bytes) && self.segment_bytes.is_multiple_of(PAGE_BYTES) {
+            return Ok(());
+        }
+        let (bytes, least, most) = (self.segment_bytes, sizes.start(), sizes.end());
+        Err(LogError::Config(format!(
+            "segment_bytes is {bytes}; it must be a multiple of 4096 from {least} to {most}"
+        )))
     }
 }
 

@@ -2,10 +2,16 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use curve_io::BoxFuture;
 use curve_types::GroupId;
+
+use crate::index::{GroupCore, GroupIndex};
+use crate::log::{Handle, call_refused, durable};
+use crate::queue::{Job, Work, payload_len};
+use crate::read::read_entries;
 
 /// One log entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,23 +45,28 @@ pub struct GroupState {
 /// One group's part of the log. All records of a group reach the disk in the order of the calls.
 #[derive(Clone)]
 pub struct GroupLog {
-    id: GroupId,
+    core: Arc<GroupCore>,
+    handle: Arc<Handle>,
 }
 
 impl GroupLog {
+    pub(crate) fn new(core: Arc<GroupCore>, handle: Arc<Handle>) -> Self {
+        Self { core, handle }
+    }
+
     /// The group.
     pub fn id(&self) -> GroupId {
-        self.id
+        self.core.id
     }
 
     /// What the group has in the log.
     pub fn state(&self) -> GroupState {
-        unimplemented!()
+        self.core.lock().state()
     }
 
     /// Waits until the writer's queue has room. Call it before `append`, which itself never waits.
     pub async fn admit(&self) {
-        unimplemented!()
+        self.handle.queue.admit().await;
     }
 
     /// Appends entries, which can be read at once. `done` is called when they are durable, in the order of the calls.
@@ -63,39 +74,82 @@ impl GroupLog {
     /// The first index must be the last one + 1 (or the purged one + 1; any in a new group). An entry larger than
     /// [`crate::LogConfig::entry_bytes_max`] is refused with `InvalidInput`, and nothing of the call is appended.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
-        let _ = (entries, done);
-        unimplemented!()
+        let max = self.handle.config.entry_bytes_max();
+        if let Some(entry) = entries.iter().find(|entry| entry.meta.len() + payload_len(entry) > max) {
+            let message = format!("entry {} is larger than {max} bytes", entry.index);
+            return done(Err(io::Error::new(io::ErrorKind::InvalidInput, message)));
+        }
+        self.push(Some(done), |index| {
+            let ticket = index.append(&entries);
+            Some(Work::Append { entries, ticket })
+        });
     }
 
     /// Saves the vote; resolves when it is durable. The record is queued by the call, not by the first poll.
     pub fn save_vote(&self, vote: Bytes) -> BoxFuture<'static, io::Result<()>> {
-        let _ = vote;
-        unimplemented!()
+        // Kept as long as the group, so it must not keep a whole network frame with it.
+        let vote = Bytes::copy_from_slice(&vote);
+        let (done, durable) = durable();
+        self.push(Some(done), |index| {
+            index.set_vote(vote.clone());
+            Some(Work::Vote(vote))
+        });
+        durable
     }
 
     /// Saves the commit point; durable with the next flush or soon after (`LogConfig::settle_after`).
     pub fn save_committed(&self, meta: Bytes) {
-        let _ = meta;
-        unimplemented!()
+        let meta = Bytes::copy_from_slice(&meta);
+        self.push(None, |index| {
+            index.set_committed(meta.clone());
+            let queued = std::mem::replace(&mut index.committed_queued, true);
+            (!queued).then_some(Work::Committed(meta))
+        });
     }
 
     /// Removes all entries after `last_kept` (all entries, if `None`); resolves when that is durable.
     pub fn truncate_after(&self, last_kept: Option<u64>) -> BoxFuture<'static, io::Result<()>> {
-        let _ = last_kept;
-        unimplemented!()
+        let first_removed = last_kept.map_or(0, |last| last + 1);
+        let (done, durable) = durable();
+        self.push(Some(done), |index| {
+            index.truncate_from(first_removed);
+            Some(Work::Truncate { first_removed })
+        });
+        durable
     }
 
     /// Forgets all entries up to and including `upto`, which may lie after the last entry (a snapshot was installed).
     /// `meta` is kept as that of the last purged entry. Durable with the next flush or soon after.
     pub fn purge(&self, upto: u64, meta: Bytes) {
-        let _ = (upto, meta);
-        unimplemented!()
+        let meta = Bytes::copy_from_slice(&meta);
+        self.push(None, |index| index.purge(upto, meta.clone()).then_some(Work::Purge { upto, meta }));
     }
 
     /// Reads entries from `range.start` on, without holes, up to `range.end` or about `bytes_max` payload bytes, but at
-    /// least one if the first exists. Empty if the first does not exist (any more).
+    /// least one if the first exists. Empty if the first does not exist (any more). Damage on disk is reported as
+    /// `InvalidData` with a [`crate::LogError::Corrupt`] inside.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> BoxFuture<'static, io::Result<Vec<Entry>>> {
-        let _ = (range, bytes_max);
-        unimplemented!()
+        let (core, handle) = (self.core.clone(), self.handle.clone());
+        Box::pin(async move { read_entries(&core, &handle, range, bytes_max).await })
     }
+
+    /// Changes the index and queues the work under one lock, so that their orders agree.
+    fn push(&self, done: Option<Done>, change: impl FnOnce(&mut GroupIndex) -> Option<Work>) {
+        let mut index = self.core.lock();
+        if index.removed {
+            drop(index);
+            if let Some(done) = done {
+                done(Err(removed(self.core.id)));
+            }
+            return;
+        }
+        let Some(work) = change(&mut index) else { return };
+        let pushed = self.handle.queue.push(Job::new(self.core.clone(), work, done));
+        drop(index);
+        call_refused(pushed);
+    }
+}
+
+fn removed(group: GroupId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{group} was removed from the log"))
 }
