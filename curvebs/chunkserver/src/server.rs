@@ -134,6 +134,19 @@ pub struct ChunkserverServer {
     health: Arc<Health>,
     listening: Box<dyn ServerHandle>,
     tasks: JoinSet<()>,
+    stopped: bool,
+}
+
+/// As a kill of the process: nothing is handed over or flushed, and nothing of it runs on.
+impl Drop for ChunkserverServer {
+    fn drop(&mut self) {
+        let raft = self.raft.clone();
+        if !self.stopped
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { raft.halt().await });
+        }
+    }
 }
 
 impl ChunkserverServer {
@@ -207,7 +220,7 @@ impl ChunkserverServer {
         tasks.spawn(heartbeat.run());
         tasks.spawn(scrub::run(table.clone(), metrics, pace));
         tasks.spawn(store.clone().run_maintenance());
-        Ok(Self { node, log, store, raft, table, health, listening, tasks })
+        Ok(Self { node, log, store, raft, table, health, listening, tasks, stopped: false })
     }
 
     /// This chunkserver's id.
@@ -264,6 +277,7 @@ impl ChunkserverServer {
         drop(groups);
         self.raft.shutdown().await;
         self.log.close().await;
+        self.stopped = true;
         tracing::info!(node = %self.node, "stopped");
     }
 }

@@ -1,0 +1,231 @@
+//! Three chunkservers with one copyset, on simulated disks and a simulated network, under a stand-in for the MDS.
+
+mod bed;
+mod mds;
+
+use std::time::Duration;
+
+use bed::{Bed, CHUNKSERVERS, Writer, pattern};
+use curve_proto::ChunkError;
+use curve_types::Epoch;
+
+#[test]
+fn writes_are_read_back_and_survive_the_loss_of_the_leader() {
+    bed::run(1, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for i in 0..32u32 {
+            bed.write(&mut writer, i * 16, pattern(i, 1 + i as usize % 3)).await.unwrap();
+        }
+        for round in 0..3 {
+            let leader = bed.leader().await;
+            bed.crash(leader);
+            for i in 0..32u32 {
+                let read = bed.read(writer.epoch, i * 16, 1 + i % 3).await.unwrap();
+                assert_eq!(read, pattern(i, 1 + i as usize % 3), "round {round}, write {i}");
+            }
+            bed.write(&mut writer, 1000 + round, pattern(round, 1)).await.unwrap();
+            bed.start(leader).await;
+        }
+        for round in 0..3 {
+            assert_eq!(bed.read(writer.epoch, 1000 + round, 1).await.unwrap(), pattern(round, 1));
+        }
+        bed.settle().await;
+        bed.assert_replicas_equal().await;
+    });
+}
+
+#[test]
+fn a_graceful_stop_hands_over_at_once() {
+    bed::run(2, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 0, pattern(1, 1)).await.unwrap();
+        let leader = bed.leader().await;
+        let before = tokio::time::Instant::now();
+        bed.stop(leader).await;
+        bed.write(&mut writer, 0, pattern(2, 1)).await.unwrap();
+        let stall = before.elapsed();
+        assert!(stall < Duration::from_millis(500), "stalled for {stall:?}");
+        bed.start(leader).await;
+        assert_eq!(bed.read(writer.epoch, 0, 1).await.unwrap(), pattern(2, 1));
+    });
+}
+
+#[test]
+fn a_fence_shuts_out_the_old_epoch_for_reads_and_writes() {
+    bed::run(3, async |bed: &mut Bed| {
+        let mut old = Writer::new(7, Epoch(1));
+        let mut new = Writer::new(8, Epoch(2));
+        bed.write(&mut old, 0, pattern(1, 1)).await.unwrap();
+        bed.fence(Epoch(2)).await.unwrap();
+        let held = Epoch(2);
+        assert_eq!(bed.write(&mut old, 0, pattern(2, 1)).await, Err(ChunkError::Fenced { held }));
+        assert_eq!(bed.read(Epoch(1), 0, 1).await, Err(ChunkError::Fenced { held }));
+        bed.write(&mut new, 1, pattern(3, 1)).await.unwrap();
+        assert_eq!(bed.read(Epoch(2), 0, 1).await.unwrap(), pattern(1, 1));
+        // The fence is in the log: whoever leads next has it.
+        let leader = bed.leader().await;
+        bed.crash(leader);
+        assert_eq!(bed.write(&mut old, 0, pattern(2, 1)).await, Err(ChunkError::Fenced { held }));
+        bed.start(leader).await;
+    });
+}
+
+#[test]
+fn a_repeated_write_is_done_once() {
+    bed::run(4, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 0, pattern(1, 1)).await.unwrap();
+        let repeated = writer.clone();
+        bed.write(&mut writer, 0, pattern(2, 1)).await.unwrap();
+        let again = Writer { sequence: repeated.sequence - 1, ..repeated };
+        let leader = bed.leader().await;
+        bed.crash(leader);
+        bed.write(&mut again.clone(), 0, pattern(1, 1)).await.unwrap();
+        assert_eq!(
+            bed.read(writer.epoch, 0, 1).await.unwrap(),
+            pattern(2, 1),
+            "the late copy changed nothing"
+        );
+        bed.start(leader).await;
+    });
+}
+
+#[test]
+fn sectors_written_at_once_into_one_block_all_arrive() {
+    bed::run(5, async |bed: &mut Bed| {
+        let writes = (0..24u32).map(|i| {
+            let mut writer = Writer::new(100 + u64::from(i), Epoch(1));
+            let bed = &*bed;
+            async move {
+                // Eight writers share each block; some writes cross into the next one.
+                let sector = i * 512;
+                let len = if i % 8 == 7 { 1024 } else { 512 };
+                bed.write_bytes(&mut writer, sector, vec![i as u8 + 1; len.min(24 * 512 - sector as usize)])
+                    .await
+            }
+        });
+        for written in futures::future::join_all(writes).await {
+            written.unwrap();
+        }
+        let bytes = bed.read(Epoch(1), 0, 3).await.unwrap();
+        for (i, sector) in bytes.chunks(512).enumerate() {
+            let crossed = i % 8 == 0 && i > 0;
+            let allowed: &[u8] = if crossed { &[i as u8, i as u8 + 1] } else { &[i as u8 + 1] };
+            assert!(sector.iter().all(|byte| *byte == sector[0]), "sector {i} is torn");
+            assert!(allowed.contains(&sector[0]), "sector {i} holds {}", sector[0]);
+        }
+        bed.zero_bytes(&mut Writer::new(99, Epoch(1)), 512, 8192).await.unwrap();
+        let bytes = bed.read(Epoch(1), 0, 3).await.unwrap();
+        assert!(bytes[512..512 + 8192].iter().all(|byte| *byte == 0));
+        assert_eq!(bytes[511], 1);
+        assert_ne!(bytes[512 + 8192], 0);
+    });
+}
+
+#[test]
+fn a_flipped_byte_is_healed_on_read_and_never_shown() {
+    bed::run(6, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for i in 0..16u32 {
+            bed.write(&mut writer, i, pattern(i, 1)).await.unwrap();
+        }
+        let leader = bed.leader().await;
+        bed.flush(leader).await;
+        let flipped = bed.flip_data(leader, pattern(5, 1).as_slice());
+        assert!(flipped > 0, "the block is on the disk");
+        for i in 0..16u32 {
+            assert_eq!(bed.read(writer.epoch, i, 1).await.unwrap(), pattern(i, 1), "block {i}");
+        }
+        assert_eq!(bed.replica(leader).store().stats().repaired_blocks, 1);
+        assert_eq!(bed.replica(leader).unhealed_blocks(), 0);
+        bed.assert_replicas_equal().await;
+    });
+}
+
+#[test]
+fn a_flipped_byte_on_a_follower_is_healed_by_scrub() {
+    bed::run(7, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 3, pattern(3, 1)).await.unwrap();
+        bed.settle().await;
+        let leader = bed.leader().await;
+        let follower = (leader + 1) % CHUNKSERVERS;
+        bed.flush(follower).await;
+        assert!(bed.flip_data(follower, pattern(3, 1).as_slice()) > 0);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(bed.replica(follower).store().stats().repaired_blocks, 1);
+        bed.assert_replicas_equal().await;
+    });
+}
+
+#[test]
+fn a_replica_that_was_away_catches_up_and_can_lead() {
+    bed::run(8, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for i in 0..8u32 {
+            bed.write(&mut writer, i * 100, pattern(i, 1)).await.unwrap();
+        }
+        bed.settle().await;
+        let away = (bed.leader().await + 1) % CHUNKSERVERS;
+        bed.crash(away);
+        for i in 8..16u32 {
+            bed.write(&mut writer, i * 100, pattern(i, 1)).await.unwrap();
+        }
+        for at in (0..CHUNKSERVERS).filter(|at| *at != away) {
+            bed.checkpoint(at).await;
+        }
+        bed.start(away).await;
+        bed.settle().await;
+        bed.assert_replicas_equal().await;
+        let leader = bed.leader().await;
+        bed.crash(leader);
+        for i in 0..16u32 {
+            assert_eq!(bed.read(writer.epoch, i * 100, 1).await.unwrap(), pattern(i, 1), "write {i}");
+        }
+        bed.start(leader).await;
+    });
+}
+
+#[test]
+fn all_power_is_lost_and_nothing_acknowledged_with_it() {
+    bed::run(9, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for round in 0..4u32 {
+            for i in 0..16u32 {
+                bed.write(&mut writer, i, pattern(round * 100 + i, 1)).await.unwrap();
+            }
+            for at in 0..CHUNKSERVERS {
+                bed.crash(at);
+            }
+            // The MDS is away as well; the chunkservers find each other by what they remember.
+            bed.mds.set_down(true);
+            for at in 0..CHUNKSERVERS {
+                bed.start(at).await;
+            }
+            for i in 0..16u32 {
+                let read = bed.read(writer.epoch, i, 1).await.unwrap();
+                assert_eq!(read, pattern(round * 100 + i, 1), "round {round}, block {i}");
+            }
+            bed.mds.set_down(false);
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_new_blocks_and_serves_the_rest() {
+    bed::run(10, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 0, pattern(1, 1)).await.unwrap();
+        for at in 0..CHUNKSERVERS {
+            bed.fill_disk(at);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bed.write(&mut writer, 2000, pattern(2, 64)).await, Err(ChunkError::NoSpace));
+        assert_eq!(bed.read(writer.epoch, 0, 1).await.unwrap(), pattern(1, 1));
+        for at in 0..CHUNKSERVERS {
+            bed.free_disk(at);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        bed.write(&mut writer, 2000, pattern(2, 64)).await.unwrap();
+    });
+}
