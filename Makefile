@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e soak bench sim fuzz lint lint-deny doc
+.PHONY: help playground wipe build deps test unit e2e soak bench sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
@@ -45,6 +45,10 @@ soak: deps ## the checker under faults for ten minutes on a release build (SOAK_
 	cargo build --release --locked --workspace --bins
 	CURVE_SOAK_SECONDS=$${SOAK_SECONDS:-600} cargo test --release --locked -p curve-e2e -- --nocapture soak
 
+bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
+	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
+	target/release/curve-bench $(ARGS)
+
 lint: ## format, clippy, licences, file lengths
 	tools/deps.sh build
 	cargo fmt --all --check
@@ -55,6 +59,9 @@ lint: ## format, clippy, licences, file lengths
 lint-deny: ## install cargo-deny (takes minutes) and run it
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check
+
+samples: ## write deploy/*.toml anew from the configuration structs
+	CURVE_UPDATE_SAMPLES=1 cargo test -p curve --test samples
 
 doc: ## API documentation in target/doc
 	cargo doc --locked --workspace --no-deps

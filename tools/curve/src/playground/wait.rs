@@ -13,7 +13,8 @@ use crate::playground::probe;
 use crate::playground::process::{self, State};
 use crate::progress::Progress;
 
-const LOG_TAIL_LINES: usize = 30;
+/// Long enough to show a panic's message above its backtrace.
+const LOG_TAIL_LINES: usize = 80;
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// What is still missing.
