@@ -124,18 +124,15 @@ impl Inner {
     pub(crate) async fn wait_for_lease(&self) {
         let mut metrics = self.metrics.clone();
         let deadline = Instant::now() + self.options.election_max;
-        while Instant::now() < deadline {
-            {
-                let now = metrics.borrow_and_update();
-                let heard = now.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < self.options.heartbeat);
-                if heard || leading(&now, self.node()).is_none() {
-                    return;
-                }
-            }
-            if self.raft.trigger().heartbeat().await.is_err() {
+        let fresh = self.options.heartbeat;
+        while Instant::now() < deadline && self.raft.trigger().heartbeat().await.is_ok() {
+            let heard = metrics.wait_until(|now| {
+                now.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < fresh)
+                    || leading(now, self.node()).is_none()
+            });
+            if tokio::time::timeout(self.options.heartbeat / 4, heard).await.is_ok() {
                 return;
             }
-            let _ = tokio::time::timeout(self.options.heartbeat / 4, metrics.changed()).await;
         }
     }
 

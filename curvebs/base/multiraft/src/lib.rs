@@ -27,6 +27,8 @@ mod source;
 mod state_machine;
 mod status;
 mod store;
+#[cfg(test)]
+mod suite;
 mod throttle;
 mod trail;
 mod transport;

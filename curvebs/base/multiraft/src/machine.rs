@@ -122,6 +122,10 @@ impl Machine {
                 answers.push((responder, false));
                 continue;
             }
+            let next = last.map_or(0, |last| last.index + 1);
+            if entry.log_id.index != next && self.view.live.load(Ordering::Acquire) {
+                return Err(bad("log: an entry is missing"));
+            }
             last = Some(entry.log_id);
             let ops = self.take(entry, &mut applied)?;
             answers.push((responder, ops));

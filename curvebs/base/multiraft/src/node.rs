@@ -13,7 +13,6 @@ use curve_types::{GroupId, NodeId};
 use futures::StreamExt;
 use openraft::errors::Fatal;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
-use openraft_rt::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -164,9 +163,15 @@ impl MultiRaft {
                 }
             }
         };
-        futures::stream::iter(groups.clone()).for_each_concurrent(STOPS_MAX, hand_over).await;
+        futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, hand_over).await;
+        self.halt().await;
+    }
+
+    /// Stops all groups at once, as a crash would: nothing is handed over.
+    pub async fn halt(&self) {
+        self.closing.store(true, Ordering::Release);
         let halt = |group: Group| async move { stop(&group.inner).await };
-        futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, halt).await;
+        futures::stream::iter(self.groups()).for_each_concurrent(STOPS_MAX, halt).await;
         self.groups.write().expect("never poisoned").clear();
     }
 
@@ -258,11 +263,11 @@ impl MultiRaft {
                 .map_err(|error| GroupError::Corrupt { group: id, cause: error.to_string() })?;
         }
         let metrics = raft.metrics();
-        let alone = {
-            let metrics = metrics.borrow_watched();
-            let mut voters = metrics.membership_config.voter_ids();
-            voters.next() == Some(self.node().get()) && voters.next().is_none()
-        };
+        let this_node = self.node().get();
+        let alone = raft.with_raft_state(move |state| {
+            state.membership_state.effective().voter_ids().all(|voter| voter == this_node)
+        });
+        let alone = alone.await.map_err(|fatal| open_error(id, fatal))?;
         // Before a restart, this node may have promised a leader not to vote for another for the length of a lease.
         let promise = if pristine || alone { Duration::ZERO } else { self.options.election_max };
         raft.runtime_config().elect(promise.is_zero());

@@ -165,6 +165,10 @@ impl RaftLogReader<C> for Store {
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
         let (start, end) = bounds_of(&range);
+        // As openraft's own stores do, entries that are not there are left out at the beginning; `Machine` checks that
+        // none is missing among those it applies.
+        let first = self.log.state().first.map_or(start, |first| first - 1);
+        let start = start.max(first);
         let store = self.clone();
         let steps = stream::try_unfold(start, move |next| {
             let store = store.clone();

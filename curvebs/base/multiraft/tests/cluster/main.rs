@@ -1,0 +1,8 @@
+//! Clusters of three and more nodes in one process: simulated network and disks, virtual time, seeded faults.
+
+mod basic;
+mod faults;
+mod harness;
+mod machine;
+mod membership;
+mod snapshot;

@@ -1,0 +1,77 @@
+//! Members come and go, leadership moves.
+
+use std::time::Duration;
+
+use curve_multiraft::{MembershipError, RaftOptions};
+use curve_types::NodeId;
+use tokio::time::Instant;
+
+use crate::harness::{Cluster, Death, GROUP, ids, wait};
+
+#[tokio::test(start_paused = true)]
+async fn a_member_is_replaced() {
+    let mut cluster = Cluster::three(11, RaftOptions::default()).await;
+    for n in 0..100u32 {
+        cluster.clients().put(GROUP, &n.to_string(), &[1; 1000]).await;
+    }
+    cluster.boot(NodeId(4)).await;
+    cluster.join(NodeId(4), GROUP).await;
+    let leader = cluster.leader(GROUP).await;
+    let group = cluster.group(leader, GROUP).unwrap();
+    group.add_member(NodeId(4)).await.unwrap();
+    group.add_member(NodeId(4)).await.unwrap();
+    assert_eq!(cluster.status(leader).members, ids(1..=4));
+    let gone = ids(1..=3).into_iter().find(|node| *node != leader).unwrap();
+    group.remove_member(gone).await.unwrap();
+    group.remove_member(gone).await.unwrap();
+    cluster.running[&gone].raft.remove_group(GROUP).await.unwrap();
+    cluster.clients().put(GROUP, "after", b"x").await;
+    cluster.converged(GROUP).await;
+    // The new member counts: with it, one of the old ones may be missing.
+    cluster.kill(leader, Death::Kill).await;
+    cluster.clients().put(GROUP, "later", b"x").await;
+    assert_eq!(cluster.content(NodeId(4), GROUP).lock().unwrap().map.len(), 102);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_removes_itself_hands_over_first() {
+    let cluster = Cluster::three(12, RaftOptions::default()).await;
+    let leader = cluster.leader(GROUP).await;
+    let refused = cluster.group(leader, GROUP).unwrap().remove_member(leader).await;
+    let Err(MembershipError::NotLeader { hint: Some(next) }) = refused else { panic!("{refused:?}") };
+    let group = cluster.group(next, GROUP).unwrap();
+    wait("a leader that serves", || (*group.watch_leader().borrow() == Some(next)).then_some(())).await;
+    group.remove_member(leader).await.unwrap();
+    assert_eq!(cluster.status(next).members.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_moves_where_it_is_sent_and_back() {
+    let cluster = Cluster::three(13, RaftOptions::default()).await;
+    cluster.clients().put(GROUP, "a", b"1").await;
+    for target in [1, 2, 3, 1, 3, 2].map(NodeId) {
+        let leader = cluster.leader(GROUP).await;
+        let start = Instant::now();
+        cluster.group(leader, GROUP).unwrap().transfer_leader(target).await.unwrap();
+        cluster.clients().put(GROUP, "a", b"2").await;
+        assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+        assert_eq!(cluster.leader(GROUP).await, target);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_transfer_leaves_the_leader_working() {
+    let mut cluster = Cluster::three(14, RaftOptions::default()).await;
+    let leader = cluster.leader(GROUP).await;
+    let dead = ids(1..=3).into_iter().find(|node| *node != leader).unwrap();
+    cluster.kill(dead, Death::Kill).await;
+    let group = cluster.group(leader, GROUP).unwrap();
+    let refused = group.transfer_leader(dead).await;
+    assert_eq!(refused, Err(MembershipError::TooSlow { node: dead }));
+    let start = Instant::now();
+    cluster.clients().put(GROUP, "a", b"1").await;
+    assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+    group.read_barrier().await.unwrap();
+    assert_eq!(cluster.leader(GROUP).await, leader);
+    assert_eq!(group.transfer_leader(NodeId(9)).await, Err(MembershipError::NotMember { node: NodeId(9) }));
+}
