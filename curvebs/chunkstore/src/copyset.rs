@@ -58,11 +58,12 @@ use self::sync::Journal;
 ///
 /// # What damage looks like
 ///
-/// Outside those windows every mismatch is damage. A bad block fails its checksum. A bad table page, header or a missing
-/// file makes the chunk *salvaged*: entries whose data have the checksum they claim are kept, all others are
-/// poisoned, that is given a checksum their data do not have, so that they read as `Corrupt` until they are written or
-/// repaired. Never is a hole made of something that may have been data. A bad manifest or a manifest that is older than
-/// a record makes the copyset unusable (`CopysetError::Damaged`): it is rebuilt from its peers.
+/// Outside those windows every mismatch is damage. A bad block fails its checksum. A bad table page or header makes the
+/// chunk *salvaged*: entries whose data have the checksum they claim are kept, all others are poisoned, that is given a
+/// checksum their data do not have, so that they read as `Corrupt` until they are written or repaired. Never is a hole
+/// made of something that may have been data. An intact header of another chunk or another sync poisons all of the
+/// chunk, as does a missing file: what is there may be whole and yet be old. A bad manifest, or one that is older than a
+/// record, makes the copyset unusable (`CopysetError::Damaged`): it is rebuilt from its peers.
 ///
 /// # Locks
 ///
@@ -94,6 +95,9 @@ struct State {
     new_volumes: Vec<(VolumeId, u64)>,
     /// Whether the horizon rose since the last commit.
     horizon_moved: bool,
+    /// Chunk files made since the copyset was opened, and how many of them have durable names.
+    files_made: u64,
+    files_named: u64,
     tick: u64,
     closed: bool,
     bad_blocks: u64,
@@ -105,6 +109,11 @@ struct State {
 struct Dropped {
     key: ChunkKey,
     path: PathBuf,
+}
+
+/// The file name of a chunk.
+fn chunk_name(key: ChunkKey, birth: u64) -> String {
+    format!("{:016x}-{:08x}-{birth:x}.chunk", key.volume.get(), key.index)
 }
 
 impl State {
@@ -181,7 +190,7 @@ impl CopysetStore {
     }
 
     fn path(&self, key: ChunkKey, birth: u64) -> PathBuf {
-        self.dir.join(format!("{:016x}-{:08x}-{birth:x}.chunk", key.volume.get(), key.index))
+        self.dir.join(chunk_name(key, birth))
     }
 
     fn identity(&self, key: ChunkKey, birth: u64) -> ChunkIdentity {
@@ -256,11 +265,17 @@ impl CopysetStore {
     /// Makes a chunk of holes.
     fn create_chunk(&self, state: &mut State, key: ChunkKey) -> io::Result<()> {
         let (birth, changed) = state.manifest.add_chunk(key);
-        let (file, punched) = self.shared.take_file(&self.path(key, birth))?;
+        let (file, punched) = self.take_file(state, key, birth)?;
         let tables = Tables::empty(self.layout(), changed, punched);
         self.insert(state, key, Chunk { file, birth, tables, dirty: false, used: 0 });
         state.mark_dirty(key);
         Ok(())
+    }
+
+    fn take_file(&self, state: &mut State, key: ChunkKey, birth: u64) -> io::Result<(Arc<dyn File>, bool)> {
+        let taken = self.shared.take_file(&self.path(key, birth))?;
+        state.files_made += 1;
+        Ok(taken)
     }
 
     fn insert(&self, state: &mut State, key: ChunkKey, mut chunk: Chunk) {

@@ -59,6 +59,9 @@ impl Manifest {
                 Err(_) => break,
             }
         }
+        // An intent may name chunks whose first commit never came.
+        let Self { chunks, unclean, .. } = &mut manifest;
+        unclean.retain(|key| chunks.contains_key(key));
         if at == 0 { Err("manifest is empty".into()) } else { Ok(manifest) }
     }
 

@@ -42,10 +42,20 @@ pub(crate) struct Shared {
     admits: AtomicU32,
 }
 
+/// A file is handed out only when its name in the pool is durable: otherwise a power loss could keep the later of its two
+/// renames and lose the earlier one, on a file system that does not order them, and leave it with two names.
 #[derive(Default)]
 struct Pool {
     free: VecDeque<u64>,
+    /// In the pool, but not yet durably.
+    fresh: Vec<u64>,
     next: u64,
+}
+
+impl Pool {
+    fn len(&self) -> usize {
+        self.free.len() + self.fresh.len()
+    }
 }
 
 impl Shared {
@@ -111,9 +121,11 @@ impl Shared {
     }
 
     /// Takes up what is in the pool directory; files of another length were being made when the process ended.
-    pub(crate) fn load_pool(&self) -> io::Result<()> {
+    pub(crate) async fn load_pool(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.pool_dir()).await?;
+        let entries = self.disk.list(&self.pool_dir())?;
         let mut pool = lock(&self.pool);
-        for entry in self.disk.list(&self.pool_dir())? {
+        for entry in entries {
             match u64::from_str_radix(&entry.name, 16) {
                 Ok(number) if entry.len == self.layout.file_bytes => {
                     pool.free.push_back(number);
@@ -122,6 +134,16 @@ impl Shared {
                 _ => self.disk.remove_file(&self.pool_dir().join(&entry.name))?,
             }
         }
+        Ok(())
+    }
+
+    /// Makes the names in the pool durable, after which its files may be handed out.
+    pub(crate) async fn settle_pool(&self) -> io::Result<()> {
+        let fresh = lock(&self.pool).fresh.clone();
+        self.disk.sync_dir(&self.pool_dir()).await?;
+        let mut pool = lock(&self.pool);
+        let settled: Vec<_> = pool.fresh.extract_if(.., |number| fresh.contains(number)).collect();
+        pool.free.extend(settled);
         Ok(())
     }
 
@@ -152,14 +174,15 @@ impl Shared {
     }
 
     /// Takes a file out of a copyset: to the pool, or away when the pool is full or the file cannot have all its room.
+    /// The file's present name must be durable. To be followed by [`settle_pool`](Self::settle_pool).
     pub(crate) fn give_back(&self, path: &Path) -> io::Result<()> {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        if lock(&self.pool).free.len() < self.config.pool_files {
+        if lock(&self.pool).len() < self.config.pool_files {
             let whole = self.disk.open(path, OpenMode::Existing).and_then(|f| f.allocate(0, self.layout.file_bytes));
             if whole.is_ok() {
                 let number = self.pool_number();
                 self.disk.rename(path, &self.pool_path(number))?;
-                lock(&self.pool).free.push_back(number);
+                lock(&self.pool).fresh.push(number);
                 return self.look_at_space();
             }
         }
@@ -175,19 +198,20 @@ impl Shared {
         pool.next - 1
     }
 
-    /// Makes one file for the pool if it should have more and there is room. Says whether it did.
+    /// Makes one file for the pool if it should have more and there is room. Says whether it did. To be followed by
+    /// [`settle_pool`](Self::settle_pool).
     pub(crate) fn grow_pool(&self) -> io::Result<bool> {
         self.look_at_space()?;
         let fs_free = self.fs_free.load(Ordering::Relaxed);
         let room = fs_free >= self.config.reserve_bytes.saturating_add(self.layout.file_bytes);
-        if lock(&self.pool).free.len() >= self.config.pool_files || !room {
+        if lock(&self.pool).len() >= self.config.pool_files || !room {
             return Ok(false);
         }
         let number = self.pool_number();
         let path = self.pool_path(number);
         match self.make_file(&path) {
             Ok((_, false)) => {
-                lock(&self.pool).free.push_back(number);
+                lock(&self.pool).fresh.push(number);
                 Ok(true)
             }
             // A file without room of its own is no use in the pool, and a pool that cannot grow is not a failure.
@@ -196,7 +220,7 @@ impl Shared {
     }
 
     fn pool_bytes(&self) -> u64 {
-        lock(&self.pool).free.len() as u64 * self.layout.file_bytes
+        lock(&self.pool).len() as u64 * self.layout.file_bytes
     }
 
     /// Asks the file system how much room there is.

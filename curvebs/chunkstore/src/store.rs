@@ -49,7 +49,7 @@ impl ChunkStore {
         let layout = Layout::new(config.geometry).ok_or(OpenError::Unsupported(config.geometry))?;
         let shared = Arc::new(Shared::new(disk, dir.to_owned(), config, layout));
         make_or_check_format(&shared).await?;
-        shared.load_pool()?;
+        shared.load_pool().await?;
         shared.look_at_space()?;
         let store = Self { shared, copysets: Mutex::default(), damaged: Mutex::default() };
         for entry in store.shared.disk.list(&store.shared.copysets_dir())? {
@@ -150,15 +150,18 @@ impl ChunkStore {
     /// One step of background work: makes a few pool files, looks how much room there is.
     pub async fn maintain(&self) -> io::Result<Maintained> {
         self.shared.check()?;
-        let mut made = 0;
-        while made < POOL_FILES_PER_STEP {
-            if !self.shared.grow_pool()? {
-                return Ok(Maintained { pool_files_made: made, pool_done: true });
+        let mut done = Maintained::default();
+        while done.pool_files_made < POOL_FILES_PER_STEP && !done.pool_done {
+            match self.shared.grow_pool()? {
+                true => done.pool_files_made += 1,
+                false => done.pool_done = true,
             }
-            made += 1;
             tokio::task::yield_now().await;
         }
-        Ok(Maintained { pool_files_made: made, pool_done: false })
+        if done.pool_files_made > 0 {
+            self.shared.settle_pool().await?;
+        }
+        Ok(done)
     }
 
     /// Runs `maintain` for ever; to be spawned by the owner and aborted at shutdown. Ends when the store has failed.

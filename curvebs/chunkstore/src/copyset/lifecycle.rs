@@ -9,7 +9,7 @@ use curve_io::{Disk, OpenMode, make_dirs_durable, read_whole, replace_file};
 use curve_types::CopysetId;
 
 use super::sync::Journal;
-use super::{CopysetStore, State};
+use super::{CopysetStore, State, chunk_name};
 use crate::error::CopysetError;
 use crate::format::record;
 use crate::manifest::Manifest;
@@ -42,7 +42,10 @@ impl CopysetStore {
             let cause = format!("manifest ends at sync {}, a record is of sync {stamp}", manifest.sync);
             return Err(damaged(cause));
         }
-        remove_strays(disk, &dir, id, &manifest)?;
+        if remove_strays(disk, &dir, id, &manifest)? {
+            // Their birth numbers are given out again, so their names must be gone for good.
+            disk.sync_dir(&dir).await?;
+        }
         Ok(Some(Arc::new(Self::start(shared, id, manifest).await?)))
     }
 
@@ -79,12 +82,13 @@ impl CopysetStore {
         let disk = &*shared.disk;
         let dir = shared.copysets_dir().join(id.get().to_string());
         replace_file(disk, &dir.join(REMOVED), &[]).await?;
-        disk.sync_dir(&shared.pool_dir()).await?;
+        shared.settle_pool().await?;
         for entry in disk.list(&dir)? {
             if entry.name.ends_with(".chunk") {
                 shared.give_back(&dir.join(&entry.name))?;
             }
         }
+        shared.settle_pool().await?;
         empty_dir(disk, &dir).await?;
         Ok(shared.look_at_space()?)
     }
@@ -117,18 +121,17 @@ async fn newest_stamp(disk: &dyn Disk, dir: &Path) -> io::Result<u64> {
 }
 
 /// Removes chunk files that the manifest does not list, and temporary files. They are not reused: after a power loss
-/// such a name may lead to a file that the pool has, too.
-fn remove_strays(disk: &dyn Disk, dir: &Path, id: CopysetId, manifest: &Manifest) -> io::Result<()> {
-    let name = |(key, entry): (&curve_types::ChunkKey, &crate::format::manifest::ChunkEntry)| {
-        format!("{:016x}-{:08x}-{:x}.chunk", key.volume.get(), key.index, entry.birth)
-    };
-    let listed: BTreeSet<String> = manifest.chunks.iter().map(name).collect();
+/// such a name may lead to a file that the pool has, too. Says whether there were any.
+fn remove_strays(disk: &dyn Disk, dir: &Path, id: CopysetId, manifest: &Manifest) -> io::Result<bool> {
+    let listed: BTreeSet<String> = manifest.chunks.iter().map(|(key, entry)| chunk_name(*key, entry.birth)).collect();
     let stray = |name: &str| name.ends_with(".tmp") || (name.ends_with(".chunk") && !listed.contains(name));
-    for entry in disk.list(dir)?.iter().filter(|entry| stray(&entry.name)) {
+    let mut entries = disk.list(dir)?;
+    entries.retain(|entry| stray(&entry.name));
+    for entry in &entries {
         tracing::debug!(copyset = %id, file = entry.name, "removing a file that no completed sync knows");
         disk.remove_file(&dir.join(&entry.name))?;
     }
-    Ok(())
+    Ok(!entries.is_empty())
 }
 
 impl Journal {

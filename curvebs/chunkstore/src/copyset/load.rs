@@ -29,39 +29,46 @@ struct Decoded {
     /// Pages of the table that cannot be trusted, with the cause.
     suspect: Vec<usize>,
     cause: String,
+    /// Whether data may confirm entries of suspect pages. Not if the file as a whole is another chunk's or an old one.
+    confirmable: bool,
+}
+
+/// Checks that an intact header is the one that the manifest expects.
+fn check_header(header: &ChunkHeader, identity: ChunkIdentity, entry: ChunkEntry, torn: bool) -> Result<(), String> {
+    if header.identity != identity {
+        return Err(format!("header is that of {:?}", header.identity));
+    }
+    if !torn && header.generation != entry.generation {
+        return Err(format!("header is of sync {}, expected {}", header.generation, entry.generation));
+    }
+    Ok(())
 }
 
 /// Decodes header and table. `torn`: an interrupted sync may have half written them.
 fn decode_head(layout: &Layout, head: &[u8], identity: ChunkIdentity, entry: ChunkEntry, torn: bool) -> Decoded {
     let header = if torn { decode_torn(head, layout) } else { decode(head, layout) };
-    let header = header.map_err(|error| format!("header: {error}")).and_then(|header| {
-        if header.identity != identity {
-            return Err(format!("header is that of {:?}", header.identity));
-        }
-        if !torn && header.generation != entry.generation {
-            return Err(format!("header is of sync {}, expected {}", header.generation, entry.generation));
-        }
-        Ok(header)
-    });
     let table = head.get(BLOCK..).unwrap_or_default();
     let mut crcs: Vec<u32> = decode_page(table).take(layout.blocks).collect();
     crcs.resize(layout.blocks, HOLE);
-    match header {
-        Err(cause) => {
-            let header = unknown_header(layout, identity, entry);
-            let tables = Tables::loaded(header, crcs.into());
-            Decoded { tables, suspect: (0..layout.pages).collect(), cause }
-        }
-        Ok(mut header) => {
-            let intact = |page: &usize| {
-                let bytes = table.get(page * BLOCK..(page + 1) * BLOCK);
-                bytes.is_some_and(|bytes| torn || crc_of(&[bytes]) == header.page_crcs[*page])
-            };
-            let suspect: Vec<_> = (0..layout.pages).filter(|page| !intact(page)).collect();
-            header.last_changed = header.last_changed.max(entry.last_changed);
-            Decoded { tables: Tables::loaded(header, crcs.into()), suspect, cause: "checksum table".into() }
-        }
+    let lost = |cause, confirmable| {
+        let tables = Tables::loaded(unknown_header(layout, identity, entry), crcs.clone().into());
+        Decoded { tables, suspect: (0..layout.pages).collect(), cause, confirmable }
+    };
+    let mut header = match header {
+        Err(error) => return lost(format!("header: {error}"), true),
+        Ok(header) => header,
+    };
+    if let Err(cause) = check_header(&header, identity, entry, torn) {
+        return lost(cause, false);
     }
+    let intact = |page: &usize| {
+        let bytes = table.get(page * BLOCK..(page + 1) * BLOCK);
+        bytes.is_some_and(|bytes| torn || crc_of(&[bytes]) == header.page_crcs[*page])
+    };
+    let suspect: Vec<_> = (0..layout.pages).filter(|page| !intact(page)).collect();
+    header.last_changed = header.last_changed.max(entry.last_changed);
+    let tables = Tables::loaded(header, crcs.into());
+    Decoded { tables, suspect, cause: "checksum table".into(), confirmable: true }
 }
 
 /// A header for a chunk whose own is lost: everything counts as changed when the manifest last knew of a change.
@@ -76,16 +83,16 @@ fn unknown_header(layout: &Layout, identity: ChunkIdentity, entry: ChunkEntry) -
     }
 }
 
-/// Keeps the checksums of a suspect page that their data confirm and poisons the others. Reads up to 4 MiB, blocking:
-/// it happens only to damaged chunks.
-fn salvage_page(layout: &Layout, file: &dyn File, tables: &mut Tables, page: usize) {
+/// Keeps the checksums of a suspect page that their data confirm, if they may, and poisons the others. Reads up to 4 MiB,
+/// blocking: it happens only to damaged chunks.
+fn salvage_page(layout: &Layout, file: &dyn File, tables: &mut Tables, page: usize, confirmable: bool) {
     let mut block_bytes = [0; BLOCK];
     for block in page * ENTRIES_PER_PAGE..layout.blocks.min((page + 1) * ENTRIES_PER_PAGE) {
         let present = match file.read_at(layout.block_at(block), &mut block_bytes) {
             Ok(BLOCK) => block_crc(&block_bytes),
             _ => HOLE,
         };
-        if tables.crcs[block] == HOLE || tables.crcs[block] != present {
+        if !confirmable || tables.crcs[block] == HOLE || tables.crcs[block] != present {
             tables.set(block, &[poison(present)]);
         }
     }
@@ -104,11 +111,11 @@ impl CopysetStore {
         let layout = self.layout();
         let torn = state.manifest.unclean.contains(&key);
         let Some(file) = file else { return self.replace_lost(state, key, entry) };
-        let Decoded { mut tables, suspect, cause } =
+        let Decoded { mut tables, suspect, cause, confirmable } =
             decode_head(layout, head, self.identity(key, entry.birth), entry, torn);
         if !suspect.is_empty() {
             tracing::warn!(copyset = %self.id, chunk = %key, "chunk is damaged ({cause}); keeping what its data confirm");
-            suspect.iter().for_each(|page| salvage_page(layout, &*file, &mut tables, *page));
+            suspect.iter().for_each(|page| salvage_page(layout, &*file, &mut tables, *page, confirmable));
             state.salvaged_chunks += 1;
         }
         let rewrite = torn || !suspect.is_empty();
@@ -126,7 +133,7 @@ impl CopysetStore {
     fn replace_lost(&self, state: &mut State, key: ChunkKey, entry: ChunkEntry) -> io::Result<()> {
         let layout = self.layout();
         tracing::warn!(copyset = %self.id, chunk = %key, "chunk file is missing");
-        let (file, _) = self.shared.take_file(&self.path(key, entry.birth))?;
+        let (file, _) = self.take_file(state, key, entry.birth)?;
         file.punch(0, layout.file_bytes)?;
         let mut tables = Tables::empty(layout, entry.last_changed, true);
         tables.set(0, &vec![poison(block_crc(&[0; BLOCK])); layout.blocks]);
@@ -150,6 +157,29 @@ mod tests {
         for crc in [0, 1, 2, u32::MAX, u32::MAX - 1] {
             assert!(poison(crc) != HOLE && poison(crc) != crc);
         }
+    }
+
+    #[test]
+    fn headers_of_other_chunks_and_other_syncs_are_not_believed() {
+        let layout = Layout::new(Geometry::new(4096, 64 << 10, 64 << 10).unwrap()).unwrap();
+        let identity = ChunkIdentity { key: key(1, 2), copyset: CopysetId(3), birth: 4 };
+        let entry = ChunkEntry { birth: 4, generation: 5, last_changed: 6 };
+        let page = [7; BLOCK];
+        let mut header = unknown_header(&layout, identity, entry);
+        header.page_crcs = [crc_of(&[&page])].into();
+        let head = [crate::format::chunk::encode(&header, &layout), page].concat();
+        let decode = |identity, entry, torn| {
+            let decoded = decode_head(&layout, &head, identity, entry, torn);
+            (decoded.suspect.is_empty(), decoded.confirmable)
+        };
+        assert_eq!(decode(identity, entry, false), (true, true));
+        assert_eq!(decode(ChunkIdentity { birth: 9, ..identity }, entry, false), (false, false));
+        assert_eq!(decode(identity, ChunkEntry { generation: 9, ..entry }, false), (false, false));
+        assert_eq!(decode(identity, ChunkEntry { generation: 9, ..entry }, true), (true, true));
+        let mut flipped = head.clone();
+        flipped[4096] ^= 1;
+        let decoded = decode_head(&layout, &flipped, identity, entry, false);
+        assert_eq!((decoded.suspect, decoded.confirmable), (vec![0], true));
     }
 
     proptest! {

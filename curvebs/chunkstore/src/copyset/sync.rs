@@ -46,8 +46,8 @@ struct Plan {
     keys: Vec<ChunkKey>,
     /// Those of them that the manifest lists already.
     listed: Vec<ChunkKey>,
-    /// Whether names changed: chunks were made or deleted.
-    names: bool,
+    /// Files made so far, if names are to be made durable: some are new, or chunks were deleted.
+    names: Option<u64>,
 }
 
 impl State {
@@ -55,9 +55,9 @@ impl State {
         let keys: Vec<_> = self.dirty.union(&self.syncing).copied().collect();
         let generation = |key: &ChunkKey| self.manifest.chunks.get(key).map(|entry| entry.generation);
         let listed: Vec<_> = keys.iter().filter(|key| generation(key).is_some_and(|g| g > 0)).copied().collect();
-        let names = listed.len() < keys.len() || !self.dropped.is_empty();
+        let names = (self.files_made != self.files_named || !self.dropped.is_empty()).then_some(self.files_made);
         let deletions = !self.new_deleted.is_empty() || !self.new_volumes.is_empty() || self.horizon_moved;
-        (!keys.is_empty() || names || deletions).then_some(Plan { keys, listed, names })
+        (!keys.is_empty() || names.is_some() || deletions).then_some(Plan { keys, listed, names })
     }
 
     /// What the commit says. Chunks that were deleted or made after the flush are left to the next sync.
@@ -106,9 +106,10 @@ impl CopysetStore {
         while let Some(synced) = syncs.next().await {
             synced?;
         }
-        if plan.names {
-            self.shared.disk.sync_dir(&self.shared.pool_dir()).await?;
+        if let Some(files_made) = plan.names {
+            self.shared.settle_pool().await?;
             self.shared.disk.sync_dir(&self.dir).await?;
+            self.lock().files_named = files_made;
         }
         self.commit(journal, &plan.keys, sync).await
     }
@@ -176,6 +177,7 @@ impl CopysetStore {
             state.evict(self.shared.cached_chunks_max());
             state.dropped.drain(..removed).collect::<Vec<_>>()
         };
-        dropped.iter().try_for_each(|dropped| self.shared.give_back(&dropped.path))
+        dropped.iter().try_for_each(|dropped| self.shared.give_back(&dropped.path))?;
+        if dropped.is_empty() { Ok(()) } else { self.shared.settle_pool().await }
     }
 }

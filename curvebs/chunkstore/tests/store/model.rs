@@ -1,0 +1,309 @@
+//! Random changes, syncs, crashes and replays against a model: after a crash and the replay of what the owner's marker
+//! does not cover, every block is what the model says. A second replica catches up by difference now and then.
+
+use std::time::Duration;
+
+use curve_chunkstore::{ChunkStore, CopysetStore};
+use curve_io::sim::{SimDisk, SimDiskConfig};
+use curve_types::{ChunkKey, CopysetId, LogIndex, VolumeId};
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
+use proptest::test_runner::Config;
+
+use crate::support::{BLOCK, BLOCKS, Content, assert_content, block, catch_up, key, open, read, run};
+
+const COPYSETS: usize = 2;
+const MARKER: &str = "applied";
+
+/// A change in the log.
+#[derive(Clone, Debug)]
+enum Change {
+    Write { key: ChunkKey, first: u32, seeds: Vec<u64> },
+    Discard { key: ChunkKey, first: u32, blocks: u32 },
+    Zeroes { key: ChunkKey, first: u32, blocks: u32, keep: bool },
+    DeleteChunk(ChunkKey),
+    DeleteVolume(u64),
+}
+
+/// What happens to the machine.
+#[derive(Clone, Debug)]
+enum Event {
+    Apply(usize, Change),
+    Sync(usize),
+    /// The sync's future is dropped after so many microseconds.
+    CancelledSync(usize, u64),
+    /// Changes arrive while a sync runs.
+    BusySync(usize, Vec<Change>),
+    Crash,
+    Kill,
+    Maintain,
+    Forget(usize),
+    CatchUp { crash_after: bool },
+    RemoveOther,
+}
+
+fn keys() -> impl Strategy<Value = ChunkKey> {
+    (1u64..3, 0u32..3).prop_map(|(volume, index)| key(volume, index))
+}
+
+fn ranges() -> impl Strategy<Value = (u32, u32)> {
+    prop_oneof![
+        6 => (0..BLOCKS).prop_flat_map(|first| (Just(first), 1..=(BLOCKS - first).min(6))),
+        1 => Just((0, BLOCKS)),
+        1 => Just((BLOCKS / 2, BLOCKS / 2)),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        8 => (keys(), ranges(), any::<u64>()).prop_map(|(key, (first, blocks), seed)| {
+            let seeds = (0..u64::from(blocks)).map(|n| if seed % 7 == 0 { 0 } else { seed.wrapping_add(n) }).collect();
+            Change::Write { key, first, seeds }
+        }),
+        2 => (keys(), ranges()).prop_map(|(key, (first, blocks))| Change::Discard { key, first, blocks }),
+        1 => (keys(), ranges(), any::<bool>())
+            .prop_map(|(key, (first, blocks), keep)| Change::Zeroes { key, first, blocks, keep }),
+        1 => keys().prop_map(Change::DeleteChunk),
+        1 => (1u64..3).prop_map(Change::DeleteVolume),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let copyset = 0..COPYSETS;
+    prop_oneof![
+        16 => (copyset.clone(), changes()).prop_map(|(copyset, change)| Event::Apply(copyset, change)),
+        3 => copyset.clone().prop_map(Event::Sync),
+        2 => (copyset.clone(), 0u64..6000).prop_map(|(copyset, micros)| Event::CancelledSync(copyset, micros)),
+        2 => (copyset.clone(), prop::collection::vec(changes(), 1..6))
+            .prop_map(|(copyset, changes)| Event::BusySync(copyset, changes)),
+        2 => Just(Event::Crash),
+        1 => Just(Event::Kill),
+        1 => Just(Event::Maintain),
+        1 => copyset.prop_map(Event::Forget),
+        2 => any::<bool>().prop_map(|crash_after| Event::CatchUp { crash_after }),
+        1 => Just(Event::RemoveOther),
+    ]
+}
+
+/// One copyset's truth.
+#[derive(Default)]
+struct Truth {
+    log: Vec<Change>,
+    content: Content,
+    /// The last marker that was saved.
+    marker: u64,
+}
+
+impl Truth {
+    fn note(&mut self, change: &Change) {
+        let content = &mut self.content;
+        match change {
+            Change::Write { key, first, seeds } => {
+                content.extend(seeds.iter().enumerate().map(|(n, seed)| ((*key, first + n as u32), *seed)));
+            }
+            Change::Discard { key, first, blocks } | Change::Zeroes { key, first, blocks, .. } => {
+                content.retain(|(k, b), _| k != key || !(*first..first + blocks).contains(b));
+            }
+            Change::DeleteChunk(key) => content.retain(|(k, _), _| k != key),
+            Change::DeleteVolume(volume) => content.retain(|(k, _), _| k.volume != VolumeId(*volume)),
+        }
+        self.log.push(change.clone());
+    }
+}
+
+fn apply(copyset: &CopysetStore, change: &Change, index: u64) {
+    let at = LogIndex(index);
+    match change {
+        Change::Write { key, first, seeds } => crate::support::write(copyset, *key, *first, seeds, index),
+        Change::Discard { key, first, blocks } => copyset.discard(*key, first * BLOCK, blocks * BLOCK, at).unwrap(),
+        Change::Zeroes { key, first, blocks, keep } => {
+            copyset.write_zeroes(*key, first * BLOCK, blocks * BLOCK, *keep, at).unwrap();
+        }
+        Change::DeleteChunk(key) => copyset.delete_chunk(*key, at).unwrap(),
+        Change::DeleteVolume(volume) => copyset.delete_volume(VolumeId(*volume), at).unwrap(),
+    }
+}
+
+/// A machine with one disk and two copysets, and a second machine with a replica of the first copyset.
+struct World {
+    disk: SimDisk,
+    store: std::sync::Arc<ChunkStore>,
+    truth: [Truth; COPYSETS],
+    replica_disk: SimDisk,
+    replica: std::sync::Arc<ChunkStore>,
+    replica_applied: u64,
+}
+
+fn id(copyset: usize) -> CopysetId {
+    CopysetId(copyset as u32 + 1)
+}
+
+fn disk(seed: u64) -> SimDisk {
+    let delay = Duration::from_micros(100)..Duration::from_micros(900);
+    SimDisk::new(SimDiskConfig { seed, sync_delay: delay, ..SimDiskConfig::default() })
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let (disk, replica_disk) = (disk(seed), disk(seed ^ 1));
+        let (store, replica) = (open(&disk).await, open(&replica_disk).await);
+        for copyset in 0..COPYSETS {
+            store.create_copyset(id(copyset)).await.unwrap();
+        }
+        replica.create_copyset(id(0)).await.unwrap();
+        Self { disk, store, truth: Default::default(), replica_disk, replica, replica_applied: 0 }
+    }
+
+    fn apply(&mut self, copyset: usize, change: &Change) {
+        let truth = &mut self.truth[copyset];
+        truth.note(change);
+        apply(&self.store.copyset(id(copyset)).unwrap(), change, truth.log.len() as u64);
+    }
+
+    async fn save_marker(&mut self, copyset: usize, marker: u64) {
+        let store = self.store.copyset(id(copyset)).unwrap();
+        store.save_record(MARKER, &marker.to_le_bytes()).await.unwrap();
+        self.truth[copyset].marker = marker;
+    }
+
+    /// After a restart: the log is applied again from the marker on.
+    async fn replay(&mut self) {
+        self.store = open(&self.disk).await;
+        assert_eq!(self.store.damaged_copysets(), []);
+        for (copyset, truth) in self.truth.iter().enumerate() {
+            let store = self.store.copyset(id(copyset)).unwrap();
+            let marker = match store.load_record(MARKER).await.unwrap() {
+                Some(bytes) => u64::from_le_bytes(bytes[..].try_into().unwrap()),
+                None => 0,
+            };
+            assert_eq!(marker, truth.marker);
+            for (n, change) in truth.log.iter().enumerate().skip(marker as usize) {
+                apply(&store, change, n as u64 + 1);
+            }
+        }
+    }
+
+    async fn catch_up(&mut self, crash_after: bool) {
+        let from = self.store.copyset(id(0)).unwrap();
+        let to = self.replica.copyset(id(0)).unwrap();
+        catch_up(&from, &to, self.replica_applied).await;
+        if crash_after {
+            self.replica_disk.crash();
+            self.replica = open(&self.replica_disk).await;
+            assert_eq!(self.replica.damaged_copysets(), []);
+            let to = self.replica.copyset(id(0)).unwrap();
+            catch_up(&from, &to, self.replica_applied).await;
+        }
+        let to = self.replica.copyset(id(0)).unwrap();
+        to.sync().await.unwrap();
+        self.replica_applied = self.truth[0].log.len() as u64;
+        check(&to, &self.truth[0].content).await;
+        for (volume, index) in [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)] {
+            let (ours, theirs) = (from.digest(key(volume, index)).await, to.digest(key(volume, index)).await);
+            assert_eq!(ours.unwrap().hash, theirs.unwrap().hash, "{volume}/{index}");
+        }
+    }
+
+    async fn step(&mut self, event: Event) {
+        match event {
+            Event::Apply(copyset, change) => self.apply(copyset, &change),
+            Event::Sync(copyset) => {
+                let applied = self.truth[copyset].log.len() as u64;
+                self.store.copyset(id(copyset)).unwrap().sync().await.unwrap();
+                self.save_marker(copyset, applied).await;
+            }
+            Event::CancelledSync(copyset, micros) => {
+                let store = self.store.copyset(id(copyset)).unwrap();
+                if let Ok(synced) = tokio::time::timeout(Duration::from_micros(micros), store.sync()).await {
+                    synced.unwrap();
+                }
+            }
+            Event::BusySync(copyset, changes) => {
+                let applied = self.truth[copyset].log.len() as u64;
+                let store = self.store.copyset(id(copyset)).unwrap();
+                let busy = async {
+                    for change in &changes {
+                        tokio::time::sleep(Duration::from_micros(300)).await;
+                        self.apply(copyset, change);
+                    }
+                };
+                tokio::join!(store.sync(), busy).0.unwrap();
+                self.save_marker(copyset, applied).await;
+            }
+            Event::Crash => {
+                self.disk.crash();
+                self.replay().await;
+            }
+            Event::Kill => {
+                self.disk.detach();
+                self.replay().await;
+            }
+            Event::Maintain => {
+                self.store.maintain().await.unwrap();
+            }
+            Event::Forget(copyset) => {
+                let store = self.store.copyset(id(copyset)).unwrap();
+                store.forget_deletions(LogIndex(self.truth[copyset].log.len() as u64 / 2));
+            }
+            Event::CatchUp { crash_after } => self.catch_up(crash_after).await,
+            Event::RemoveOther => {
+                self.store.remove_copyset(id(1)).await.unwrap();
+                self.store.create_copyset(id(1)).await.unwrap();
+                self.truth[1] = Truth::default();
+            }
+        }
+    }
+}
+
+async fn check(store: &CopysetStore, content: &Content) {
+    for volume in 1..3 {
+        for index in 0..3 {
+            assert_content(&read(store, key(volume, index)).await, key(volume, index), content);
+        }
+    }
+    let report = store.scrub_step(None, u64::MAX).await.unwrap();
+    assert!(report.bad.is_empty() && report.next.is_none());
+}
+
+async fn live_through(seed: u64, events: Vec<Event>) {
+    let mut world = World::new(seed).await;
+    for event in events {
+        let checked = !matches!(event, Event::Apply(..));
+        world.step(event).await;
+        for copyset in (0..COPYSETS).filter(|_| checked) {
+            check(&world.store.copyset(id(copyset)).unwrap(), &world.truth[copyset].content).await;
+        }
+    }
+    world.disk.crash();
+    world.replay().await;
+    world.catch_up(false).await;
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 96, ..Config::default() })]
+    #[test]
+    fn the_store_equals_its_model(seed in any::<u64>(), events in prop::collection::vec(events(), 1..70)) {
+        run(live_through(seed, events));
+    }
+}
+
+#[test]
+fn two_runs_of_a_seed_do_the_same_io() {
+    let stats = || {
+        run(async {
+            let mut world = World::new(7).await;
+            for n in 0..200u64 {
+                let seeds = vec![n; 1 + n as usize % 4];
+                world.apply(0, &Change::Write { key: key(1, n as u32 % 40), first: n as u32 % 28, seeds });
+                if n % 17 == 0 {
+                    world.step(Event::Sync(0)).await;
+                }
+                if n % 60 == 59 {
+                    world.step(Event::Crash).await;
+                }
+            }
+            (world.disk.stats(), world.disk.files())
+        })
+    };
+    assert_eq!(stats(), stats());
+    assert_ne!(block(1), block(2));
+}
