@@ -45,6 +45,11 @@ soak: deps ## the checker under faults for ten minutes on a release build (SOAK_
 	cargo build --release --locked --workspace --bins
 	CURVE_SOAK_SECONDS=$${SOAK_SECONDS:-600} cargo test --release --locked -p curve-e2e -- --nocapture soak
 
+sim: ## simulator: SEEDS=200 seeds of the production code under faults (FROM=1)
+	tools/deps.sh build
+	cargo build --release --locked -p curve-sim
+	target/release/curve-sim --seeds $(SEEDS) --from $${FROM:-1}
+
 bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
 	target/release/curve-bench $(ARGS)
