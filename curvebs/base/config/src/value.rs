@@ -315,7 +315,7 @@ impl<'de> VariantAccess<'de> for Tagged<'de> {
     type Error = Fault;
 
     fn unit_variant(self) -> Result<(), Fault> {
-        self.contents(|value| <()>::deserialize(value))
+        self.contents(<()>::deserialize)
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {

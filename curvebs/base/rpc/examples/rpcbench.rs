@@ -1,4 +1,5 @@
-//! Measures the RPC alone: 4 KiB writes and reads between two threads with a runtime each, at depth 1 and 32.
+//! Measures the RPC alone between two threads with a runtime each: 4 KiB writes and reads at depth 1 and 32, and 1 MiB
+//! ones at depth 8.
 //!
 //! `cargo run --release -p curve-rpc --example rpcbench [seconds] [tcp|unix|multi]`; CPU is that of both sides.
 //! `multi` runs both sides on one runtime of two worker threads instead.
@@ -15,16 +16,36 @@ use rustix::time::{ClockId, clock_gettime};
 
 const WRITE: u16 = 1;
 const READ: u16 = 2;
-const BLOCK: usize = 4096;
+const BLOCK: usize = 1 << 20;
 
 struct Store {
     block: Bytes,
 }
 
+#[derive(Clone, Copy)]
+struct Load {
+    name: &'static str,
+    method: u16,
+    depth: u32,
+    bytes: usize,
+}
+
+const LOADS: [Load; 6] = [
+    Load { name: "write 4 KiB", method: WRITE, depth: 1, bytes: 4 << 10 },
+    Load { name: "write 4 KiB", method: WRITE, depth: 32, bytes: 4 << 10 },
+    Load { name: "read  4 KiB", method: READ, depth: 1, bytes: 4 << 10 },
+    Load { name: "read  4 KiB", method: READ, depth: 32, bytes: 4 << 10 },
+    Load { name: "write 1 MiB", method: WRITE, depth: 8, bytes: 1 << 20 },
+    Load { name: "read  1 MiB", method: READ, depth: 8, bytes: 1 << 20 },
+];
+
 impl Handler for Store {
     fn handle(&self, request: Message, reply: Box<dyn Reply>) {
         let payload = match request.method {
-            READ => vec![self.block.clone()],
+            READ => {
+                let len: [u8; 4] = request.header[..4].try_into().expect("a length");
+                vec![self.block.slice(..u32::from_le_bytes(len) as usize)]
+            }
             _ => Vec::new(),
         };
         reply.send(Message { method: request.method, header: Bytes::from_static(&[1; 8]), payload });
@@ -36,12 +57,15 @@ fn cpu_us() -> f64 {
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-async fn work(network: &Arc<RpcNetwork>, address: &str, method: u16, ends: Instant) -> u64 {
-    let block = Bytes::from(vec![7; BLOCK]);
+async fn work(network: &Arc<RpcNetwork>, address: &str, load: Load, ends: Instant) -> u64 {
+    let block = Bytes::from(vec![7; load.bytes]);
+    let mut header = vec![2; 64];
+    header[..4].copy_from_slice(&(load.bytes as u32).to_le_bytes());
+    let header = Bytes::from(header);
     let mut ops = 0;
     while Instant::now() < ends {
-        let payload = if method == WRITE { vec![block.clone()] } else { Vec::new() };
-        let request = Message { method, header: Bytes::from_static(&[2; 64]), payload };
+        let payload = if load.method == WRITE { vec![block.clone()] } else { Vec::new() };
+        let request = Message { method: load.method, header: header.clone(), payload };
         network.call(address, request, Duration::from_secs(5)).await.expect("the server answers");
         ops += 1;
     }
@@ -49,31 +73,31 @@ async fn work(network: &Arc<RpcNetwork>, address: &str, method: u16, ends: Insta
 }
 
 async fn measure(network: &Arc<RpcNetwork>, address: &str, seconds: f64) {
-    for (name, method) in [("write", WRITE), ("read", READ)] {
-        for depth in [1, 32] {
-            let (cpu, begun, stats) = (cpu_us(), Instant::now(), network.stats());
-            let ends = begun + Duration::from_secs_f64(seconds);
-            let workers: Vec<_> = (0..depth)
-                .map(|_| {
-                    let (network, address) = (Arc::clone(network), address.to_owned());
-                    tokio::spawn(async move { work(&network, &address, method, ends).await })
-                })
-                .collect();
-            let mut ops = 0;
-            for worker in workers {
-                ops += worker.await.expect("a worker does not panic");
-            }
-            let elapsed = begun.elapsed().as_secs_f64();
-            let after = network.stats();
-            println!(
-                "{name:5} depth {depth:2}: {:8.0} ops/s, {:6.2} us CPU/op, {:6.1} us/op, {:4.1} requests a socket write",
-                ops as f64 / elapsed,
-                (cpu_us() - cpu) / ops as f64,
-                elapsed * 1e6 / ops as f64 * f64::from(depth),
-                (after.requests_sent - stats.requests_sent) as f64
-                    / (after.socket_writes - stats.socket_writes) as f64,
-            );
+    for load in LOADS {
+        let (cpu, begun, stats) = (cpu_us(), Instant::now(), network.stats());
+        let ends = begun + Duration::from_secs_f64(seconds);
+        let workers: Vec<_> = (0..load.depth)
+            .map(|_| {
+                let (network, address) = (Arc::clone(network), address.to_owned());
+                tokio::spawn(async move { work(&network, &address, load, ends).await })
+            })
+            .collect();
+        let mut ops = 0;
+        for worker in workers {
+            ops += worker.await.expect("a worker does not panic");
         }
+        let elapsed = begun.elapsed().as_secs_f64();
+        let after = network.stats();
+        println!(
+            "{} depth {:2}: {:8.0} ops/s, {:7.2} us CPU/op, {:7.1} us/op, {:4.1} requests a socket write",
+            load.name,
+            load.depth,
+            ops as f64 / elapsed,
+            (cpu_us() - cpu) / ops as f64,
+            elapsed * 1e6 / ops as f64 * f64::from(load.depth),
+            (after.requests_sent - stats.requests_sent) as f64
+                / (after.socket_writes - stats.socket_writes) as f64,
+        );
     }
 }
 

@@ -18,6 +18,9 @@ use crate::stats::{Counters, count};
 /// The longest pause between two attempts to connect while calls wait.
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
+/// Deadlines beyond this are as good as none, and must not overflow a clock.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// One address that is called.
 ///
 /// Calls are put into the table at once, in the order of `call`, so that this is also the order on the wire. A task,
@@ -67,7 +70,7 @@ impl Peer {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let method = request.method;
-        let ends = Instant::now() + deadline;
+        let ends = Instant::now() + deadline.min(DEADLINE_MAX);
         let mut state = self.lock();
         if state.closed || state.server_stopping {
             let cause = if state.closed { "this network is closed" } else { "the server is stopping" };

@@ -98,11 +98,12 @@ impl Decoder {
         }
     }
 
-    /// Lets `read` append bytes of the stream; says how many it did, 0 at the end of the stream.
+    /// Lets `read` append bytes of the stream.
     pub(crate) fn fill(
         &mut self,
         read: impl FnOnce(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Filled>> {
+        let is_block = !matches!(self.state, State::Large { .. });
         let (target, room) = self.target();
         let spare = &mut target.spare_capacity_mut()[..room];
         let start = spare.as_ptr().cast::<u8>();
@@ -116,7 +117,7 @@ impl Decoder {
         assert_eq!(buf.filled().as_ptr(), start, "the reader filled another buffer");
         // SAFETY: `ReadBuf` vouches that the first `len` bytes of the spare capacity are initialised.
         unsafe { target.advance_mut(len) };
-        Poll::Ready(Ok(len))
+        Poll::Ready(Ok(Filled { bytes: len, is_block_full: is_block && len == room }))
     }
 
     /// What must be in the block before the rest of a frame can be taken.
@@ -168,6 +169,15 @@ impl Decoder {
         let room = block.capacity() - block.len();
         (block, room)
     }
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    /// Bytes; 0 at the end of the stream.
+    pub(crate) bytes: usize,
+    /// Whether it filled a block of small frames, so that more of them are probably waiting.
+    pub(crate) is_block_full: bool,
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use crate::outbox::{Outbox, SLICES_MAX};
 use crate::stats::{Counters, count};
 use crate::stream::Stream;
 
+/// Blocks of small frames that are read before their replies are written.
+const READS_MAX: u64 = 4;
+
 /// Why a connection cannot go on.
 #[derive(Debug, Error)]
 pub(crate) enum PipeError {
@@ -46,22 +49,35 @@ impl Pipe {
         Self { stream, decoder: Decoder::new(), outbox: Outbox::default(), unflushed: false, counters }
     }
 
-    /// Reads once and appends the frames that are complete now. Ready when something was read, be it part of a frame.
+    /// Reads and appends the frames that are complete now. Ready when something was read, be it part of a frame.
+    ///
+    /// Goes on while small frames fill block after block, so that their replies leave in one write too.
     pub(crate) fn poll_frames(
         &mut self,
         cx: &mut Context<'_>,
         frames: &mut Vec<Frame>,
     ) -> Poll<Result<(), PipeError>> {
-        let stream = &mut self.stream;
-        let filled = ready!(self.decoder.fill(|buf| Pin::new(stream).poll_read(cx, buf)))?;
-        if filled == 0 {
-            return Poll::Ready(Err(PipeError::Closed));
+        let mut reads = 0;
+        while reads < READS_MAX {
+            let stream = &mut self.stream;
+            let filled = match self.decoder.fill(|buf| Pin::new(stream).poll_read(cx, buf)) {
+                Poll::Ready(filled) => filled?,
+                Poll::Pending if reads == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            };
+            if filled.bytes == 0 {
+                return Poll::Ready(Err(PipeError::Closed));
+            }
+            reads += 1;
+            count(&self.counters.bytes_received, filled.bytes as u64);
+            while let Some(frame) = self.decoder.next_frame()? {
+                frames.push(frame);
+            }
+            if !filled.is_block_full {
+                break;
+            }
         }
-        count(&self.counters.socket_reads, 1);
-        count(&self.counters.bytes_received, filled as u64);
-        while let Some(frame) = self.decoder.next_frame()? {
-            frames.push(frame);
-        }
+        count(&self.counters.socket_reads, reads);
         Poll::Ready(Ok(()))
     }
 

@@ -107,6 +107,13 @@ async fn a_nearer_deadline_is_not_held_up_by_a_farther_one() {
 }
 
 #[tokio::test]
+async fn the_longest_deadline_is_no_deadline() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, _) = serve_at(&network, ANY, echo()).await;
+    network.call(&server.address(), message(0, 1), Duration::MAX).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_deadline_also_covers_connecting() {
     let silent = tokio::net::TcpListener::bind(ANY).await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
