@@ -143,7 +143,10 @@ impl MdsConfig {
 
     /// This member. Panics unless `check` has passed.
     pub fn me(&self) -> &MemberConfig {
-        self.members.iter().find(|member| member.id == self.id).expect("a checked configuration lists its own member")
+        self.members
+            .iter()
+            .find(|member| member.id == self.id)
+            .expect("a checked configuration lists its own member")
     }
 
     /// This member's node id.
@@ -162,7 +165,8 @@ mod tests {
     use super::*;
 
     fn config() -> MdsConfig {
-        let member = |id| MemberConfig { id, data_address: format!("h:{id}"), grpc_address: format!("h:1{id}") };
+        let member =
+            |id| MemberConfig { id, data_address: format!("h:{id}"), grpc_address: format!("h:1{id}") };
         MdsConfig { members: (1..=3).map(member).collect(), ..MdsConfig::default() }
     }
 

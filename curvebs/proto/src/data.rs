@@ -112,7 +112,9 @@ impl ChunkReply {
             Ok(Status::BadRequest) => ChunkError::BadRequest { message },
             Ok(Status::NoCopyset) => ChunkError::NoCopyset,
             Ok(Status::Stopped) => ChunkError::Stopped { message },
-            Err(_) => ChunkError::BadRequest { message: format!("unknown status {}: {message}", self.status) },
+            Err(_) => {
+                ChunkError::BadRequest { message: format!("unknown status {}: {message}", self.status) }
+            }
         };
         Err(error)
     }

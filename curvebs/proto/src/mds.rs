@@ -9,10 +9,12 @@ mod wire;
 pub use api::MdsApi;
 pub use cluster::{
     ChunkserverInfo, ChunkserverState, ClusterStatus, CopysetHealth, CopysetInfo, CopysetMember, HealthItem,
-    HealthLevel, Heartbeat, HeartbeatReply, MdsMember, Order, OrderAction, Registered, Registration, ReplicaReport,
+    HealthLevel, Heartbeat, HeartbeatReply, MdsMember, Order, OrderAction, Registered, Registration,
+    ReplicaReport,
 };
 pub use error::MdsError;
 pub use volume::{
-    Created, DiskUsage, Entry, Holder, OpenMode, OpenRequest, Opened, Refreshed, SessionKey, SessionState, VolumeRecord,
+    Created, DiskUsage, Entry, Holder, OpenMode, OpenRequest, Opened, Refreshed, SessionKey, SessionState,
+    VolumeRecord,
 };
 pub use wire::BadReply;

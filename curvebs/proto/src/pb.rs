@@ -7,8 +7,23 @@ pub mod data {
     tonic::include_proto!("curve.data.v1");
 }
 
-/// The control plane.
+/// The packages that refer to each other, nested as their names are, since the generated paths are relative.
 #[allow(missing_docs, clippy::all)]
-pub mod mds {
-    tonic::include_proto!("curve.mds.v1");
+mod packages {
+    pub mod mds {
+        pub mod v1 {
+            tonic::include_proto!("curve.mds.v1");
+        }
+        pub mod state {
+            pub mod v1 {
+                tonic::include_proto!("curve.mds.state.v1");
+            }
+        }
+    }
 }
+
+/// The control plane.
+pub use packages::mds::v1 as mds;
+
+/// What the MDS stores and logs; private to it.
+pub use packages::mds::state::v1 as mds_state;

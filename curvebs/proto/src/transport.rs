@@ -49,7 +49,11 @@ pub enum MdsCallError {
 /// Calls the MDS group.
 pub trait MdsTransport: Send + Sync + 'static {
     /// Sends a request to the leader and returns its response, which is never "not the leader".
-    fn call(&self, request: MdsRequest, deadline: Duration) -> BoxFuture<'static, Result<MdsResponse, MdsCallError>>;
+    fn call(
+        &self,
+        request: MdsRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<MdsResponse, MdsCallError>>;
 }
 
 /// Calls one MDS.
@@ -78,8 +82,13 @@ impl<C: MdsChannel> MdsRouter<C> {
 }
 
 impl<C: MdsChannel> MdsTransport for MdsRouter<C> {
-    fn call(&self, request: MdsRequest, deadline: Duration) -> BoxFuture<'static, Result<MdsResponse, MdsCallError>> {
-        let (channel, addresses, leader) = (self.channel.clone(), self.addresses.clone(), self.leader.clone());
+    fn call(
+        &self,
+        request: MdsRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<MdsResponse, MdsCallError>> {
+        let (channel, addresses, leader) =
+            (self.channel.clone(), self.addresses.clone(), self.leader.clone());
         Box::pin(async move { route(&*channel, &addresses, &leader, request, deadline).await })
     }
 }
@@ -134,7 +143,8 @@ async fn route<C: MdsChannel>(
                     cause = format!("{address} does not lead");
                     let hint = hint.filter(|hint| *hint != address);
                     // A hint is followed at once, once; two nodes that point at each other must not spin.
-                    failed_in_a_row += if hint.is_some() && failed_in_a_row == 0 { 1 } else { addresses.len() };
+                    failed_in_a_row +=
+                        if hint.is_some() && failed_in_a_row == 0 { 1 } else { addresses.len() };
                     remember(hint);
                 }
             },
@@ -289,8 +299,11 @@ mod tests {
         }
     }
 
-    fn router(answers: &[(&'static str, Result<MdsResponse, String>)]) -> (Arc<Scripted>, MdsRouter<Arc<Scripted>>) {
-        let scripted = Arc::new(Scripted { answers: answers.iter().cloned().collect(), asked: Mutex::default() });
+    fn router(
+        answers: &[(&'static str, Result<MdsResponse, String>)],
+    ) -> (Arc<Scripted>, MdsRouter<Arc<Scripted>>) {
+        let scripted =
+            Arc::new(Scripted { answers: answers.iter().cloned().collect(), asked: Mutex::default() });
         let addresses = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
         (scripted.clone(), MdsRouter::new(scripted, &addresses))
     }

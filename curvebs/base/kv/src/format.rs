@@ -102,7 +102,10 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let image = Image { applied: Some(Bytes::from_static(b"m")), rows: [(Bytes::from("k"), Bytes::from("v"))].into() };
+        let image = Image {
+            applied: Some(Bytes::from_static(b"m")),
+            rows: [(Bytes::from("k"), Bytes::from("v"))].into(),
+        };
         let body = b"CURVEKV1\x01\x01\0\0\0m\x01\0\0\0\0\0\0\0\x01\0\0\0k\x01\0\0\0v";
         let encoded = encode(&image);
         assert_eq!(&encoded[..body.len()], body);

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use curve_io::BoxFuture;
-use rocksdb::{DB, Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, Snapshot, WriteOptions};
+use rocksdb::{
+    DB, Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, Snapshot,
+    WriteOptions,
+};
 
 use crate::error::KvError;
 use crate::store::{Change, KeyRange, Reader, Row, Store, WriteBatch};
@@ -171,7 +174,9 @@ impl Store for RocksStore {
                 }
                 flushed
             });
-            flushing.await.unwrap_or_else(|error| Err(KvError::Io(format!("the flush did not finish: {error}"))))
+            flushing
+                .await
+                .unwrap_or_else(|error| Err(KvError::Io(format!("the flush did not finish: {error}"))))
         })
     }
 

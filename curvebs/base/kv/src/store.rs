@@ -60,7 +60,10 @@ impl KeyRange {
     }
 
     pub(crate) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
-        (Bound::Included(&self.from[..]), self.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..])))
+        (
+            Bound::Included(&self.from[..]),
+            self.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..])),
+        )
     }
 }
 
@@ -131,7 +134,9 @@ mod tests {
     #[test]
     fn a_prefix_covers_exactly_the_keys_that_begin_with_it() {
         let range = KeyRange::prefix(&b"ab"[..]);
-        for (key, inside) in [(&b"ab"[..], true), (b"ab\xff\xff", true), (b"aa\xff", false), (b"ac", false), (b"a", false)] {
+        for (key, inside) in
+            [(&b"ab"[..], true), (b"ab\xff\xff", true), (b"aa\xff", false), (b"ac", false), (b"a", false)]
+        {
             assert_eq!(range.contains(key), inside, "{key:?}");
         }
         assert_eq!(KeyRange::prefix(&b"a\xff"[..]).to, Some(Bytes::from_static(b"b")));

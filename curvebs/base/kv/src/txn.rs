@@ -45,7 +45,10 @@ impl<'a> Txn<'a> {
             return Ok(Vec::new());
         }
         let changed = |changes: &BTreeMap<Bytes, Option<Bytes>>| -> BTreeMap<Bytes, Option<Bytes>> {
-            changes.range::<[u8], _>(range.bounds()).map(|(key, value)| (key.clone(), value.clone())).collect()
+            changes
+                .range::<[u8], _>(range.bounds())
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
         let mut over = changed(&self.kept);
         over.extend(changed(&self.current));

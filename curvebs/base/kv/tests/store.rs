@@ -62,7 +62,11 @@ fn follow(store: &dyn Store, steps: &[Step]) {
             Step::Write(marker) => {
                 let before = store.view().unwrap();
                 store.write(std::mem::take(&mut batch), marker.as_ref().map(std::slice::from_ref)).unwrap();
-                assert_eq!(before.scan(&KeyRange::all(), usize::MAX).unwrap(), rows(&written.0), "a view stays");
+                assert_eq!(
+                    before.scan(&KeyRange::all(), usize::MAX).unwrap(),
+                    rows(&written.0),
+                    "a view stays"
+                );
                 written = (model.clone(), marker.or(written.1));
             }
         }
@@ -73,7 +77,8 @@ fn follow(store: &dyn Store, steps: &[Step]) {
         assert_eq!(store.get(&key(k)).unwrap(), written.0.get(&key(k)).cloned());
     }
     let some = store.scan(&KeyRange::prefix("k1"), 5).unwrap();
-    let expected: Vec<_> = rows(&written.0).into_iter().filter(|(k, _)| k.starts_with(b"k1")).take(5).collect();
+    let expected: Vec<_> =
+        rows(&written.0).into_iter().filter(|(k, _)| k.starts_with(b"k1")).take(5).collect();
     assert_eq!(some, expected);
 }
 

@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn zones_are_distinct_when_there_are_three() {
         for members in plan(&cluster(&["a", "a", "a", "a", "b", "b", "c"]), 10) {
-            let zones: BTreeSet<_> = members.iter().map(|node| [0, 1, 1, 1, 1, 2, 2, 3][node.0 as usize]).collect();
+            let zones: BTreeSet<_> =
+                members.iter().map(|node| [0, 1, 1, 1, 1, 2, 2, 3][node.0 as usize]).collect();
             assert_eq!(zones.len(), REPLICAS, "{members:?}");
         }
     }

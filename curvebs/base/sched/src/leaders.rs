@@ -19,7 +19,11 @@ pub fn plan_leaders(view: &ClusterView, transfers_max: usize) -> Vec<Operator> {
             *count += 1;
         }
         let up = copyset.members.iter().all(|&node| view.is_up(node));
-        if up && copyset.running.is_none() && copyset.members.len() == REPLICAS && copyset.members.contains(&leader) {
+        if up
+            && copyset.running.is_none()
+            && copyset.members.len() == REPLICAS
+            && copyset.members.contains(&leader)
+        {
             whole.insert(id, (leader, copyset));
         }
     }
@@ -72,7 +76,11 @@ mod tests {
         };
         ClusterView {
             disks: (1..=disks).map(|node| (NodeId(node), disk.clone())).collect(),
-            copysets: copysets.iter().enumerate().map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c))).collect(),
+            copysets: copysets
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c)))
+                .collect(),
         }
     }
 

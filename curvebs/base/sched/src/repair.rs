@@ -25,7 +25,8 @@ impl Default for RepairLimits {
 pub fn plan_repair(view: &ClusterView, limits: RepairLimits) -> Vec<Operator> {
     let mut plan = Repair { view, limits, counts: view.replica_counts(), adding: adding(view) };
     let mut operators = Vec::new();
-    let mut order: Vec<(CopysetId, &CopysetView)> = view.copysets.iter().map(|(&id, copyset)| (id, copyset)).collect();
+    let mut order: Vec<(CopysetId, &CopysetView)> =
+        view.copysets.iter().map(|(&id, copyset)| (id, copyset)).collect();
     // Those with the fewest good copies first.
     order.sort_by_key(|(id, copyset)| (healthy(view, copyset).len(), *id));
     for (id, copyset) in order {
@@ -90,7 +91,10 @@ impl Repair<'_> {
             DiskState::Up => 0,
         };
         let shares_zone = |node: NodeId| {
-            copyset.members.iter().any(|&other| other != node && self.view.zone(other) == self.view.zone(node))
+            copyset
+                .members
+                .iter()
+                .any(|&other| other != node && self.view.zone(other) == self.view.zone(node))
         };
         let leads = |node: NodeId| copyset.leader == Some(node);
         let count = |node: NodeId| self.counts.get(&node).copied().unwrap_or(0);
@@ -103,7 +107,8 @@ impl Repair<'_> {
         let zone_taken = |node| healthy.iter().any(|&member| self.view.zone(member) == self.view.zone(node));
         let learning = |node| copyset.learners.contains(&node);
         let room = |node: NodeId| self.view.disks.get(&node).map_or(0, |disk| disk.usable_bytes());
-        let busy = |node: &NodeId| self.adding.get(node).copied().unwrap_or(0) >= self.limits.adds_per_disk_max;
+        let busy =
+            |node: &NodeId| self.adding.get(node).copied().unwrap_or(0) >= self.limits.adds_per_disk_max;
         let mut free = self.view.targets();
         free.retain(|node| !copyset.members.contains(node));
         // A busy disk in a zone of its own is waited for: doubling a zone now could not be undone by repair.
@@ -143,7 +148,11 @@ mod tests {
         };
         ClusterView {
             disks: zones.iter().enumerate().map(|(i, zone)| (NodeId(i as u64 + 1), disk(zone))).collect(),
-            copysets: copysets.iter().enumerate().map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c))).collect(),
+            copysets: copysets
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c)))
+                .collect(),
         }
     }
 

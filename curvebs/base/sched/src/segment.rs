@@ -34,8 +34,12 @@ pub fn choose_segment_copysets(
     chunks: usize,
     rng: &mut StdRng,
 ) -> Result<Vec<CopysetId>, SegmentError> {
-    let working: Vec<(CopysetId, &CopysetView)> =
-        view.copysets.iter().filter(|(_, copyset)| view.has_quorum(copyset)).map(|(&id, copyset)| (id, copyset)).collect();
+    let working: Vec<(CopysetId, &CopysetView)> = view
+        .copysets
+        .iter()
+        .filter(|(_, copyset)| view.has_quorum(copyset))
+        .map(|(&id, copyset)| (id, copyset))
+        .collect();
     if working.is_empty() {
         return Err(SegmentError::NoCopyset);
     }
@@ -117,7 +121,11 @@ mod tests {
         };
         ClusterView {
             disks: free.iter().enumerate().map(|(i, free)| (NodeId(i as u64), disk(free))).collect(),
-            copysets: copysets.iter().enumerate().map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c))).collect(),
+            copysets: copysets
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (CopysetId(i as u32 + 1), copyset(c)))
+                .collect(),
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::mds::wire::{BadReply, required};
 use crate::mds::{
-    ChunkserverInfo, ClusterStatus, CopysetInfo, Created, DiskUsage, Entry, Heartbeat, HeartbeatReply, MdsError,
-    OpenRequest, Opened, Refreshed, Registered, Registration, SessionKey, VolumeRecord,
+    ChunkserverInfo, ClusterStatus, CopysetInfo, Created, DiskUsage, Entry, Heartbeat, HeartbeatReply,
+    MdsError, OpenRequest, Opened, Refreshed, Registered, Registration, SessionKey, VolumeRecord,
 };
 use crate::pb::mds as pb;
 use crate::pb::mds::mds_request::Op;
@@ -177,7 +177,8 @@ impl MdsApi {
         epoch: Epoch,
         allocate: bool,
     ) -> Result<Option<Vec<CopysetId>>, MdsError> {
-        let op = Op::Segment(pb::Segment { volume: volume.get(), index: segment.0, epoch: epoch.get(), allocate });
+        let op =
+            Op::Segment(pb::Segment { volume: volume.get(), index: segment.0, epoch: epoch.get(), allocate });
         let map = answer!(self.call(op).await?, SegmentMap)?;
         Ok((!map.copysets.is_empty()).then(|| map.copysets.into_iter().map(CopysetId).collect()))
     }

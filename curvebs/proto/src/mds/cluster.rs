@@ -428,7 +428,8 @@ impl TryFrom<pb::Register> for Registration {
             zone: r.zone,
             total_bytes: r.total_bytes,
             free_bytes: r.free_bytes,
-            geometry: Geometry::new(r.block_bytes, r.chunk_bytes, r.segment_bytes).map_err(|_| BadReply("geometry"))?,
+            geometry: Geometry::new(r.block_bytes, r.chunk_bytes, r.segment_bytes)
+                .map_err(|_| BadReply("geometry"))?,
             version: r.version,
         })
     }
@@ -554,7 +555,8 @@ impl TryFrom<pb::Order> for Order {
 
 impl From<HeartbeatReply> for pb::HeartbeatReply {
     fn from(r: HeartbeatReply) -> Self {
-        let addresses = r.addresses.into_iter().map(|(node, address)| pb::NodeAddress { node: node.get(), address });
+        let addresses =
+            r.addresses.into_iter().map(|(node, address)| pb::NodeAddress { node: node.get(), address });
         Self {
             orders: r.orders.into_iter().map(Into::into).collect(),
             addresses: addresses.collect(),

@@ -300,7 +300,10 @@ mod tests {
         ];
         for error in errors {
             assert_eq!(MdsError::from(pb::Error::from(&error)), error);
-            assert!(!error.remedy().is_empty() && error.code().chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+            assert!(
+                !error.remedy().is_empty()
+                    && error.code().chars().all(|c| c.is_ascii_uppercase() || c == '_')
+            );
         }
     }
 }

@@ -169,7 +169,8 @@ impl TryFrom<pb::Volume> for VolumeRecord {
     type Error = BadReply;
 
     fn try_from(v: pb::Volume) -> Result<Self, BadReply> {
-        let geometry = Geometry::new(v.block_bytes, v.chunk_bytes, v.segment_bytes).map_err(|_| BadReply("geometry"))?;
+        let geometry =
+            Geometry::new(v.block_bytes, v.chunk_bytes, v.segment_bytes).map_err(|_| BadReply("geometry"))?;
         Ok(Self {
             id: VolumeId(v.id),
             size: v.size,

@@ -1,0 +1,129 @@
+//! Keys of the state store. Numbers are big-endian, so that rows sort by them; values are messages of `state.proto`.
+//!
+//! | key | row |
+//! |-----|-----|
+//! | `C` | the cluster: its name, sizes and next ids |
+//! | `c` copyset (4) | a copyset and its members |
+//! | `e` parent directory (8) name | what a name in a directory stands for; the root directory is 0 |
+//! | `g` volume (8) segment (4) | the copysets of a segment's chunks |
+//! | `k` token (16) | the node id (8) that a chunkserver's token got |
+//! | `n` node (8) | a chunkserver |
+//! | `q` slot (8) | which remembered result has this place in the ring |
+//! | `r` client (8) sequence (8) | the remembered result of a mutation |
+//! | `s` volume (8) client (8) | a session |
+//! | `t` volume (8) | a deleted volume whose data is not yet gone everywhere |
+//! | `v` volume (8) | a volume |
+
+use bytes::{BufMut, Bytes, BytesMut};
+use curve_kv::KeyRange;
+
+/// The root directory.
+pub(crate) const ROOT: u64 = 0;
+
+fn key(tag: u8, parts: &[&[u8]]) -> Bytes {
+    let mut key = BytesMut::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.put_u8(tag);
+    for part in parts {
+        key.put_slice(part);
+    }
+    key.freeze()
+}
+
+fn all(tag: u8) -> KeyRange {
+    KeyRange::prefix(vec![tag])
+}
+
+pub(crate) fn cluster() -> Bytes {
+    key(b'C', &[])
+}
+
+pub(crate) fn copyset(id: u32) -> Bytes {
+    key(b'c', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn copysets() -> KeyRange {
+    all(b'c')
+}
+
+pub(crate) fn entry(parent: u64, name: &[u8]) -> Bytes {
+    key(b'e', &[&parent.to_be_bytes(), name])
+}
+
+pub(crate) fn entries(parent: u64) -> KeyRange {
+    KeyRange::prefix(key(b'e', &[&parent.to_be_bytes()]))
+}
+
+/// The name in the key of an entry.
+pub(crate) fn entry_name(key: &Bytes) -> Bytes {
+    key.slice(9..)
+}
+
+pub(crate) fn segment(volume: u64, index: u32) -> Bytes {
+    key(b'g', &[&volume.to_be_bytes(), &index.to_be_bytes()])
+}
+
+pub(crate) fn segments(volume: u64) -> KeyRange {
+    KeyRange::prefix(key(b'g', &[&volume.to_be_bytes()]))
+}
+
+pub(crate) fn token(token: &[u8]) -> Bytes {
+    key(b'k', &[token])
+}
+
+pub(crate) fn chunkserver(node: u64) -> Bytes {
+    key(b'n', &[&node.to_be_bytes()])
+}
+
+pub(crate) fn chunkservers() -> KeyRange {
+    all(b'n')
+}
+
+pub(crate) fn slot(slot: u64) -> Bytes {
+    key(b'q', &[&slot.to_be_bytes()])
+}
+
+pub(crate) fn result(client: u64, sequence: u64) -> Bytes {
+    key(b'r', &[&client.to_be_bytes(), &sequence.to_be_bytes()])
+}
+
+pub(crate) fn session(volume: u64, client: u64) -> Bytes {
+    key(b's', &[&volume.to_be_bytes(), &client.to_be_bytes()])
+}
+
+pub(crate) fn sessions_of(volume: u64) -> KeyRange {
+    KeyRange::prefix(key(b's', &[&volume.to_be_bytes()]))
+}
+
+pub(crate) fn sessions() -> KeyRange {
+    all(b's')
+}
+
+pub(crate) fn trash(volume: u64) -> Bytes {
+    key(b't', &[&volume.to_be_bytes()])
+}
+
+pub(crate) fn trashes() -> KeyRange {
+    all(b't')
+}
+
+pub(crate) fn volume(id: u64) -> Bytes {
+    key(b'v', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn volumes() -> KeyRange {
+    all(b'v')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_sort_by_number_and_prefixes_do_not_overlap() {
+        assert!(segment(1, 255) < segment(1, 256));
+        assert!(segments(1).contains(&segment(1, u32::MAX)) && !segments(1).contains(&segment(2, 0)));
+        assert!(entries(7).contains(&entry(7, b"x")) && !entries(7).contains(&entry(8, b"")));
+        assert_eq!(entry_name(&entry(7, b"name")), "name");
+        assert!(!copysets().contains(&cluster()));
+    }
+}

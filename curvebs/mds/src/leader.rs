@@ -1,0 +1,153 @@
+//! The loops of a leader: decide what is next, remove deleted data, watch the other MDSs. On a follower they idle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curve_io::Message;
+use curve_kv::KvError;
+use curve_multiraft::Role;
+use curve_proto::pb::mds_state as state;
+use curve_proto::pb::mds_state::command::Op;
+use curve_proto::{MdsError, methods};
+use curve_types::{Geometry, NodeId, Term};
+use futures::future::join_all;
+use rand::Rng;
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::keys;
+use crate::node::Shared;
+use crate::rows::get;
+use crate::schedule::{Picture, advance, creation, membership_changes, to_forget};
+use crate::service::Via;
+
+const TICK_MIN: Duration = Duration::from_millis(50);
+const TICK_MAX: Duration = Duration::from_millis(500);
+const PURGE_EVERY: Duration = Duration::from_secs(1);
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+const PING_DEADLINE: Duration = Duration::from_millis(800);
+
+/// Why a round of a leader's loop ended early. The next round tries again.
+#[derive(Debug, Error)]
+enum RoundError {
+    #[error(transparent)]
+    Mds(#[from] MdsError),
+    #[error(transparent)]
+    Store(#[from] KvError),
+}
+
+impl RoundError {
+    fn log(&self, what: &str) {
+        match self {
+            Self::Mds(MdsError::NotLeader { .. }) => tracing::debug!(what, "lost leadership"),
+            error => tracing::warn!(what, %error, "will be tried again"),
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Decides and orders, a few times per heartbeat.
+pub(crate) async fn run_schedule(shared: Arc<Shared>) {
+    let mut ticks = ticks((shared.config.heartbeat_interval.0 / 4).clamp(TICK_MIN, TICK_MAX));
+    loop {
+        ticks.tick().await;
+        if shared.group.status().role == Role::Leader {
+            if let Err(error) = schedule(&shared).await {
+                error.log("scheduling");
+            }
+        }
+    }
+}
+
+async fn schedule(shared: &Shared) -> Result<(), RoundError> {
+    let term = shared.lead(Via::Frames).await?;
+    if get::<state::ClusterRow>(shared.rows(), &keys::cluster())?.is_none() {
+        return found(shared, term).await;
+    }
+    let changes = membership_changes(&picture(shared, term)?);
+    if !changes.is_empty() {
+        shared.propose_own(Op::CopysetChanges(state::CopysetChanges { changes })).await?;
+    }
+    let picture = picture(shared, term)?;
+    let made = shared.memory.with(term, |memory| {
+        advance(&picture, memory, &shared.config);
+        creation(&picture, memory, &shared.config)
+    });
+    if let Some(copysets) = made {
+        tracing::info!(copysets = copysets.copysets.len(), "making copysets");
+        shared.propose_own(Op::CreateCopysets(copysets)).await?;
+    }
+    for node in to_forget(&picture) {
+        tracing::info!(node, "an emptied chunkserver is forgotten");
+        shared.propose_own(Op::ForgetChunkserver(state::ForgetChunkserver { node })).await?;
+    }
+    Ok(())
+}
+
+/// The cluster now, as the leader of `term` knows it.
+pub(crate) fn picture(shared: &Shared, term: Term) -> Result<Picture, KvError> {
+    shared.memory.with(term, |memory| Picture::take(shared.rows(), memory, &shared.config, Instant::now()))
+}
+
+async fn found(shared: &Shared, term: Term) -> Result<(), RoundError> {
+    let geometry = Geometry::default();
+    let found = state::Found {
+        id: shared.memory.with(term, |memory| memory.rng.random()),
+        name: shared.config.cluster.clone(),
+        block_bytes: geometry.block_bytes(),
+        chunk_bytes: geometry.chunk_bytes(),
+        segment_bytes: geometry.segment_bytes(),
+    };
+    tracing::info!(name = found.name, "founding the cluster");
+    shared.propose_own(Op::Found(found)).await?;
+    Ok(())
+}
+
+/// Removes the data of deleted volumes.
+pub(crate) async fn run_purge(shared: Arc<Shared>) {
+    let mut ticks = ticks(PURGE_EVERY);
+    loop {
+        ticks.tick().await;
+        if shared.group.status().role == Role::Leader {
+            if let Err(error) = purge(&shared).await {
+                error.log("removing the data of deleted volumes");
+            }
+        }
+    }
+}
+
+async fn purge(shared: &Shared) -> Result<(), RoundError> {
+    shared.lead(Via::Frames).await?;
+    for purged in shared.purger.round(shared.rows()).await? {
+        shared.propose_own(Op::Purged(purged)).await?;
+    }
+    Ok(())
+}
+
+/// Notes which MDSs answer.
+pub(crate) async fn run_watch(shared: Arc<Shared>) {
+    let mut ticks = ticks(WATCH_EVERY);
+    loop {
+        ticks.tick().await;
+        let status = shared.group.status();
+        if status.role != Role::Leader {
+            continue;
+        }
+        let others = shared.config.members.iter().filter(|member| member.id != shared.config.id);
+        let heard = join_all(others.map(|member| async {
+            let ping = Message { method: methods::MDS_PING, ..Message::default() };
+            let answer = shared.network.call(&member.data_address, ping, PING_DEADLINE).await;
+            answer.ok().map(|_| NodeId(member.id))
+        }))
+        .await;
+        shared.memory.with(status.term, |memory| {
+            let now = Instant::now();
+            memory.mds_heard.extend(heard.into_iter().flatten().map(|node| (node, now)));
+        });
+    }
+}

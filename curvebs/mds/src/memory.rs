@@ -1,0 +1,126 @@
+//! What a leader knows and does not log: heartbeats, leases, steps under way. It begins empty with each term, and
+//! everything in it is learnt again within a lease or a heartbeat.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use curve_proto::mds::{Heartbeat, ReplicaReport};
+use curve_sched::Step;
+use curve_types::{CopysetId, NodeId, Term};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+/// A step that has been ordered and not yet seen done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub step: Step,
+    pub since: Instant,
+}
+
+/// The last heartbeat of a chunkserver.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub at: Instant,
+    pub heartbeat: Heartbeat,
+}
+
+impl Seen {
+    /// What it said of its replica of a copyset.
+    pub(crate) fn replica(&self, copyset: CopysetId) -> Option<&ReplicaReport> {
+        self.heartbeat.replicas.iter().find(|replica| replica.copyset == copyset)
+    }
+}
+
+/// What the leader of one term knows.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub term: Term,
+    /// When this term's leadership was first noticed: nobody has been silent for longer.
+    pub since: Instant,
+    pub seen: BTreeMap<NodeId, Seen>,
+    /// When each session was last refreshed, by volume and client.
+    pub refreshed: BTreeMap<(u64, u64), Instant>,
+    pub running: BTreeMap<CopysetId, Running>,
+    /// Since when a member that is up has not had its replica.
+    pub missing: BTreeMap<(CopysetId, NodeId), Instant>,
+    pub registered_at: Instant,
+    pub leaders_planned_at: Instant,
+    /// When other MDSs last answered.
+    pub mds_heard: BTreeMap<NodeId, Instant>,
+    pub rng: StdRng,
+}
+
+impl Memory {
+    fn new(term: Term, seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            term,
+            since: now,
+            seen: BTreeMap::new(),
+            refreshed: BTreeMap::new(),
+            running: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            registered_at: now,
+            leaders_planned_at: now,
+            mds_heard: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(seed ^ term.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+        }
+    }
+
+    /// How long a chunkserver has been silent, as far as this leader can know.
+    pub(crate) fn silence(&self, node: NodeId, now: Instant) -> Duration {
+        let heard = self.seen.get(&node).map_or(self.since, |seen| seen.at);
+        now.saturating_duration_since(heard)
+    }
+
+    /// Whether a session's lease has run out. A leader gives every session a whole lease first.
+    pub(crate) fn lapsed(&self, volume: u64, client: u64, lease: Duration, now: Instant) -> bool {
+        let refreshed = self.refreshed.get(&(volume, client)).copied().unwrap_or(self.since);
+        now.saturating_duration_since(refreshed) > lease
+    }
+}
+
+/// The memory of this node while it leads. The lock is held for short, synchronous steps only.
+pub(crate) struct LeaderMemory {
+    seed: u64,
+    memory: Mutex<Memory>,
+}
+
+impl LeaderMemory {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed, memory: Mutex::new(Memory::new(Term(0), seed)) }
+    }
+
+    /// Looks at, or changes, what the leader of `term` knows; an older term's knowledge is forgotten first.
+    pub(crate) fn with<R>(&self, term: Term, act: impl FnOnce(&mut Memory) -> R) -> R {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.term < term {
+            *memory = Memory::new(term, self.seed);
+        }
+        act(&mut memory)
+    }
+
+    /// Looks at it, whatever term it is of.
+    pub(crate) fn peek<R>(&self, look: impl FnOnce(&Memory) -> R) -> R {
+        look(&self.memory.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_term_begins_with_a_whole_lease_for_everybody() {
+        let memory = LeaderMemory::new(1);
+        let lease = Duration::from_secs(10);
+        memory.with(Term(1), |m| m.refreshed.insert((1, 1), Instant::now()));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(memory.with(Term(1), |m| m.lapsed(1, 1, lease, Instant::now())));
+        assert!(!memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));
+    }
+}

@@ -1,0 +1,264 @@
+//! One MDS, whatever it runs on: the group, the leader's loops, and the frames it serves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use curve_io::{Disk, Handler, Message, Network, Reply, ServerHandle, make_dirs_durable};
+use curve_kv::{MemStore, Reader, Store};
+use curve_log::{Log, LogConfig};
+use curve_multiraft::{AddressBook, Group, MultiRaft, Op, ProposeError, RaftOptions, ReadError, Role};
+use curve_proto::pb::mds::mds_response::Result as Answer;
+use curve_proto::pb::mds::{MdsRequest, MdsResponse};
+use curve_proto::pb::mds_state as state;
+use curve_proto::transport::{request_of, response_frame};
+use curve_proto::{MdsError, methods};
+use curve_types::{GroupId, NodeId, Term};
+use prost::Message as _;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::MdsConfig;
+use crate::copyset_call::CopysetCaller;
+use crate::lease::Fencer;
+use crate::memory::LeaderMemory;
+use crate::placement::Purger;
+use crate::server::StartError;
+use crate::service::Via;
+use crate::state_machine::MdsMachine;
+use crate::topology::RouteTable;
+use crate::{leader, service};
+
+const LOG_DIR: &str = "log";
+const STATE_DIR: &str = "state";
+const LOG_SEGMENT_BYTES: u64 = 16 << 20;
+const SPARE_SEGMENTS_MAX: usize = 1;
+
+/// What an MDS reaches the world through.
+pub struct MdsParts {
+    /// The disk with the log, and with the state where `store` is not given.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory, relative to the disk's root.
+    pub dir: PathBuf,
+    /// The framed network.
+    pub network: Arc<dyn Network>,
+    /// The state store; `None` for the in-memory one on `disk`.
+    pub store: Option<Arc<dyn Store>>,
+    /// Feeds everything that is drawn at random.
+    pub seed: u64,
+}
+
+/// A running MDS. It owns its tasks: dropping it stops them, as a crash would.
+pub struct MdsNode {
+    pub(crate) shared: Arc<Shared>,
+    raft: Arc<MultiRaft>,
+    log: Log,
+    listening: Box<dyn ServerHandle>,
+    tasks: JoinSet<()>,
+}
+
+/// What requests and the leader's loops work with.
+pub(crate) struct Shared {
+    pub config: MdsConfig,
+    pub group: Group,
+    pub store: Arc<dyn Store>,
+    pub network: Arc<dyn Network>,
+    pub memory: Arc<LeaderMemory>,
+    pub fencer: Fencer,
+    pub purger: Purger,
+    clock: Clock,
+}
+
+/// Wall-clock time for records that people read. Decisions use `tokio::time` only.
+struct Clock {
+    started: Instant,
+    started_ms: AtomicU64,
+}
+
+struct Book(MdsConfig);
+
+impl AddressBook for Book {
+    fn address(&self, node: NodeId) -> Option<String> {
+        self.0.member(node).map(|member| member.data_address.clone())
+    }
+}
+
+fn part<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let what = what.into();
+    move |cause| StartError::Part { what, cause: cause.to_string() }
+}
+
+impl MdsNode {
+    /// Opens what the disk has, joins the group (making it at the first start), and serves frames at the member's data
+    /// address.
+    pub async fn start(config: MdsConfig, parts: MdsParts) -> Result<Self, StartError> {
+        config.check()?;
+        let MdsParts { disk, dir, network, store, seed } = parts;
+        make_dirs_durable(&*disk, &dir).await.map_err(part(format!("data directory {}", dir.display())))?;
+        let store = match store {
+            Some(store) => store,
+            None => Arc::new(
+                MemStore::open(disk.clone(), dir.join(STATE_DIR)).await.map_err(part("state store"))?,
+            ),
+        };
+        let log_config = LogConfig {
+            segment_bytes: LOG_SEGMENT_BYTES,
+            spare_segments_max: SPARE_SEGMENTS_MAX,
+            ..LogConfig::default()
+        };
+        let (log, recovery) = Log::open(disk, &dir.join(LOG_DIR), log_config).await.map_err(part("log"))?;
+        tracing::info!(entries = recovery.entries, torn = recovery.truncated_tail_bytes, "log recovered");
+        // The group must notice a dead leader at any time, so it never goes quiet.
+        let options = RaftOptions { quiesce_after: None, ..RaftOptions::default() };
+        let book = Arc::new(Book(config.clone()));
+        let raft = MultiRaft::new(config.node(), log.clone(), network.clone(), book, seed, options);
+        let machine = Box::new(MdsMachine::new(store.clone()).map_err(part("state store"))?);
+        let members: Vec<NodeId> = config.members.iter().map(|member| NodeId(member.id)).collect();
+        let group = raft.create_group(GroupId::MDS, &members, machine).await.map_err(part("MDS group"))?;
+        let memory = Arc::new(LeaderMemory::new(seed));
+        let routes = Arc::new(RouteTable { store: store.clone(), memory: memory.clone() });
+        let caller = Arc::new(CopysetCaller::new(network.clone(), routes));
+        let shared = Arc::new(Shared {
+            group,
+            store,
+            network: network.clone(),
+            memory,
+            fencer: Fencer::new(caller.clone()),
+            purger: Purger::new(caller),
+            clock: Clock { started: Instant::now(), started_ms: AtomicU64::new(0) },
+            config,
+        });
+        let address = shared.config.me().data_address.clone();
+        let frames = Arc::new(Frames { shared: shared.clone(), raft: raft.clone() });
+        let listening =
+            network.serve(&address, frames).await.map_err(part(format!("data address {address}")))?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(leader::run_schedule(shared.clone()));
+        tasks.spawn(leader::run_purge(shared.clone()));
+        tasks.spawn(leader::run_watch(shared.clone()));
+        Ok(Self { shared, raft, log, listening, tasks })
+    }
+
+    /// Answers a request of the control plane, as over gRPC.
+    pub async fn call(&self, request: MdsRequest) -> MdsResponse {
+        service::call(&self.shared, request, Via::Grpc).await
+    }
+
+    /// Sets the wall clock that records show; without it they count from the process's start, as the simulator wants.
+    pub fn set_wall_clock(&self, unix_ms: u64) {
+        let clock = &self.shared.clock;
+        let elapsed = clock.started.elapsed().as_millis() as u64;
+        clock.started_ms.store(unix_ms.saturating_sub(elapsed), Ordering::Relaxed);
+    }
+
+    /// Whether this MDS leads.
+    pub fn is_leader(&self) -> bool {
+        self.shared.group.status().role == Role::Leader
+    }
+
+    /// Where frames are served.
+    pub fn address(&self) -> String {
+        self.listening.address()
+    }
+
+    /// Hands leadership over, makes the state durable, and stops.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+        if let Err(error) = self.shared.group.checkpoint().await {
+            // It only makes the next start slower.
+            tracing::info!(%error, "no checkpoint at shutdown");
+        }
+        self.raft.shutdown().await;
+        drop(self.listening);
+        self.log.close().await;
+    }
+}
+
+impl Shared {
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.started_ms.load(Ordering::Relaxed) + self.clock.started.elapsed().as_millis() as u64
+    }
+
+    /// The rows as this node has applied them.
+    pub(crate) fn rows(&self) -> &dyn Reader {
+        &*self.store
+    }
+
+    fn not_leader(&self, hint: Option<NodeId>, via: Via) -> MdsError {
+        // A node that does not know better would point to itself, and the caller would come back at once.
+        let member =
+            hint.filter(|&node| node != self.config.node()).and_then(|node| self.config.member(node));
+        let hint = member.map(|member| match via {
+            Via::Grpc => member.grpc_address.clone(),
+            Via::Frames => member.data_address.clone(),
+        });
+        MdsError::NotLeader { hint }
+    }
+
+    /// Returns the term once this node certainly leads and has applied everything acknowledged before.
+    pub(crate) async fn lead(&self, via: Via) -> Result<Term, MdsError> {
+        let status = self.group.status();
+        if status.role != Role::Leader {
+            return Err(self.not_leader(status.leader, via));
+        }
+        match self.group.read_barrier().await {
+            Ok(()) => Ok(self.group.status().term),
+            Err(ReadError::NotLeader { hint }) => Err(self.not_leader(hint, via)),
+            Err(ReadError::Unavailable | ReadError::Stopped) => Err(self.not_leader(None, via)),
+        }
+    }
+
+    /// Has a command applied. Unless the answer says otherwise it may or may not have been: repeat it.
+    pub(crate) async fn propose(&self, command: state::Command, via: Via) -> Result<Answer, MdsError> {
+        let op = Op { header: command.encode_to_vec().into(), payload: Vec::new() };
+        let proposed = match self.group.propose(op).await {
+            Ok(proposed) => proposed,
+            Err(ProposeError::NotLeader { hint }) => return Err(self.not_leader(hint, via)),
+            Err(ProposeError::Unavailable | ProposeError::Stopped) => return Err(self.not_leader(None, via)),
+            Err(error @ ProposeError::TooLarge { .. }) => {
+                return Err(MdsError::BadRequest { why: error.to_string() });
+            }
+        };
+        let response = MdsResponse::decode(proposed.result).expect("our own state machine encoded it");
+        match response.result.expect("our own state machine answers") {
+            Answer::Error(error) => Err(error.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    /// A command that no client sent.
+    pub(crate) async fn propose_own(&self, op: state::command::Op) -> Result<Answer, MdsError> {
+        let command = state::Command { now_ms: self.now_ms(), op: Some(op), ..state::Command::default() };
+        self.propose(command, Via::Frames).await
+    }
+}
+
+/// Routes the frames of this process.
+struct Frames {
+    shared: Arc<Shared>,
+    raft: Arc<MultiRaft>,
+}
+
+impl Handler for Frames {
+    fn handle(&self, request: Message, reply: Box<dyn Reply>) {
+        match request.method {
+            method if methods::RAFT.contains(&method) => self.raft.handle(request, reply),
+            methods::MDS_PING => reply.send(Message { method: methods::MDS_PING, ..Message::default() }),
+            methods::MDS_CALL => {
+                let shared = self.shared.clone();
+                tokio::spawn(async move {
+                    let response = match request_of(&request) {
+                        Ok(request) => service::call(&shared, request, Via::Frames).await,
+                        Err(why) => service::refusal(&MdsError::BadRequest { why }),
+                    };
+                    reply.send(response_frame(&response));
+                });
+            }
+            _ => reply.send(curve_rpc::unknown_method()),
+        }
+    }
+}
+
+/// How long a request may take when it does not say.
+pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
