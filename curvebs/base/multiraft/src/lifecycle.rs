@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use openraft_rt::WatchReceiver;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use crate::group::{Inner, failure_of, leading};
 
@@ -66,6 +66,17 @@ pub(crate) fn ended(group: &Inner) {
     }
     group.leader.send_replace(None);
     group.stop.send_replace(true);
+}
+
+/// Asks for votes in a new group before the others' timers do, until there is a leader.
+pub(crate) async fn stand_first(group: Arc<Inner>) {
+    let mut servers = group.raft.server_metrics();
+    for _ in 0..10 {
+        let led = servers.wait_until(|metrics| metrics.current_leader.is_some());
+        if group.raft.trigger().elect(true).await.is_err() || timeout(group.options.heartbeat / 4, led).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Lets the node stand for election once promises it may have made before a restart have ended.

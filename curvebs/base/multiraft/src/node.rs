@@ -69,6 +69,9 @@ enum Start<'a> {
 
 impl MultiRaft {
     /// Starts with no group. `seed` feeds all random draws (election timeouts). Must be called inside a tokio runtime.
+    ///
+    /// # Panics
+    /// If `node` is 0, which stands for "nobody" in the log.
     pub fn new(
         node: NodeId,
         log: Log,
@@ -77,6 +80,7 @@ impl MultiRaft {
         seed: u64,
         options: RaftOptions,
     ) -> Arc<Self> {
+        assert_ne!(node.get(), 0, "node ids begin at 1");
         let this = Arc::new(Self {
             log,
             caller: Caller { node, network, addresses },
@@ -250,18 +254,15 @@ impl MultiRaft {
         let sources = Sources::new(mix(seed));
         let (alive, dropped) = watch::channel(());
         let machine = Machine::new(user, sources.clone(), alive).map_err(io_error)?;
-        store.reconcile(machine.applied()).await.map_err(io_error)?;
+        match (&start, pristine) {
+            (Start::Create(members), true) => store.bootstrap(members).await.map_err(io_error)?,
+            _ => store.reconcile(machine.applied()).await.map_err(io_error)?,
+        }
         let view = machine.view();
         let transport = Transport::new(self.caller.clone(), id, flags.clone());
         let raft = Raft::new(self.node().get(), self.config.clone(), transport, store, machine);
         let raft = Runtime::scope(seed, raft).await.map_err(|fatal| open_error(id, fatal))?;
         view.live.store(true, Ordering::Release);
-        if let (Start::Create(members), true) = (&start, pristine) {
-            let members: BTreeMap<u64, ()> = members.iter().map(|member| (member.get(), ())).collect();
-            raft.initialize(members)
-                .await
-                .map_err(|error| GroupError::Corrupt { group: id, cause: error.to_string() })?;
-        }
         let metrics = raft.metrics();
         let this_node = self.node().get();
         let alone = raft.with_raft_state(move |state| {
@@ -293,6 +294,13 @@ impl MultiRaft {
             dropped,
         });
         tokio::spawn(proposer::run(inner.clone(), input));
+        if let (Start::Create(members), true) = (start, pristine) {
+            // Different groups begin with different leaders.
+            let first = members.get((mix(id.get()) % members.len().max(1) as u64) as usize);
+            if first == Some(&self.node()) {
+                tokio::spawn(lifecycle::stand_first(inner.clone()));
+            }
+        }
         Ok(Group { inner })
     }
 }

@@ -4,6 +4,7 @@
 //! with one sync and then reports to openraft. Votes and truncations wait. All records of a group reach the disk in
 //! the order of the calls here, which is what openraft's safety rests on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -11,18 +12,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use curve_log::{Entry as LogEntry, GroupLog};
-use curve_types::FRAME_PAYLOAD_BYTES_MAX;
+use curve_types::{FRAME_PAYLOAD_BYTES_MAX, NodeId};
 use futures::Stream;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use openraft::LogState;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use tokio::sync::oneshot;
 
 use crate::flags::GroupFlags;
 use crate::format::{
     EntryKind, decode_log_id, decode_membership, decode_meta, decode_vote, encode_log_id, encode_membership,
     encode_meta, encode_vote, split_body,
 };
-use crate::types::{Batch, C, Entry, LogId, Payload, Vote, public_index};
+use crate::types::{Batch, C, Entry, LeaderId, LogId, Membership, Payload, Vote, public_index};
 use crate::wire::APPEND_HEADS_BYTES_MAX;
 
 /// Bytes read from the log at once when applying or recovering.
@@ -55,6 +57,22 @@ impl Store {
     pub(crate) fn is_pristine(&self) -> bool {
         let state = self.log.state();
         state.purged.is_none() && state.last.is_none() && state.vote.is_none()
+    }
+
+    /// Writes the first entry of a new group, the same on all its first members: who they are. Durable on return.
+    pub(crate) async fn bootstrap(&self, members: &[NodeId]) -> io::Result<()> {
+        let voters: BTreeSet<u64> = members.iter().map(|member| member.get()).collect();
+        let nodes: BTreeMap<u64, ()> = voters.iter().map(|voter| (*voter, ())).collect();
+        let membership = Membership::new(vec![voters], nodes).map_err(io::Error::other)?;
+        let log_id = LogId { leader_id: LeaderId { term: 0, node_id: 0 }, index: 0 };
+        let entry = Entry { log_id, payload: Payload::Membership(membership) };
+        let (tell, durable) = oneshot::channel();
+        let done = move |result| {
+            // Nobody waits any more when opening was given up.
+            let _ = tell.send(result);
+        };
+        self.log.append(vec![encode_entry(&entry)], Box::new(done));
+        durable.await.map_err(io::Error::other)?
     }
 
     /// Makes the log agree with a state machine that is further than it, which a crash between the install of a

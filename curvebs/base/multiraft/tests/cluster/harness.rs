@@ -88,7 +88,7 @@ impl Cluster {
         let disk = self.disks.entry(node).or_insert_with(|| SimDisk::new(config)).clone();
         self.net.bring_up(&name(node));
         let mount = disk.mount();
-        let config = LogConfig { segment_bytes: 4 << 20, ..LogConfig::default() };
+        let config = LogConfig { segment_bytes: 8 << 20, ..LogConfig::default() };
         let (log, recovery) = Log::open(mount.clone(), Path::new("log"), config).await.expect("log opens");
         let network = self.net.node(&name(node));
         self.starts += 1;

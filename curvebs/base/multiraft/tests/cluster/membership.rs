@@ -30,6 +30,8 @@ async fn a_member_is_replaced() {
     // The new member counts: with it, one of the old ones may be missing.
     cluster.kill(leader, Death::Kill).await;
     cluster.clients().put(GROUP, "later", b"x").await;
+    cluster.running[&gone].raft.halt().await;
+    cluster.converged(GROUP).await;
     assert_eq!(cluster.content(NodeId(4), GROUP).lock().unwrap().map.len(), 102);
 }
 

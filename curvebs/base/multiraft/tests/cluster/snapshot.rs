@@ -51,6 +51,7 @@ async fn a_short_absence_is_made_up_from_the_log() {
 async fn only_what_changed_is_copied() {
     let mut cluster = Cluster::three(22, no_tail()).await;
     fill(&cluster, 0..200, 4096).await;
+    cluster.converged(GROUP).await;
     let away = follower(&cluster).await;
     cluster.group(away, GROUP).unwrap().checkpoint().await.unwrap();
     cluster.kill(away, Death::PowerLoss).await;
