@@ -1,0 +1,215 @@
+//! One run: a cluster, clients, faults, healing, and the verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use curve_blockdev::BlockDevice;
+use curve_client::mds::HealthLevel;
+use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
+use rand::Rng;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::info;
+
+use crate::faults::{FaultMenu, inflict};
+use crate::workload::{Recorder, Worker, read_all};
+use crate::world::{Shape, World};
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// The cluster.
+    pub shape: Shape,
+    /// What may go wrong.
+    pub menu: FaultMenu,
+    /// How long faults are inflicted, in virtual time.
+    pub length: Duration,
+    /// Concurrent operations of one client.
+    pub workers: usize,
+    /// Blocks that are used.
+    pub blocks: u64,
+    /// Whether a second client takes the volume over now and then.
+    pub takeovers: bool,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            shape: Shape::default(),
+            menu: FaultMenu::ALL,
+            length: Duration::from_secs(20),
+            workers: 4,
+            blocks: 12,
+            takeovers: true,
+        }
+    }
+}
+
+/// What a run that passed did; equal for equal seeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Writes acknowledged, writes of unknown outcome, reads.
+    pub operations: (usize, usize, usize),
+    /// Messages delivered.
+    pub messages: u64,
+    /// Bytes delivered.
+    pub bytes: u64,
+    /// Bytes written to all disks.
+    pub disk_bytes: u64,
+    /// Virtual time of the run in microseconds.
+    pub virtual_us: u128,
+}
+
+/// How long a cluster without faults may need for anything.
+const HEALING_MAX: Duration = Duration::from_secs(120);
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Counts a panic in any task as a failure of the run.
+pub fn watch_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICKED.store(true, Ordering::SeqCst);
+        before(info);
+    }));
+}
+
+impl Scenario {
+    /// Runs under `seed`. The error says what was violated.
+    pub fn run(self, seed: u64) -> Result<Summary, String> {
+        crate::entropy::seed(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime starts");
+        let summary = runtime.block_on(self.play(seed))?;
+        if PANICKED.load(Ordering::SeqCst) {
+            return Err("a task panicked; see above".into());
+        }
+        Ok(summary)
+    }
+
+    async fn play(self, seed: u64) -> Result<Summary, String> {
+        let began = Instant::now();
+        let mut world = World::new(seed, self.shape);
+        let recorder = Recorder::default();
+        timeout(HEALING_MAX, world.start_all()).await.map_err(|_| "the cluster does not start")??;
+        let operator = world.client("operator", ClientConfig::default());
+        wait_healthy(&operator).await?;
+        let volume = timeout(HEALING_MAX, create(&operator)).await.map_err(|_| "the volume cannot be created")??;
+        info!(%volume, "the cluster is up");
+
+        let mut clients = JoinSet::new();
+        let config = ClientConfig { io_timeout: "20s".parse().expect("a duration"), ..ClientConfig::default() };
+        let count = if self.takeovers { 2 } else { 1 };
+        for number in 1..=count {
+            let cluster = world.client(&format!("client-{number}"), config.clone());
+            let client = Client { cluster, recorder: recorder.clone(), scenario: self, seed: world.rng().random() };
+            clients.spawn(client.run());
+        }
+        inflict(&mut world, self.menu, self.length).await?;
+        wait_healthy(&operator).await?;
+        // Operations that began under faults must end now that there are none.
+        sleep(Duration::from_secs(5)).await;
+        while let Some(ended) = clients.try_join_next() {
+            ended.map_err(|error| error.to_string())??;
+        }
+        clients.abort_all();
+        let last = open(&operator).await?;
+        read_all(&last, &recorder, self.blocks, HEALING_MAX).await?;
+        recorder.history().check()?;
+        let (network, disk_bytes) = (world.network.stats(), disk_bytes(&world));
+        let operations = recorder.history().counts();
+        if operations.0 == 0 || operations.2 == 0 {
+            return Err(format!("nothing was done: {operations:?}"));
+        }
+        Ok(Summary {
+            operations,
+            messages: network.requests + network.replies,
+            bytes: network.bytes,
+            disk_bytes,
+            virtual_us: began.elapsed().as_micros(),
+        })
+    }
+}
+
+fn disk_bytes(world: &World) -> u64 {
+    (0..world.host_count()).map(|host| world.disk(host).stats().bytes_written).sum()
+}
+
+async fn wait_healthy(operator: &Cluster) -> Result<(), String> {
+    let until = Instant::now() + HEALING_MAX;
+    let mut last = "no answer".to_owned();
+    while Instant::now() < until {
+        match operator.mds().status().await {
+            Ok(status) if status.level == HealthLevel::Ok && status.copysets > 0 => return Ok(()),
+            Ok(status) => last = format!("{:?} with {} copysets", status.health, status.copysets),
+            Err(error) => last = error.to_string(),
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    Err(format!("the cluster is not healthy {HEALING_MAX:?} after all faults stopped: {last}"))
+}
+
+async fn create(operator: &Cluster) -> Result<String, String> {
+    let created = operator.mds().create_volume("/sim", 1 << 30).await.map_err(|error| error.to_string())?;
+    Ok(created.volume.id.to_string())
+}
+
+/// Opens the volume, whoever holds it.
+async fn open(cluster: &Cluster) -> Result<Arc<Volume>, String> {
+    let until = Instant::now() + HEALING_MAX;
+    let options = OpenOptions { takeover: true, ..OpenOptions::default() };
+    loop {
+        match cluster.open("/sim", options).await {
+            Ok(volume) => return Ok(volume),
+            Err(error) if Instant::now() > until => return Err(format!("the volume cannot be opened: {error}")),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// Opens the volume again and again, each time shutting the other client out, and works until it is shut out itself.
+struct Client {
+    cluster: Cluster,
+    recorder: Recorder,
+    scenario: Scenario,
+    seed: u64,
+}
+
+impl Client {
+    async fn run(self) -> Result<(), String> {
+        let mut life = 0;
+        loop {
+            let volume = open_while_faults_last(&self.cluster).await;
+            life += 1;
+            let mut workers = JoinSet::new();
+            for worker in 0..self.scenario.workers as u64 {
+                let seed = self.seed ^ (life << 8) ^ worker;
+                let (volume, recorder) = (Arc::clone(&volume), self.recorder.clone());
+                workers.spawn(Worker { volume, recorder, blocks: self.scenario.blocks, seed }.run());
+            }
+            while let Some(ended) = workers.join_next().await {
+                ended.map_err(|error| error.to_string())??;
+            }
+            // Leave the other client some time before it is shut out in turn.
+            sleep(Duration::from_millis(1000 + (self.seed ^ life) % 3000)).await;
+            let _ = volume.close().await;
+        }
+    }
+}
+
+async fn open_while_faults_last(cluster: &Cluster) -> Arc<Volume> {
+    let options = OpenOptions { takeover: true, ..OpenOptions::default() };
+    loop {
+        match cluster.open("/sim", options).await {
+            Ok(volume) => return volume,
+            Err(error) => {
+                info!(%error, "not opened");
+                sleep(Duration::from_millis(300)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What clients do: write values of their own to blocks, read blocks, and put all of it into the history.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curve_blockdev::{BlockDevice, BlockError};
+use curve_client::Volume;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::history::{History, NEVER_WRITTEN};
+
+/// Bytes of a block.
+pub const BLOCK: u64 = 4096;
+
+/// The history that all clients of a run write into.
+#[derive(Clone, Default)]
+pub struct Recorder(Arc<Mutex<History>>);
+
+impl Recorder {
+    /// The history.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.0.lock().expect("no panic while recording")
+    }
+}
+
+/// Which blocks are used: a few in each of several chunks, so that operations meet.
+pub fn block_offset(block: u64) -> u64 {
+    const CHUNK: u64 = 16 << 20;
+    (block % 4) * CHUNK + (block / 4) * BLOCK
+}
+
+/// A block that holds `value` throughout, so that a torn one shows.
+pub fn encode(value: u64) -> Bytes {
+    value.to_le_bytes().repeat(BLOCK as usize / 8).into()
+}
+
+/// The value a block holds; the error names two that it mixes.
+pub fn decode(bytes: &[u8]) -> Result<u64, String> {
+    let value = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let first = value(0);
+    match (8..bytes.len()).step_by(8).map(value).find(|&other| other != first) {
+        None => Ok(first),
+        Some(other) => Err(format!("a block mixes {first} and {other}")),
+    }
+}
+
+/// One worker of one client.
+pub struct Worker {
+    /// The open volume.
+    pub volume: Arc<Volume>,
+    /// Where operations are recorded.
+    pub recorder: Recorder,
+    /// Blocks that are used.
+    pub blocks: u64,
+    /// Seeds what is done.
+    pub seed: u64,
+}
+
+impl Worker {
+    /// Works until the volume is fenced or closed, or a read is torn; the error then says how.
+    pub async fn run(self) -> Result<(), String> {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        loop {
+            let block = rng.random_range(0..self.blocks);
+            let done = if rng.random_bool(0.5) { self.write(block).await } else { self.read(block).await? };
+            if !done {
+                return Ok(());
+            }
+            if rng.random_bool(0.2) {
+                tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await;
+            }
+        }
+    }
+
+    /// Writes a new value. False: this client can do nothing more.
+    async fn write(&self, block: u64) -> bool {
+        let value = self.recorder.history().begin_write(block);
+        let result = self.volume.write(block_offset(block), vec![encode(value.0)]).await;
+        match result {
+            Ok(()) => self.recorder.history().end_write(value),
+            // Refused at the door, before anything was sent.
+            Err(BlockError::Closed) => {
+                self.recorder.history().refuse_write(value);
+                return false;
+            }
+            // An earlier try may have been applied.
+            Err(BlockError::Fenced) => return false,
+            Err(_) => {}
+        }
+        true
+    }
+
+    /// Reads a block. `Ok(false)`: this client can do nothing more.
+    async fn read(&self, block: u64) -> Result<bool, String> {
+        let started = self.recorder.history().tick();
+        match self.volume.read(block_offset(block), BLOCK as u32).await {
+            Ok(parts) => {
+                let value = decode(&parts.concat()).map_err(|error| format!("block {block}: {error}"))?;
+                self.recorder.history().end_read(block, value, started);
+                Ok(true)
+            }
+            Err(BlockError::Fenced | BlockError::Closed) => Ok(false),
+            Err(BlockError::Corrupt { .. }) => Err(format!("block {block}: reported as corrupt on every replica")),
+            Err(_) => Ok(true),
+        }
+    }
+}
+
+/// Reads every block once; all must answer within `patience`.
+pub async fn read_all(volume: &Volume, recorder: &Recorder, blocks: u64, patience: Duration) -> Result<(), String> {
+    for block in 0..blocks {
+        let started = recorder.history().tick();
+        let read = tokio::time::timeout(patience, volume.read(block_offset(block), BLOCK as u32)).await;
+        let parts = read
+            .map_err(|_| format!("block {block} cannot be read {patience:?} after all faults stopped"))?
+            .map_err(|error| format!("block {block}: {error} after all faults stopped"))?;
+        recorder.history().end_read(block, decode(&parts.concat())?, started);
+    }
+    Ok(())
+}
+
+const _: () = assert!(NEVER_WRITTEN == 0, "a block of zeros decodes to it");
