@@ -83,8 +83,7 @@ impl Manifest {
         }
         self.deleted.extend(delta.deleted);
         for (volume, index) in delta.volumes {
-            self.forget_chunks_of(volume);
-            self.volumes.insert(volume, index);
+            self.note_volume_deleted(volume, index);
         }
         for (key, entry) in delta.chunks {
             self.deleted.remove(&key);
@@ -142,14 +141,14 @@ impl Manifest {
 
     /// Remembers the deletion of a volume, which covers all its chunks.
     pub(crate) fn note_volume_deleted(&mut self, volume: VolumeId, index: u64) {
-        self.forget_chunks_of(volume);
+        self.forget_chunks_of(volume, index);
         let known = self.volumes.entry(volume).or_default();
         *known = index.max(*known);
     }
 
-    fn forget_chunks_of(&mut self, volume: VolumeId) {
-        let keys: Vec<_> = self.deleted.range(volume_range(volume)).map(|(key, _)| *key).collect();
-        for key in keys {
+    fn forget_chunks_of(&mut self, volume: VolumeId, upto: u64) {
+        let covered = self.deleted.range(volume_range(volume)).filter(|(_, index)| **index <= upto);
+        for key in covered.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.deleted.remove(&key);
         }
     }

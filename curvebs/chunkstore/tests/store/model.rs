@@ -278,8 +278,13 @@ async fn live_through(seed: u64, events: Vec<Event>) {
     world.catch_up(false).await;
 }
 
+/// Enough to find most mistakes; `PROPTEST_CASES` has it look longer.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64)
+}
+
 proptest! {
-    #![proptest_config(Config { cases: 96, ..Config::default() })]
+    #![proptest_config(Config { cases: cases(), failure_persistence: None, ..Config::default() })]
     #[test]
     fn the_store_equals_its_model(seed in any::<u64>(), events in prop::collection::vec(events(), 1..70)) {
         run(live_through(seed, events));
