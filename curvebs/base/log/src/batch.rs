@@ -51,7 +51,6 @@ pub(crate) struct Batch {
     start: u32,
     first_record: u32,
     end: u32,
-    records: u64,
     arena: Vec<u8>,
     pieces: Vec<Piece>,
 }
@@ -60,14 +59,13 @@ impl Batch {
     /// An empty batch that goes to `tail` of a segment.
     pub(crate) fn new(segment: u64, incarnation: u32, tail: u32) -> Self {
         let (arena, pieces) = (Vec::new(), Vec::new());
-        Self { segment, incarnation, start: tail, first_record: tail, end: tail, records: 0, arena, pieces }
+        Self { segment, incarnation, start: tail, first_record: tail, end: tail, arena, pieces }
     }
 
     /// Starts over behind what was laid out.
     pub(crate) fn clear(&mut self) {
         self.start = self.end;
         self.first_record = self.end;
-        self.records = 0;
         self.arena.clear();
         self.pieces.clear();
     }
@@ -101,10 +99,6 @@ impl Batch {
         u64::from(self.end - self.start)
     }
 
-    pub(crate) fn records(&self) -> u64 {
-        self.records
-    }
-
     /// Lays a record out behind the others.
     pub(crate) fn push(&mut self, record: NewRecord<'_>) -> Place {
         let header = RecordHeader {
@@ -132,7 +126,6 @@ impl Batch {
         let unpadded = (fixed.len() as u32) + header.meta_len + header.payload_len;
         self.copy(&ZEROS[..(len - unpadded) as usize]);
         self.end += len;
-        self.records += 1;
         Place { segment: self.segment, offset: place.offset, len }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Segment {
 struct State {
     spares: VecDeque<Segment>,
     space_low: bool,
+    /// When to try again after a failure.
+    retry_at: Option<Instant>,
 }
 
 /// What the pool shows to others.
@@ -46,6 +48,11 @@ pub(crate) struct PoolView {
 impl PoolView {
     pub(crate) fn spares(&self) -> usize {
         self.lock().spares.len()
+    }
+
+    fn wants_spare(&self) -> bool {
+        let state = self.lock();
+        state.spares.is_empty() && state.retry_at.is_none_or(|at| at <= Instant::now())
     }
 
     pub(crate) fn space_low(&self) -> bool {
@@ -64,12 +71,16 @@ impl PoolView {
         let mut state = self.lock();
         state.spares.push_back(segment);
         state.space_low = false;
+        state.retry_at = None;
         drop(state);
         self.changed.notify_one();
     }
 
     fn failed(&self, error: &io::Error) {
-        let first = !std::mem::replace(&mut self.lock().space_low, true);
+        let mut state = self.lock();
+        let first = !std::mem::replace(&mut state.space_low, true);
+        state.retry_at = Some(Instant::now() + RETRY_AFTER);
+        drop(state);
         if first {
             tracing::warn!(%error, "no spare log segment can be made");
         }
@@ -86,7 +97,6 @@ pub(crate) struct Pool {
     next_number: u64,
     view: Arc<PoolView>,
     making: Option<JoinHandle<()>>,
-    retry_at: Option<Instant>,
 }
 
 impl Pool {
@@ -99,7 +109,7 @@ impl Pool {
     ) -> Self {
         let view = Arc::default();
         let dir = dir.to_path_buf();
-        Self { disk, dir, segment_bytes, spares_max, next_number, view, making: None, retry_at: None }
+        Self { disk, dir, segment_bytes, spares_max, next_number, view, making: None }
     }
 
     pub(crate) fn view(&self) -> Arc<PoolView> {
@@ -137,10 +147,9 @@ impl Pool {
     /// Sees to it that a spare is in hand soon.
     pub(crate) fn replenish(&mut self) {
         let busy = self.making.as_ref().is_some_and(|making| !making.is_finished());
-        if busy || self.view.spares() > 0 || self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if busy || !self.view.wants_spare() {
             return;
         }
-        self.retry_at = Some(Instant::now() + RETRY_AFTER);
         let (disk, view, path, bytes) =
             (self.disk.clone(), self.view(), self.next_path(), self.segment_bytes);
         self.making = Some(tokio::spawn(async move {

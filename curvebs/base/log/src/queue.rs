@@ -156,6 +156,13 @@ impl Queue {
         Ok(())
     }
 
+    /// The writer's own way to put a lazy job at the end; works in a closed queue too.
+    pub(crate) fn requeue(&self, job: Job) {
+        let mut state = self.lock();
+        state.bytes += job.bytes;
+        state.jobs.push_back(job);
+    }
+
     /// Takes jobs in order, about `bytes_max` bytes of them; nothing if none is urgent.
     pub(crate) fn take(&self, bytes_max: usize) -> Taken {
         let mut state = self.lock();
@@ -172,17 +179,6 @@ impl Queue {
     /// Takes everything, lazy or not.
     pub(crate) fn take_all(&self) -> VecDeque<Job> {
         self.lock().take_front(usize::MAX)
-    }
-
-    /// Takes the purges out of the order of the queue. They speak only of entries that are applied, so they may be
-    /// recorded ahead of what was queued before them.
-    pub(crate) fn take_purges(&self) -> VecDeque<Job> {
-        let mut state = self.lock();
-        let (purges, others) = std::mem::take(&mut state.jobs)
-            .into_iter()
-            .partition(|job| matches!(job.work, Work::Purge { .. }));
-        state.jobs = others;
-        purges
     }
 
     /// Waits for the next push that wakes.

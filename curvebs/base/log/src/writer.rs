@@ -1,6 +1,6 @@
 //! The one task that writes: takes what is queued, lays it out, writes it at once, syncs once, and tells the callers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -203,7 +203,10 @@ impl Writer {
         loop {
             match self.queue.take(self.config.batch_bytes_max) {
                 Taken::Jobs(jobs) => self.write(jobs).await?,
-                Taken::OnlyLazy | Taken::Nothing if self.queue.is_closed() => return self.settle().await,
+                Taken::OnlyLazy if self.queue.is_closed() => self.settle().await?,
+                Taken::Nothing if self.queue.is_closed() => {
+                    return if self.unsettled { self.settle().await } else { Ok(()) };
+                }
                 Taken::OnlyLazy => self.rest(true).await?,
                 Taken::Nothing => self.rest(self.unsettled).await?,
             }
@@ -312,9 +315,12 @@ impl Writer {
     fn requeue_committed(&mut self, core: &Arc<GroupCore>, written: &Bytes) {
         let mut index = core.lock();
         index.committed_queued = false;
-        if let Some(newer) = index.committed().filter(|newer| *newer != written).cloned() {
-            let job = Job::new(core.clone(), Work::Committed(newer), None);
-            index.committed_queued = self.queue.push(job).is_ok();
+        // A removed group must not come back by a record behind its removal.
+        if let Some(newer) = index.committed().filter(|newer| *newer != written).cloned()
+            && !index.removed
+        {
+            self.queue.requeue(Job::new(core.clone(), Work::Committed(newer), None));
+            index.committed_queued = true;
         }
     }
 
@@ -349,10 +355,10 @@ impl Writer {
             if self.write_purges().await? {
                 continue;
             }
-            if self.queue.is_closed() {
+            let view = self.pool.view();
+            if self.queue.is_closed() && view.space_low() {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let view = self.pool.view();
             tokio::select! {
                 biased;
                 () = view.changed() => {}
@@ -364,17 +370,16 @@ impl Writer {
 
     /// Records purges ahead of everything else, in the room that is reserved for it; tells whether there were any.
     async fn write_purges(&mut self) -> io::Result<bool> {
-        let (mut purges, others): (VecDeque<Job>, VecDeque<Job>) = std::mem::take(&mut self.incoming)
-            .into_iter()
-            .partition(|job| matches!(job.work, Work::Purge { .. }));
+        let mut jobs = std::mem::take(&mut self.incoming);
+        jobs.append(&mut self.queue.take_all());
+        let (mut purges, others) = split_purges(jobs);
         self.incoming = others;
-        purges.extend(self.queue.take_purges());
         let floor_len = record_len(0, 0);
         while let Some(job) = purges.pop_front() {
             let Work::Purge { upto, meta } = &job.work else { unreachable!("partitioned above") };
             let end = self.batch.end() as usize + record_len(meta.len(), 0) + floor_len;
             if end > self.active.capacity as usize {
-                self.incoming.push_front(job);
+                purges.push_front(job);
                 break;
             }
             self.batch.push(NewRecord::small(Kind::Purge, job.core.id, *upto, meta));
@@ -495,6 +500,15 @@ impl Writer {
             done(Err(io::Error::new(error.kind(), format!("the log has failed: {error}"))));
         }
     }
+}
+
+/// Takes the purges out of the order of the queue. They speak only of entries that are applied, so they may be recorded
+/// ahead of what was queued before them, unless that is the removal of an earlier group of the same number.
+fn split_purges(jobs: VecDeque<Job>) -> (VecDeque<Job>, VecDeque<Job>) {
+    let removed: BTreeSet<GroupId> =
+        jobs.iter().filter(|job| matches!(job.work, Work::Remove)).map(|job| job.core.id).collect();
+    jobs.into_iter()
+        .partition(|job| matches!(job.work, Work::Purge { .. }) && !removed.contains(&job.core.id))
 }
 
 /// A segment at the start, when nobody can free one yet.

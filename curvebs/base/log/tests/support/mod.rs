@@ -11,6 +11,9 @@ use curve_io::sim::SimDisk;
 use curve_log::{Entry, GroupLog, Log, LogConfig, Recovery};
 use tokio::sync::oneshot;
 
+/// Resolves when something is durable.
+pub type Durable = curve_io::BoxFuture<'static, io::Result<()>>;
+
 /// Where the log is on the disk.
 pub fn dir() -> &'static Path {
     Path::new("log")
