@@ -33,6 +33,8 @@ pub struct ChunkserverConfig {
     pub pool_files: usize,
     /// Chunks whose checksums and file handle are kept in memory; one costs about 18 KiB and a file descriptor.
     pub cached_chunks: usize,
+    /// Bytes of one segment file of the shared log; a few of them are preallocated.
+    pub log_segment: ByteSize,
     /// How large the shared log may grow before the copysets that hold it back are checkpointed.
     pub log_size: ByteSize,
     /// Bytes a second that scrub reads and verifies; `0` turns it off.
@@ -58,6 +60,9 @@ pub struct ChunkserverConfig {
     pub threads: usize,
 }
 
+/// A segment takes at least four of the largest entries.
+const LOG_SEGMENT_MIN: u64 = 8 << 20;
+
 impl Default for ChunkserverConfig {
     fn default() -> Self {
         Self {
@@ -69,7 +74,8 @@ impl Default for ChunkserverConfig {
             http_address: "127.0.0.1:8201".into(),
             reserve: ByteSize(1 << 30),
             pool_files: 32,
-            cached_chunks: 4096,
+            cached_chunks: 2048,
+            log_segment: ByteSize(64 << 20),
             log_size: ByteSize(2 << 30),
             scrub_rate: ByteSize(4 << 20),
             scrub_interval: HumanDuration(Duration::from_secs(24 * 3600)),
@@ -106,7 +112,7 @@ impl ChunkserverConfig {
     }
 
     pub(crate) fn log(&self) -> LogConfig {
-        LogConfig::default()
+        LogConfig { segment_bytes: self.log_segment.0.max(LOG_SEGMENT_MIN), ..LogConfig::default() }
     }
 
     pub(crate) fn raft(&self) -> RaftOptions {

@@ -41,6 +41,7 @@ pub async fn run(table: Arc<ReplicaTable>, metrics: Arc<Metrics>, pace: ScrubPac
 
 /// Verifies every chunk of a replica once, and heals what is bad from the other replicas.
 pub async fn scrub_replica(replica: &Replica, metrics: &Metrics, pace: ScrubPace) {
+    replica.forget_unhealed();
     let mut cursor = None;
     loop {
         let began = Instant::now();

@@ -36,7 +36,7 @@ const MDS_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a graceful stop spends on checkpoints, which only make the next start faster.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is looked whether log or store failed.
-const FAILURE_CHECK: Duration = Duration::from_millis(200);
+const FAILURE_CHECK: Duration = Duration::from_secs(1);
 
 /// What a chunkserver reaches the world through.
 pub struct ChunkserverParts {

@@ -55,7 +55,7 @@ impl Bed {
     }
 
     fn recovered_index(&self) -> usize {
-        self.machine.recovered().map_or(0, |marker| usize::from_str_radix(&text(&marker), 10).unwrap())
+        self.machine.recovered().map_or(0, |marker| text(&marker).parse().unwrap())
     }
 
     async fn apply(&mut self, index: usize, op: &Op) -> Outcome {

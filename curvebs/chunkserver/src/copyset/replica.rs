@@ -1,8 +1,8 @@
 //! One replica of one copyset on this chunkserver: what the service, the repair and the state machine share.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError};
 
 use curve_chunkstore::{BadBlock, CopysetStore};
 use curve_multiraft::Group;
@@ -34,8 +34,8 @@ pub struct Replica {
     /// Index of the last state record saved; a checkpoint that was overtaken by an install must not save an older one.
     saved: Mutex<LogIndex>,
     healing: Mutex<()>,
-    /// Bad blocks that were found and not healed yet.
-    unhealed: AtomicU64,
+    /// Bad blocks that were found and could not be healed.
+    unhealed: SyncMutex<BTreeSet<(ChunkKey, u32)>>,
 }
 
 impl Replica {
@@ -57,7 +57,7 @@ impl Replica {
             group: OnceLock::new(),
             saved: Mutex::new(LogIndex(0)),
             healing: Mutex::new(()),
-            unhealed: AtomicU64::new(0),
+            unhealed: SyncMutex::default(),
         })
     }
 
@@ -108,7 +108,16 @@ impl Replica {
 
     /// Bad blocks that were found and could not be healed so far.
     pub fn unhealed_blocks(&self) -> u64 {
-        self.unhealed.load(Ordering::Relaxed)
+        self.unhealed().len() as u64
+    }
+
+    /// Forgets what could not be healed; scrub calls it before it looks at everything again.
+    pub fn forget_unhealed(&self) {
+        self.unhealed().clear();
+    }
+
+    fn unhealed(&self) -> MutexGuard<'_, BTreeSet<(ChunkKey, u32)>> {
+        self.unhealed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Saves a checkpoint's record, unless an install saved a newer one meanwhile.
@@ -125,18 +134,17 @@ impl Replica {
     /// Replaces bad blocks by another replica's copy; see [`crate::repair`]. One repair at a time.
     pub async fn heal(&self, key: ChunkKey, bad: &[BadBlock]) -> Result<(), HealError> {
         self.metrics.corrupt_found.increment(bad.len() as u64);
-        self.unhealed.fetch_add(bad.len() as u64, Ordering::Relaxed);
         let _one = self.healing.lock().await;
         let healed = repair::heal(self, key, bad).await;
+        let blocks = bad.iter().map(|block| (key, block.block));
         match &healed {
             Ok(count) => {
-                self.unhealed.fetch_sub(bad.len() as u64, Ordering::Relaxed);
+                self.unhealed().retain(|known| !blocks.clone().any(|block| block == *known));
                 self.metrics.corrupt_repaired.increment(*count as u64);
-                tracing::warn!(copyset = %self.id, chunk = %key, blocks = bad.len(), "healed damaged blocks");
+                tracing::warn!(copyset = %self.id, chunk = %key, blocks = bad.len(), healed = count, "healed damaged blocks");
             }
             Err(error) => {
-                // They stay bad and will be found again; counting them once more then would only grow.
-                self.unhealed.fetch_sub(bad.len() as u64 - 1, Ordering::Relaxed);
+                self.unhealed().extend(blocks);
                 self.metrics.repair_failed.increment(1);
                 tracing::error!(copyset = %self.id, chunk = %key, blocks = bad.len(), %error, "cannot heal damaged blocks");
             }

@@ -16,6 +16,10 @@ use super::replica::Replica;
 use super::snapshot::Source;
 use super::volumes::{Decision, VolumeTable};
 
+/// Deletions that are remembered one by one for replicas that are away. With more, the ones before the last checkpoint
+/// are forgotten, and a replica that missed them is sent the list of all chunks instead.
+const TOMBSTONES_MAX: usize = 16_384;
+
 /// Applies the log of one copyset to its chunks.
 ///
 /// It owns the volume table (fences and windows) and is the only writer of the copyset's store. It decides on each
@@ -36,6 +40,8 @@ pub struct CopysetMachine {
     geometry: Geometry,
     state: StateRecord,
     has_marker: bool,
+    /// The index of the checkpoint before the next one.
+    checkpointed: LogIndex,
     /// Checksums of the write at hand; kept to spare an allocation for each.
     crcs: Vec<u32>,
 }
@@ -53,7 +59,8 @@ impl CopysetMachine {
         };
         replica.fences().replace(&state.volumes);
         let geometry = replica.geometry();
-        Ok(Self { replica, store, geometry, state, has_marker, crcs: Vec::new() })
+        let checkpointed = state.index;
+        Ok(Self { replica, store, geometry, state, has_marker, checkpointed, crcs: Vec::new() })
     }
 
     /// The table that decides; for tests and offline readers.
@@ -152,9 +159,14 @@ impl StateMachine for CopysetMachine {
         let (replica, store) = (self.replica.clone(), self.store.clone());
         let index = self.state.index;
         let record = self.state.encode();
+        let forget = std::mem::replace(&mut self.checkpointed, index);
         Box::pin(async move {
             store.sync().await?;
-            replica.save_state(index, &record).await
+            replica.save_state(index, &record).await?;
+            if store.stats().tombstones > TOMBSTONES_MAX {
+                store.forget_deletions(forget);
+            }
+            Ok(())
         })
     }
 

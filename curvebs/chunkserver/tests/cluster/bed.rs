@@ -24,6 +24,7 @@ pub const CHUNKSERVERS: usize = 3;
 pub const BLOCK: usize = 4096;
 pub const VOLUME: VolumeId = VolumeId(1);
 pub const COPYSET: CopysetId = CopysetId(1);
+const CHUNK: u32 = 16 << 20;
 /// A client's patience with one operation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -103,6 +104,7 @@ impl Bed {
             listen_address: address(at),
             reserve: ByteSize(64 << 20),
             pool_files: 0,
+            log_segment: ByteSize(8 << 20),
             scrub_interval: HumanDuration(Duration::from_secs(20)),
             ..ChunkserverConfig::default()
         };
@@ -245,8 +247,8 @@ impl Bed {
         let request = WriteRequest {
             copyset: COPYSET.get(),
             volume: VOLUME.get(),
-            chunk: 0,
-            offset,
+            chunk: offset / CHUNK,
+            offset: offset % CHUNK,
             epoch: writer.epoch.get(),
             client: writer.client,
             sequence: writer.sequence,
@@ -281,8 +283,8 @@ impl Bed {
         let request = ReadRequest {
             copyset: COPYSET.get(),
             volume: VOLUME.get(),
-            chunk: 0,
-            offset: block * BLOCK as u32,
+            chunk: block * BLOCK as u32 / CHUNK,
+            offset: block * BLOCK as u32 % CHUNK,
             len,
             epoch: epoch.get(),
         };

@@ -220,12 +220,14 @@ fn a_full_disk_refuses_new_blocks_and_serves_the_rest() {
             bed.fill_disk(at);
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(bed.write(&mut writer, 2000, pattern(2, 64)).await, Err(ChunkError::NoSpace));
+        // A chunk owns all its blocks from its first write on; a new chunk needs room.
+        bed.write(&mut writer, 2000, pattern(2, 64)).await.unwrap();
+        assert_eq!(bed.write(&mut writer, 5000, pattern(2, 64)).await, Err(ChunkError::NoSpace));
         assert_eq!(bed.read(writer.epoch, 0, 1).await.unwrap(), pattern(1, 1));
         for at in 0..CHUNKSERVERS {
             bed.free_disk(at);
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
-        bed.write(&mut writer, 2000, pattern(2, 64)).await.unwrap();
+        bed.write(&mut writer, 5000, pattern(2, 64)).await.unwrap();
     });
 }
