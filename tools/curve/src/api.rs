@@ -19,6 +19,10 @@ pub struct Api {
 pub struct Health {
     /// Chunkservers that send heartbeats.
     pub chunkservers_online: usize,
+    /// Copysets whose replicas are all up.
+    pub copysets_whole: u32,
+    /// Copysets in all.
+    pub copysets: u32,
     level: HealthLevel,
     problems: Vec<String>,
 }
@@ -61,6 +65,8 @@ pub async fn health(config: &Path) -> Result<Health, Failure> {
         Api::with_config(&config).await?.mds().status().await.map_err(|error| mds_failure(&error))?;
     Ok(Health {
         chunkservers_online: status.chunkservers_up as usize,
+        copysets_whole: status.copysets_ok,
+        copysets: status.copysets,
         level: status.level,
         problems: status.health.iter().map(|item| format!("{}: {}", item.code, item.summary)).collect(),
     })

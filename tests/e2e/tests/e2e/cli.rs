@@ -61,7 +61,9 @@ async fn the_cluster_describes_itself() {
     }
 
     playground.kill("chunkserver-2").await.expect("killed");
-    let worse = async || playground.json(&["cluster", "status"]).await.is_ok_and(|s| s["health"] != "OK");
+    let noticed =
+        |status: &Value| list(&status["items"]).iter().any(|item| item["code"] == "CHUNKSERVER_DOWN");
+    let worse = async || playground.json(&["cluster", "status"]).await.is_ok_and(|status| noticed(&status));
     let begun = std::time::Instant::now();
     while !worse().await {
         assert!(begun.elapsed().as_secs() < 30, "a dead chunkserver is not noticed");

@@ -110,9 +110,9 @@ async fn fio_verifies_checksums() {
     let volume = Volume::start("1GiB").await;
     let uri = format!("--uri={}", volume.uri);
     let common =
-        ["--ioengine=nbd", &uri, "--verify=crc32c", "--verify_fatal=1", "--minimal", "--group_reporting"];
+        ["--ioengine=nbd", &uri, "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--minimal"];
     for job in [
-        &["--name=small", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=64m"][..],
+        &["--name=small", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=32m"][..],
         &[
             "--name=mixed",
             "--rw=randwrite",

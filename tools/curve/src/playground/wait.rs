@@ -128,10 +128,18 @@ fn check_alive(layout: &Layout, name: MemberName) -> Result<(), Failure> {
 async fn unhealthy(layout: &Layout, plan: &Plan) -> Option<Missing> {
     let chunkservers = plan.of(Role::Chunkserver).count();
     let what = match api::health(&layout.client_config()).await {
-        Ok(health) if health.is_ok() && health.chunkservers_online >= chunkservers => return None,
-        Ok(health) if !health.is_ok() => health.first_problem(),
-        Ok(health) => format!("{} of {chunkservers} chunkservers are registered", health.chunkservers_online),
         Err(failure) => failure.message,
+        Ok(health) if !health.is_ok() => health.first_problem(),
+        Ok(health) if health.chunkservers_online < chunkservers => {
+            format!("{} of {chunkservers} chunkservers are registered", health.chunkservers_online)
+        }
+        // Copysets need three chunkservers in three zones; they are made soon after the last has registered.
+        Ok(health)
+            if chunkservers >= 3 && (health.copysets == 0 || health.copysets_whole < health.copysets) =>
+        {
+            format!("{} of {} copysets are whole", health.copysets_whole, health.copysets)
+        }
+        Ok(_) => return None,
     };
     Some(Missing { what, member: plan.of(Role::Mds).next().map(|member| member.name) })
 }
