@@ -13,11 +13,13 @@ use curve_proto::pb::mds::mds_request::Op;
 use curve_proto::pb::mds::mds_response::Result as Answer;
 use curve_proto::pb::mds::{MdsRequest, MdsResponse};
 use curve_proto::pb::mds_state as state;
+use curve_proto::pb::mds_state::ClusterRow;
 use curve_types::Term;
 use tokio::time::{Instant, timeout_at};
 
+use crate::keys;
 use crate::node::{DEADLINE_DEFAULT, Shared};
-use crate::rows::Refusal;
+use crate::rows::{Refusal, get};
 
 /// Over what a request came: its sender understands addresses of that kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +57,10 @@ pub(crate) async fn call(shared: &Shared, request: MdsRequest, via: Via) -> MdsR
     let name = name(&op);
     let answering = async {
         let term = shared.lead(via).await?;
+        if get::<ClusterRow>(shared.rows(), &keys::cluster()).map_err(store_failed)?.is_none() {
+            // The leader founds the cluster in a moment; asking again finds it.
+            return Err(MdsError::NotLeader { hint: None });
+        }
         let call = Call { shared, term, via, until, client: request.client, sequence: request.sequence };
         answer(call, op).await
     };

@@ -5,6 +5,8 @@
 //! commands of one call become one batch together with the runtime's marker, so a crash never leaves a part of one.
 
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;

@@ -30,6 +30,11 @@ pub(crate) fn creation(picture: &Picture, memory: &mut Memory, config: &MdsConfi
     if picture.now.saturating_duration_since(memory.registered_at) < SETTLE {
         return None;
     }
+    let moving = memory.running.values().any(|running| !matches!(running.step, Step::Transfer(_)));
+    if moving || picture.copysets.values().any(|row| row.members.len() < REPLICAS) {
+        // A disk lacks replicas only until what is under way is done.
+        return None;
+    }
     let mut view = picture.view.clone();
     for (node, disk) in &mut view.disks {
         // Only who has been heard is given new replicas.
