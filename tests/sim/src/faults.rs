@@ -8,7 +8,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::world::{Role, World};
+use crate::world::{CHUNKSERVER_DIR, Role, World};
 
 /// Which faults a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl FaultMenu {
 pub async fn inflict(world: &mut World, menu: FaultMenu, length: Duration) -> Result<(), String> {
     let until = Instant::now() + length;
     let flipped_host = pick(world, Role::Chunkserver);
+    world.may_rebuild = menu.bit_flips;
     while Instant::now() < until {
         let pause = Duration::from_millis(world.rng().random_range(50..1500));
         sleep(pause).await;
@@ -43,7 +44,7 @@ pub async fn inflict(world: &mut World, menu: FaultMenu, length: Duration) -> Re
             4 if menu.network => worsen_links(world),
             5 if menu.slow_disks => slow_one_disk(world),
             6 if menu.bit_flips => {
-                let flipped = world.disk(flipped_host).flip_random_bit(Path::new("chunkserver/store/copysets"));
+                let flipped = world.disk(flipped_host).flip_random_bit(&Path::new(CHUNKSERVER_DIR).join("store"));
                 info!(host = world.name(flipped_host), ?flipped, "flipped a bit");
             }
             _ => {}

@@ -4,11 +4,11 @@
 //! left of its tasks can reach nothing and is dropped with the server's handle. All hosts run on one thread under
 //! tokio's paused clock, so a run is as fast as its computing and the same for the same seed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer};
+use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, StartError, set_aside_on};
 use curve_client::{ClientConfig, Cluster};
 use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
@@ -16,6 +16,7 @@ use curve_proto::transport::MessageMds;
 use curve_types::{ByteSize, HumanDuration};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tracing::info;
 
 /// How large a world is.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,8 @@ pub enum Role {
 }
 
 enum Process {
-    Mds(MdsNode),
+    /// Held for its tasks, which end with it.
+    Mds { _node: MdsNode },
     Chunkserver(ChunkserverServer),
 }
 
@@ -61,7 +63,12 @@ pub struct World {
     shape: Shape,
     hosts: Vec<Host>,
     rng: StdRng,
+    /// Whether a chunkserver that finds its disk damaged is rebuilt, as an operator would, instead of failing the run.
+    pub may_rebuild: bool,
 }
+
+/// Where a chunkserver keeps its data on its disk.
+pub const CHUNKSERVER_DIR: &str = "chunkserver";
 
 fn address(role: Role, number: usize) -> String {
     match role {
@@ -98,7 +105,7 @@ impl World {
         for number in 1..=shape.chunkservers {
             hosts.push(host(Role::Chunkserver, number, rng.random()));
         }
-        Self { network, shape, hosts, rng }
+        Self { network, shape, hosts, rng, may_rebuild: false }
     }
 
     /// A link without faults.
@@ -153,7 +160,7 @@ impl World {
         assert!(at.process.is_none(), "a host runs one process");
         self.network.bring_up(&at.name);
         let process = match at.role {
-            Role::Mds => Process::Mds(self.start_mds(at, seed).await?),
+            Role::Mds => Process::Mds { _node: self.start_mds(at, seed).await? },
             Role::Chunkserver => Process::Chunkserver(self.start_chunkserver(at, seed).await?),
         };
         self.hosts[host].process = Some(process);
@@ -172,9 +179,9 @@ impl World {
             lease: millis(2000),
             heartbeat_interval: millis(500),
             down_after: millis(3000),
-            dead_after: millis(60_000),
+            dead_after: millis(15_000),
             grace_after_failover: millis(3000),
-            lost_replica_after: millis(30_000),
+            lost_replica_after: millis(10_000),
             reserve: ByteSize(1 << 20),
             ..MdsConfig::default()
         };
@@ -202,14 +209,23 @@ impl World {
             ..ChunkserverConfig::default()
         };
         let network = self.network.node(&host.name);
-        let parts = ChunkserverParts {
+        let parts = |attempt| ChunkserverParts {
             disk: host.disk.mount(),
-            dir: PathBuf::from("chunkserver"),
+            dir: PathBuf::from(CHUNKSERVER_DIR),
             network: network.clone(),
-            mds: Arc::new(MessageMds::framed(network, &self.mds_addresses())),
-            rng: StdRng::seed_from_u64(seed),
+            mds: Arc::new(MessageMds::framed(network.clone(), &self.mds_addresses())),
+            rng: StdRng::seed_from_u64(seed ^ attempt),
         };
-        ChunkserverServer::start(config, parts).await.map_err(|error| format!("{}: {error}", host.name))
+        match ChunkserverServer::start(config.clone(), parts(0)).await {
+            Err(StartError::LogCorrupt(_) | StartError::StoreCorrupt(_) | StartError::Replica(_)) if self.may_rebuild => {
+                info!(host = host.name, "refuses its damaged disk and is rebuilt");
+                let aside = set_aside_on(&*host.disk.mount(), Path::new(CHUNKSERVER_DIR)).await;
+                aside.map_err(|error| format!("{}: cannot set aside: {error}", host.name))?;
+                ChunkserverServer::start(config, parts(1)).await
+            }
+            started => started,
+        }
+        .map_err(|error| format!("{}: {error}", host.name))
     }
 
     /// Addresses of the MDS group.

@@ -154,6 +154,23 @@ fn append_result(
     }
 }
 
+/// Turns a conflict below what the same stream has matched already into a passing failure. It means that a request
+/// overtook the one before it and was refused for that; openraft would take it for a follower that lost its log.
+fn in_order(
+    matched: &mut Option<LogId>,
+    result: Result<StreamAppendResult<C>, RPCError<C>>,
+) -> Result<StreamAppendResult<C>, RPCError<C>> {
+    match &result {
+        Ok(Ok(last)) => *matched = (*matched).max(*last),
+        Ok(Err(StreamAppendError::Conflict(prev))) if Some(*prev) <= *matched => {
+            let error = io::Error::other("an append overtook the one before it");
+            return Err(RPCError::Network(NetworkError::new(&error)));
+        }
+        _ => {}
+    }
+    result
+}
+
 fn refused(outcome: Outcome) -> RPCError<C> {
     RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("peer answered {outcome:?}"))))
 }
@@ -203,7 +220,11 @@ impl RaftNetworkV2<C> for Peer {
         S: Stream<Item = AppendEntriesRequest<C>> + Send + Unpin + 'static,
     {
         let deadline = self.append_deadline.unwrap_or(option.hard_ttl());
-        let replies = input.map(move |request| self.append(&request, deadline)).buffered(APPENDS_IN_FLIGHT_MAX);
+        let mut matched = None;
+        let replies = input
+            .map(move |request| self.append(&request, deadline))
+            .buffered(APPENDS_IN_FLIGHT_MAX)
+            .map(move |result| in_order(&mut matched, result));
         async move { Ok(replies.boxed()) }.boxed()
     }
 
