@@ -3,11 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use curve_proto::pb::mds::mds_server::{Mds, MdsServer};
 use curve_proto::pb::mds::{MdsRequest, MdsResponse};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
@@ -29,10 +32,24 @@ impl Mds for Service {
     }
 }
 
+/// How long a stop waits for requests in progress.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+
 /// A gRPC server; it stops when this is dropped.
 pub(crate) struct GrpcHandle {
     pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
+}
+
+impl GrpcHandle {
+    /// Accepts nothing new, answers what is in progress, and closes the connections.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        if timeout(STOP_WAIT, &mut self.server).await.is_err() {
+            tracing::debug!("gRPC connections were cut");
+        }
+    }
 }
 
 impl Drop for GrpcHandle {
@@ -49,14 +66,15 @@ pub(crate) async fn serve(address: &str, shared: Arc<Shared>) -> io::Result<Grpc
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (stop, stopped) = oneshot::channel::<()>();
     let serving = Server::builder()
         .concurrency_limit_per_connection(IN_PROGRESS_MAX)
         .add_service(service)
-        .serve_with_incoming(incoming);
+        .serve_with_incoming_shutdown(incoming, async move { drop(stopped.await) });
     let server = tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%address, %error, "the gRPC server stopped");
         }
     });
-    Ok(GrpcHandle { address, server })
+    Ok(GrpcHandle { address, stop: Some(stop), server })
 }

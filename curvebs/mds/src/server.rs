@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use curve_io::RealDisk;
-use curve_kv::RocksStore;
+use curve_kv::{KvError, RocksStore};
 use curve_multiraft::Role;
 use curve_rpc::{RpcConfig, RpcNetwork};
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, serve_http};
@@ -59,7 +59,7 @@ impl MdsServer {
         let failed = |what: String| move |cause: String| StartError::Part { what, cause };
         let state = config.data_dir.join("state");
         let store = RocksStore::open(&state)
-            .map_err(|error| failed(state.display().to_string())(format!("{error}; {REBUILD}")))?;
+            .map_err(|error| failed(state.display().to_string())(store_remedy(&error)))?;
         let parts = MdsParts {
             disk: Arc::new(RealDisk::new(config.data_dir.clone())),
             dir: "".into(),
@@ -90,7 +90,14 @@ impl MdsServer {
         let Self { grpc, node, .. } = self;
         // Callers find the successor by themselves; those in progress are answered first.
         node.shutdown().await;
-        drop(grpc);
+        grpc.stop().await;
+    }
+}
+
+fn store_remedy(error: &KvError) -> String {
+    match error {
+        KvError::Corrupt(_) => format!("{error}; {REBUILD}"),
+        KvError::Io(_) | KvError::Stopped => error.to_string(),
     }
 }
 
