@@ -8,7 +8,7 @@ use std::sync::Arc;
 use curve_io::{RealDisk, fd_limit};
 use curve_proto::transport::GrpcMds;
 use curve_rpc::{RpcConfig, RpcNetwork};
-use curve_telemetry::serve_http;
+use curve_telemetry::{install_metrics, serve_http};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -25,6 +25,8 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let _lock = lock_data_dir(&config)?;
     check_descriptors(&config)?;
+    // Counters are made at start, so they need their registry before.
+    install_metrics();
     let parts = ChunkserverParts {
         disk: Arc::new(RealDisk::new(config.data_dir.clone())),
         dir: PathBuf::new(),
