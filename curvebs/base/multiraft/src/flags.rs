@@ -1,10 +1,14 @@
 //! Small facts of one group that several of its tasks share.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::trail::Trail;
-use crate::types::LeaderId;
+use crate::types::{LeaderId, Vote};
+use crate::wire::Sleep;
 
 /// Small facts of one group that several of its tasks share.
 #[derive(Default)]
@@ -13,6 +17,24 @@ pub(crate) struct GroupFlags {
     installing: AtomicBool,
     stopping: AtomicBool,
     trail: Mutex<Trail>,
+    /// Grows with each operation that needs the group awake.
+    touches: AtomicU64,
+    /// Whether `rest` is a kind of sleep.
+    asleep: AtomicBool,
+    rest: Mutex<Rest>,
+}
+
+/// Whether a group's timers are on.
+#[derive(Default)]
+enum Rest {
+    #[default]
+    Awake,
+    /// Its timers were turned on after a sleep.
+    Woken(Instant),
+    /// This node leads it, and this is what it tells the members.
+    Leading(Sleep),
+    /// Another node leads it with this vote and has said so last at this time.
+    Following(Vote, Instant),
 }
 
 impl GroupFlags {
@@ -52,5 +74,79 @@ impl GroupFlags {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Notes an operation that needs the group awake; tells whether it sleeps.
+    pub(crate) fn touch(&self) -> bool {
+        self.touches.fetch_add(1, Ordering::SeqCst);
+        self.is_asleep()
+    }
+
+    pub(crate) fn touches(&self) -> u64 {
+        self.touches.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().expect("never poisoned")
+    }
+
+    /// Marks that the group sleeps and that this node leads it.
+    pub(crate) fn sleep_leading(&self, sleep: Sleep) {
+        *self.rest() = Rest::Leading(sleep);
+        self.asleep.store(true, Ordering::SeqCst);
+    }
+
+    /// Marks that the group sleeps and was just named by its leader.
+    pub(crate) fn sleep_following(&self, vote: Vote) {
+        *self.rest() = Rest::Following(vote, Instant::now());
+        self.asleep.store(true, Ordering::SeqCst);
+    }
+
+    /// Marks that the group is awake; false if it was already.
+    pub(crate) fn wake(&self) -> bool {
+        let mut rest = self.rest();
+        let slept = matches!(*rest, Rest::Leading(_) | Rest::Following(..));
+        if slept {
+            *rest = Rest::Woken(Instant::now());
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        slept
+    }
+
+    /// What a sleeping group's leader tells the members.
+    pub(crate) fn led_asleep(&self) -> Option<Sleep> {
+        match &*self.rest() {
+            Rest::Leading(sleep) => Some(*sleep),
+            Rest::Awake | Rest::Woken(_) | Rest::Following(..) => None,
+        }
+    }
+
+    /// Notes that a sleeping group was named by the leader it sleeps under; false if it does not.
+    pub(crate) fn hear(&self, vote: Vote) -> bool {
+        match &mut *self.rest() {
+            Rest::Following(known, heard) if *known == vote => {
+                *heard = Instant::now();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a sleeping group was named by its leader within this time.
+    pub(crate) fn heard_within(&self, time: Duration) -> bool {
+        matches!(&*self.rest(), Rest::Following(_, heard) if heard.elapsed() < time)
+    }
+
+    /// Whether the group sleeps under this node's lead, or has woken within this time.
+    pub(crate) fn woke_within(&self, time: Duration) -> bool {
+        match &*self.rest() {
+            Rest::Leading(_) => true,
+            Rest::Woken(at) => at.elapsed() < time,
+            Rest::Awake | Rest::Following(..) => false,
+        }
     }
 }

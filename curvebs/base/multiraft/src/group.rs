@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use curve_log::GroupLog;
 use curve_types::{GroupId, LogIndex, NodeId, Term};
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{AsyncRuntime, Instant as _, ReadPolicy, ServerState};
@@ -29,7 +28,6 @@ pub(crate) struct Inner {
     pub(crate) id: GroupId,
     pub(crate) options: Arc<RaftOptions>,
     pub(crate) raft: Raft,
-    pub(crate) log: GroupLog,
     pub(crate) caller: Caller,
     pub(crate) flags: Arc<GroupFlags>,
     pub(crate) view: Arc<MachineView>,
@@ -116,8 +114,22 @@ impl Inner {
         }
     }
 
-    /// Makes the group's timers run and its leader's lease hold, after it was idle.
-    pub(crate) async fn wake(&self) {}
+    /// Turns the group's timers on if it sleeps; tells whether it did.
+    pub(crate) fn rouse(&self) -> bool {
+        let slept = self.flags.is_asleep() && self.flags.wake();
+        if slept {
+            self.raft.runtime_config().tick(true);
+        }
+        slept
+    }
+
+    /// Turns the group's timers on if it sleeps, and if this node leads it, waits for its lease to hold.
+    pub(crate) async fn wake(&self) {
+        self.flags.touch();
+        if self.rouse() && self.leading().is_some() {
+            self.wait_for_lease().await;
+        }
+    }
 
     /// After openraft refused a proposal since the leader's lease had lapsed: waits until a majority has been heard, or
     /// this node no longer leads, or some time has passed.
@@ -143,6 +155,7 @@ impl Inner {
         match () {
             () if self.is_stopped() => GroupState::Stopped,
             () if self.flags.is_installing() => GroupState::Installing,
+            () if self.flags.is_asleep() => GroupState::Quiescent,
             () => GroupState::Running,
         }
     }
@@ -184,12 +197,17 @@ impl Group {
         if self.inner.is_stopped() {
             return Err(ReadError::Stopped);
         }
+        self.inner.flags.touch();
         match self.inner.lease() {
             Lease::Holds => Ok(()),
             Lease::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
             Lease::Unsure => {
                 self.inner.wake().await;
-                self.inner.read_index().await
+                match self.inner.lease() {
+                    Lease::Holds => Ok(()),
+                    Lease::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
+                    Lease::Unsure => self.inner.read_index().await,
+                }
             }
         }
     }

@@ -28,17 +28,6 @@ pub(crate) async fn follow(group: Arc<Inner>) {
     ended(&group);
 }
 
-/// Follows the engine's own end, which no other metric shows.
-pub(crate) async fn watch_failure(group: Arc<Inner>) {
-    let mut metrics = group.metrics.clone();
-    let failed = metrics.wait_until(|metrics| metrics.running_state.is_err());
-    tokio::select! {
-        biased;
-        () = group.stopped() => {}
-        _ = failed => ended(&group),
-    }
-}
-
 fn publish(group: &Inner) {
     let leader = {
         let metrics = group.metrics.borrow_watched();

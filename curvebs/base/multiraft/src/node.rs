@@ -29,7 +29,7 @@ use crate::store::Store;
 use crate::throttle::Throttle;
 use crate::transport::{Caller, Transport};
 use crate::types::{C, Raft, Runtime};
-use crate::{lifecycle, membership, proposer, purge, receive};
+use crate::{lifecycle, membership, proposer, purge, quiesce, receive};
 
 /// The method numbers that belong to this crate: a process's handler routes them to [`MultiRaft::handle`].
 pub const METHODS: Range<u16> = 0x100..0x200;
@@ -94,6 +94,7 @@ impl MultiRaft {
             options: Arc::new(options),
         });
         tokio::spawn(purge::run(Arc::downgrade(&this)));
+        tokio::spawn(quiesce::run(Arc::downgrade(&this)));
         this
     }
 
@@ -187,6 +188,10 @@ impl MultiRaft {
         &self.log
     }
 
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -234,7 +239,6 @@ impl MultiRaft {
         let group = self.build(id, machine, start).await?;
         self.groups.write().expect("never poisoned").insert(id, group.clone());
         tokio::spawn(lifecycle::follow(group.inner.clone()));
-        tokio::spawn(lifecycle::watch_failure(group.inner.clone()));
         if group.inner.votes_from > Instant::now() {
             tokio::spawn(lifecycle::enable_elections(group.inner.clone()));
         }
@@ -248,8 +252,7 @@ impl MultiRaft {
         };
         let seed = mix(self.seed ^ mix(self.node().get()) ^ id.get());
         let flags = Arc::new(GroupFlags::default());
-        let log = self.log.group(id);
-        let mut store = Store::new(log.clone(), flags.clone());
+        let mut store = Store::new(self.log.group(id), flags.clone());
         let pristine = store.is_pristine();
         let sources = Sources::new(mix(seed));
         let (alive, dropped) = watch::channel(());
@@ -277,7 +280,6 @@ impl MultiRaft {
             id,
             options: self.options.clone(),
             raft,
-            log,
             caller: self.caller.clone(),
             flags,
             view,

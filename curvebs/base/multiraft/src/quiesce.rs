@@ -1,9 +1,246 @@
-//! Groups that are idle.
+//! Groups that are idle cost nothing: no timers, no heartbeats of their own.
+//!
+//! The leader of a group in which nothing has happened for a while, and whose members all have everything, asks them to
+//! sleep. Once all have agreed, it sleeps too. From then on one ping per pair of nodes, each heartbeat interval, names
+//! all groups that the sender leads and that sleep; a follower that has not heard its group named for the length of a
+//! lease wakes and stands for election, as it would had heartbeats stopped.
+//!
+//! What wakes a group: a proposal, a read that needs a message, or a change of members at its leader; an append or a
+//! request to take over at a follower; a ping's answer in which a member does not sleep; a pause of this process.
+//! A sleeping member does not vote against a leader it hears of: a node that comes back and asks for votes is refused,
+//! and its question wakes the leader, which then tells it who leads.
+//!
+//! Sleeping is safe whatever is lost or late, since it only turns timers off. Leases are not renewed while a group
+//! sleeps; the first operation after it waits for one round.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use curve_types::{GroupId, NodeId};
+use openraft_rt::WatchReceiver;
+use tokio::time::Instant;
+
+use crate::group::{Group, Inner, leading};
 use crate::node::MultiRaft;
-use crate::wire::{Outcome, Ping, PingReply};
+use crate::types::{LogId, Vote};
+use crate::wire::{Outcome, PING, Ping, PingReply, Sleep, decode, message};
 
-/// Answers another node's ping.
-pub(crate) fn answer(_node: &MultiRaft, _ping: Ping) -> PingReply {
-    PingReply { outcome: Outcome::Ok.into(), boot: 0, asleep: Vec::new() }
+/// Groups named in one ping, at most.
+const GROUPS_PER_PING_MAX: usize = 512;
+
+/// Since when a group has looked the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Still {
+    last: Option<u64>,
+    touches: u64,
+    since: Instant,
+}
+
+/// A group that would sleep if these members agreed.
+struct Candidate {
+    group: Group,
+    touches: u64,
+    sleep: Sleep,
+    missing: Mutex<BTreeSet<NodeId>>,
+}
+
+/// Pings, puts groups to sleep and wakes them, until the node is gone.
+pub(crate) async fn run(node: Weak<MultiRaft>) {
+    let Some((interval, lease, after)) = node.upgrade().and_then(|node| {
+        let options = node.options();
+        Some((options.heartbeat, options.election_max, options.quiesce_after?))
+    }) else {
+        return;
+    };
+    let mut still = BTreeMap::new();
+    let mut last_round = Instant::now();
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(node) = node.upgrade() else { return };
+        if node.is_closing() {
+            return;
+        }
+        // After a pause of the whole process, nothing that was heard before it counts.
+        let paused = last_round.elapsed() > lease;
+        last_round = Instant::now();
+        round(&node, &mut still, after, paused).await;
+    }
+}
+
+async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, after: Duration, paused: bool) {
+    let mut pings: BTreeMap<NodeId, Vec<Sleep>> = BTreeMap::new();
+    let mut candidates: BTreeMap<GroupId, Arc<Candidate>> = BTreeMap::new();
+    let groups = node.groups();
+    still.retain(|id, _| node.group(*id).is_some());
+    for group in groups.into_iter().filter(|group| !group.inner.is_stopped()) {
+        let inner = &group.inner;
+        if let Some(sleep) = inner.flags.led_asleep() {
+            if paused || inner.leading().is_none() {
+                inner.wake().await;
+                continue;
+            }
+            peers(inner).into_iter().for_each(|peer| pings.entry(peer).or_default().push(sleep));
+        } else if inner.flags.is_asleep() {
+            if paused || !inner.flags.heard_within(node.options().election_max) {
+                inner.wake().await;
+            }
+        } else if let Some(candidate) = candidate(&group, still, after) {
+            if candidate.missing.lock().expect("never poisoned").is_empty() {
+                fall_asleep(&candidate).await;
+                continue;
+            }
+            for peer in peers(inner) {
+                pings.entry(peer).or_default().push(candidate.sleep);
+            }
+            candidates.insert(inner.id, candidate);
+        }
+    }
+    let candidates = Arc::new(candidates);
+    for (peer, sleeps) in pings {
+        for some in sleeps.chunks(GROUPS_PER_PING_MAX) {
+            tokio::spawn(ping(node.clone(), peer, some.to_vec(), candidates.clone()));
+        }
+    }
+}
+
+fn peers(group: &Inner) -> Vec<NodeId> {
+    let metrics = group.metrics.borrow_watched();
+    let members = metrics.membership_config.nodes().map(|(id, ())| NodeId(*id));
+    members.filter(|member| *member != group.node()).collect()
+}
+
+/// Whether this node leads the group, nothing has happened in it for `after`, and all members have everything.
+fn candidate(group: &Group, still: &mut BTreeMap<GroupId, Still>, after: Duration) -> Option<Arc<Candidate>> {
+    let inner = &group.inner;
+    let touches = inner.flags.touches();
+    let metrics = inner.metrics.borrow_watched();
+    let now = Still { last: metrics.last_log_index, touches, since: Instant::now() };
+    let before = still.entry(inner.id).or_insert(now);
+    if (before.last, before.touches) != (now.last, now.touches) {
+        *before = now;
+    }
+    let leader = leading(&metrics, inner.node())?;
+    let last = metrics.last_applied?;
+    let level = |id: &u64| {
+        *id == inner.node().get()
+            || metrics.replication.as_ref().and_then(|peers| peers.get(id).copied().flatten()) == Some(last)
+    };
+    let settled = before.since.elapsed() >= after
+        && last.leader_id == leader
+        && metrics.last_log_index == Some(last.index)
+        && metrics.membership_config.get_joint_config().len() == 1
+        && metrics.membership_config.nodes().all(|(id, ())| level(id))
+        && inner.change.try_lock().is_ok();
+    if !settled {
+        return None;
+    }
+    drop(metrics);
+    let vote = Vote { leader_id: leader, committed: true };
+    let sleep = Sleep { group: inner.id.get(), vote: vote.into(), last: last.into() };
+    let missing = Mutex::new(peers(inner).into_iter().collect());
+    Some(Arc::new(Candidate { group: group.clone(), touches, sleep, missing }))
+}
+
+/// Sends one ping and acts on the answer.
+async fn ping(
+    node: Arc<MultiRaft>,
+    peer: NodeId,
+    sleep: Vec<Sleep>,
+    candidates: Arc<BTreeMap<GroupId, Arc<Candidate>>>,
+) {
+    let named: Vec<GroupId> = sleep.iter().map(|sleep| GroupId(sleep.group)).collect();
+    let ping = Ping { route: node.caller().route(GroupId(0), peer), sleep };
+    let deadline = node.options().heartbeat * 2;
+    let reply = node.caller().call(peer, message(PING, &ping), deadline).await;
+    let Some(reply) = reply.ok().and_then(|reply| decode::<PingReply>(reply.header).ok()) else { return };
+    let agreed: BTreeSet<GroupId> = reply.asleep.iter().map(|group| GroupId(*group)).collect();
+    for id in named {
+        match (agreed.contains(&id), candidates.get(&id)) {
+            (true, Some(candidate)) => {
+                let all = {
+                    let mut missing = candidate.missing.lock().expect("never poisoned");
+                    missing.remove(&peer);
+                    missing.is_empty()
+                };
+                if all {
+                    fall_asleep(candidate).await;
+                }
+            }
+            // A member is awake, for example since it has restarted: it must hear the leader.
+            (false, None) => {
+                if let Some(group) = node.group(id) {
+                    group.inner.wake().await;
+                }
+            }
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+}
+
+/// Turns the leader's timers off, if nothing has happened since the members were asked.
+async fn fall_asleep(candidate: &Candidate) {
+    let inner = &candidate.group.inner;
+    let unchanged = {
+        let metrics = inner.metrics.borrow_watched();
+        let vote = Vote::from(candidate.sleep.vote);
+        leading(&metrics, inner.node()) == Some(vote.leader_id)
+            && metrics.last_log_index == Some(candidate.sleep.last.index)
+    };
+    if !unchanged || inner.flags.touches() != candidate.touches {
+        return;
+    }
+    inner.flags.sleep_leading(candidate.sleep);
+    inner.raft.runtime_config().tick(false);
+    // Whoever came in between has either seen that the group sleeps, or is seen here.
+    if inner.flags.touches() != candidate.touches {
+        inner.wake().await;
+    }
+}
+
+/// Answers another node's ping: which of the groups it names sleep here.
+pub(crate) fn answer(node: &MultiRaft, ping: &Ping) -> PingReply {
+    let agrees = |sleep: &&Sleep| {
+        let group = node.group(GroupId(sleep.group)).filter(|group| !group.inner.is_stopped());
+        group.is_some_and(|group| agree(&group.inner, sleep))
+    };
+    let outcome = if ping.route.to == node.node().get() { Outcome::Ok } else { Outcome::NotHere };
+    let asleep = match outcome {
+        Outcome::Ok => ping.sleep.iter().filter(agrees).map(|sleep| sleep.group).collect(),
+        _ => Vec::new(),
+    };
+    PingReply { outcome: outcome.into(), asleep }
+}
+
+fn agree(group: &Inner, sleep: &Sleep) -> bool {
+    let vote = Vote::from(sleep.vote);
+    if group.flags.hear(vote) {
+        return true;
+    }
+    let level = {
+        let metrics = group.metrics.borrow_watched();
+        let last = LogId::from(sleep.last);
+        metrics.vote == vote && metrics.last_applied == Some(last) && metrics.last_log_index == Some(last.index)
+    };
+    if level && !group.flags.is_installing() && group.options.quiesce_after.is_some() {
+        group.flags.sleep_following(vote);
+        group.raft.runtime_config().tick(false);
+    }
+    level
+}
+
+/// Whether a question for votes must be refused since the leader is well, or about to show that it is.
+pub(crate) async fn refuses_votes(group: &Inner) -> bool {
+    let lease = group.options.election_max;
+    if group.leading().is_some() {
+        group.wake().await;
+        return group.flags.woke_within(lease);
+    }
+    if group.flags.is_asleep() {
+        if group.flags.heard_within(lease) {
+            return true;
+        }
+        group.wake().await;
+    }
+    false
 }

@@ -14,9 +14,9 @@ use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use tokio::time::Instant;
 
 use crate::group::Inner;
-use crate::install;
 use crate::node::MultiRaft;
 use crate::types::{LogId, Vote};
+use crate::{install, quiesce};
 use crate::wire::{
     APPEND, Append, AppendReply, Outcome, PING, PRE_VOTE, Ping, Route, SNAPSHOT_OFFER, SNAPSHOT_READ, SnapshotOffer,
     SnapshotOfferReply, SnapshotRead, SnapshotReadReply, TRANSFER, Transfer, TransferReply, VOTE, VoteAsk, VoteReply,
@@ -61,6 +61,7 @@ fn append(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Resu
         return Ok(());
     };
     let request = decode_append(append, &request.payload)?;
+    group.rouse();
     start(async move {
         let (outcome, vote) = match group.raft.append_entries(request).await {
             Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) => (Outcome::Ok, None),
@@ -87,6 +88,11 @@ fn vote(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result
         return Ok(());
     }
     start(async move {
+        if !ask.transfer && quiesce::refuses_votes(&group).await {
+            reply.send(message(method, &refusal(Outcome::NotNow)));
+            return;
+        }
+        group.rouse();
         let response = match method {
             VOTE => group.raft.vote(ask.into()).await,
             _ => group.raft.pre_vote(ask.into()).await,
@@ -105,6 +111,7 @@ fn transfer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Re
         return Ok(());
     };
     let request = TransferLeaderRequest::new(Vote::from(ask.vote), ask.successor, ask.last.map(LogId::from));
+    group.rouse();
     start(async move {
         let outcome = match group.raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => Outcome::Ok,
@@ -123,6 +130,7 @@ fn snapshot_offer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> 
         reply.send(message(SNAPSHOT_OFFER, &header));
         return Ok(());
     };
+    group.rouse();
     let fetches = node.fetches();
     tokio::spawn(async move {
         let header = install::answer(group, offer, fetches).await;
@@ -164,7 +172,7 @@ fn snapshot_read(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> i
 
 fn ping(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let ping: Ping = decode(request.header)?;
-    let header = crate::quiesce::answer(node, ping);
+    let header = quiesce::answer(node, &ping);
     reply.send(message(PING, &header));
     Ok(())
 }

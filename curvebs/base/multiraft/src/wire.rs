@@ -215,15 +215,9 @@ pub(crate) struct SnapshotReadReply {
 pub(crate) struct Ping {
     #[prost(message, required, tag = "1")]
     pub(crate) route: Route,
-    /// Drawn when the sender's process started.
-    #[prost(uint64, tag = "2")]
-    pub(crate) boot: u64,
-    /// Groups the sender wants to put to sleep, or to keep asleep.
-    #[prost(message, repeated, tag = "3")]
+    /// Groups the sender leads and wants to put to sleep, or to keep asleep.
+    #[prost(message, repeated, tag = "2")]
     pub(crate) sleep: Vec<Sleep>,
-    /// Groups the sender wakes.
-    #[prost(uint64, repeated, tag = "4")]
-    pub(crate) wake: Vec<u64>,
 }
 
 /// A group whose leader has nothing to do: all members have everything.
@@ -241,10 +235,8 @@ pub(crate) struct Sleep {
 pub(crate) struct PingReply {
     #[prost(enumeration = "Outcome", tag = "1")]
     pub(crate) outcome: i32,
-    #[prost(uint64, tag = "2")]
-    pub(crate) boot: u64,
     /// Of the groups in `sleep`, those that agree.
-    #[prost(uint64, repeated, tag = "3")]
+    #[prost(uint64, repeated, tag = "2")]
     pub(crate) asleep: Vec<u64>,
 }
 

@@ -37,7 +37,9 @@ async fn write(register: Arc<Register>) {
             register.acknowledged.store(next, Ordering::Relaxed);
             next += 1;
         }
-        sleep(Duration::from_millis(3)).await;
+        // Now and then long enough for the group to fall asleep.
+        let pause = if next % 50 == 0 { 2000 } else { 3 };
+        sleep(Duration::from_millis(pause)).await;
     }
 }
 
@@ -47,6 +49,9 @@ async fn read(register: Arc<Register>, number: usize, value: Arc<Read>) {
     let mut turn = number;
     while !register.done.load(Ordering::Relaxed) {
         turn += 1;
+        if turn % 100 < 3 {
+            sleep(Duration::from_millis(1500)).await;
+        }
         let client = register.clients.lock().unwrap().clone();
         let floor = register.acknowledged.load(Ordering::Relaxed);
         if let Some(node) = client.barrier(GROUP, turn).await {
@@ -72,11 +77,13 @@ fn reader(contents: Contents) -> Arc<Read> {
 }
 
 async fn chaos(seed: u64, steps: u32) {
+    let quick_to_sleep = seed % 2 == 0;
     let mut rng = StdRng::seed_from_u64(seed);
     let options = RaftOptions {
         log_keep_entries: 50,
         log_keep_bytes: 8 << 10,
         checkpoint_log_bytes: 4 << 10,
+        quiesce_after: quick_to_sleep.then_some(Duration::from_millis(200)),
         ..RaftOptions::default()
     };
     let mut cluster = Cluster::three(seed, options).await;

@@ -3,6 +3,7 @@
 mod basic;
 mod faults;
 mod harness;
+mod idle;
 mod machine;
 mod membership;
 mod snapshot;
