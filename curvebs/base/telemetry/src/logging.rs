@@ -26,9 +26,12 @@ pub enum LoggingError {
     AlreadySet,
 }
 
+/// What is logged when nothing is asked for. openraft tells every vote at `info`, which buries our own lines.
+const DEFAULT_FILTER: &str = "info,openraft=warn";
+
 /// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`.
 pub fn init_logging() -> Result<(), LoggingError> {
-    let value = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned());
+    let value = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_FILTER.to_owned());
     let filter = parse_filter(&value)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
