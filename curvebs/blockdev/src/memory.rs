@@ -155,22 +155,17 @@ impl Region {
 
     fn write(&mut self, span: PageSpan, source: &mut Source<'_>) {
         let slot = &mut self.pages_mut()[span.page];
-        let mut page = BytesMut::with_capacity(PAGE_BYTES as usize);
-        if span.len == PAGE_BYTES as usize {
-            // A page that is written whole need not be read.
-            source.take(span.len, |piece| page.extend_from_slice(piece));
-        } else {
-            match slot.as_deref() {
-                Some(old) => page.extend_from_slice(old),
-                None => page.resize(PAGE_BYTES as usize, 0),
-            }
-            let mut at = span.from;
-            source.take(span.len, |piece| {
-                page[at..at + piece.len()].copy_from_slice(piece);
-                at += piece.len();
-            });
-        }
-        assert_eq!(page.len() as u64, PAGE_BYTES, "page {} has a wrong size", span.page);
+        let mut page = match slot.take().map(Bytes::try_into_mut) {
+            // Nobody reads it just now: it is overwritten in place.
+            Some(Ok(page)) => page,
+            Some(Err(shared)) => BytesMut::from(&shared[..]),
+            None => BytesMut::zeroed(PAGE_BYTES as usize),
+        };
+        let mut at = span.from;
+        source.take(span.len, |piece| {
+            page[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        });
         *slot = Some(page.freeze());
     }
 

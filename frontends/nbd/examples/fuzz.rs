@@ -161,8 +161,13 @@ fn conversation(rng: &mut StdRng) -> Vec<u8> {
             }
         }
     }
-    match rng.random_range(0..4) {
+    match rng.random_range(0..5) {
         0 => option(&mut out, 1, name.as_bytes()),
+        1 => {
+            // A client that starts TLS says nothing more in the clear.
+            option(&mut out, 5, b"");
+            return out;
+        }
         _ => option(&mut out, 7, &[text(name), vec![0, 1, 0, 3]].concat()),
     }
     for cookie in 0..rng.random_range(0..20) {

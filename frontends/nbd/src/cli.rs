@@ -39,7 +39,7 @@ pub enum Command {
     /// Serve volumes until SIGTERM or SIGINT, which lets requests in flight finish first.
     ///
     /// Prints one line `ready URI` for each volume once clients can connect.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print a completion script for a shell.
     Completion {
         /// Which shell.
