@@ -13,6 +13,13 @@ use crate::format::chunk::{ChunkHeader, ChunkIdentity, encode, encode_page};
 use crate::format::crc_of;
 use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
 
+/// Most bytes of one write call. The kernel (ext4 since 6.16) makes the folios of the page cache as large as the writes
+/// that fill them, and walks all buffers of a folio for each small write into it later: after writes of 1 MiB a random
+/// write of 4 KiB costs 14 us of CPU, after writes of 64 KiB about a tenth of that.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+/// Most parts of one write call.
+const SLICES_MAX: usize = 16;
+
 /// What header and table say. Runs ahead of the disk between syncs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tables {
@@ -114,19 +121,22 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Writes parts to blocks from `first`, into the page cache.
+    /// Writes parts to blocks from `first`, into the page cache, at most [`WRITE_BYTES_MAX`] at a time.
     pub(crate) fn write_blocks(&self, layout: &Layout, first: usize, parts: &[impl AsRef<[u8]>]) -> io::Result<()> {
-        const ON_STACK: usize = 4;
-        let at = layout.block_at(first);
-        if parts.len() <= ON_STACK {
-            let mut slices = [IoSlice::new(&[]); ON_STACK];
-            for (slice, part) in slices.iter_mut().zip(parts) {
-                *slice = IoSlice::new(part.as_ref());
+        let mut at = layout.block_at(first);
+        let mut batch = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut slices, mut bytes) = (0, 0);
+        for piece in parts.iter().flat_map(|part| part.as_ref().chunks(WRITE_BYTES_MAX)) {
+            if slices == SLICES_MAX || bytes + piece.len() > WRITE_BYTES_MAX {
+                self.file.write_at(at, &batch[..slices])?;
+                at += bytes as u64;
+                (slices, bytes) = (0, 0);
             }
-            return self.file.write_at(at, &slices[..parts.len()]);
+            batch[slices] = IoSlice::new(piece);
+            slices += 1;
+            bytes += piece.len();
         }
-        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part.as_ref())).collect();
-        self.file.write_at(at, &slices)
+        self.file.write_at(at, &batch[..slices])
     }
 
     /// Gives the room of blocks back.

@@ -73,14 +73,20 @@ impl Layout {
     }
 }
 
-/// Splits `values` into runs of equal `class`, as index ranges.
+/// The run of equal `class` that begins at `at`, as an index range.
+pub(crate) fn run_at<T>(values: &[T], at: usize, class: impl Fn(&T) -> bool) -> Option<(Range<usize>, bool)> {
+    let first = class(values.get(at)?);
+    let len = values[at..].iter().take_while(|value| class(value) == first).count();
+    Some((at..at + len, first))
+}
+
+/// Splits `values` into runs of equal `class`.
 pub(crate) fn runs<T>(values: &[T], class: impl Fn(&T) -> bool) -> impl Iterator<Item = (Range<usize>, bool)> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let first = class(values.get(at)?);
-        let len = values[at..].iter().take_while(|v| class(v) == first).count();
-        at += len;
-        Some((at - len..at, first))
+        let (run, first) = run_at(values, at, &class)?;
+        at = run.end;
+        Some((run, first))
     })
 }
 

@@ -41,6 +41,8 @@ pub struct ChunkStore {
     shared: Arc<Shared>,
     copysets: Mutex<BTreeMap<CopysetId, Arc<CopysetStore>>>,
     damaged: Mutex<BTreeMap<CopysetId, String>>,
+    /// Held while a copyset is made or removed, so that no two of these work on one directory.
+    lifecycle: tokio::sync::Mutex<()>,
 }
 
 impl ChunkStore {
@@ -51,7 +53,12 @@ impl ChunkStore {
         make_or_check_format(&shared).await?;
         shared.load_pool().await?;
         shared.look_at_space()?;
-        let store = Self { shared, copysets: Mutex::default(), damaged: Mutex::default() };
+        let store = Self {
+            shared,
+            copysets: Mutex::default(),
+            damaged: Mutex::default(),
+            lifecycle: tokio::sync::Mutex::default(),
+        };
         for entry in store.shared.disk.list(&store.shared.copysets_dir())? {
             if let Ok(id) = entry.name.parse() {
                 store.open_copyset(CopysetId(id)).await?;
@@ -82,6 +89,7 @@ impl ChunkStore {
 
     /// Makes a copyset, durably; an existing one is returned as it is. A damaged one must be removed first.
     pub async fn create_copyset(&self, id: CopysetId) -> Result<Arc<CopysetStore>, CopysetError> {
+        let _turn = self.lifecycle.lock().await;
         match self.copyset(id) {
             Err(CopysetError::Unknown(_)) => {}
             found => return found,
@@ -94,6 +102,7 @@ impl ChunkStore {
 
     /// Removes a copyset and all its chunks, healthy or damaged; no error when there is none.
     pub async fn remove_copyset(&self, id: CopysetId) -> Result<(), CopysetError> {
+        let _turn = self.lifecycle.lock().await;
         let removed = lock(&self.copysets).remove(&id);
         self.shared.copysets.store(lock(&self.copysets).len(), Ordering::Relaxed);
         let damaged = lock(&self.damaged).remove(&id).is_some();

@@ -53,6 +53,11 @@ impl CopysetStore {
     pub(crate) async fn create(shared: Arc<Shared>, id: CopysetId) -> Result<Arc<Self>, CopysetError> {
         let dir = shared.copysets_dir().join(id.get().to_string());
         make_dirs_durable(&*shared.disk, &dir).await?;
+        if !shared.disk.list(&dir)?.is_empty() {
+            // What a cancelled removal or creation left.
+            empty_dir(&*shared.disk, &dir).await?;
+            make_dirs_durable(&*shared.disk, &dir).await?;
+        }
         Ok(Arc::new(Self::start(shared, id, Manifest::default()).await?))
     }
 
@@ -140,6 +145,6 @@ impl Journal {
         let bytes = manifest.encode(id);
         replace_file(disk, path, &bytes).await?;
         let file = disk.open(path, OpenMode::Existing)?;
-        Ok(Self { path: path.to_owned(), file, len: bytes.len() as u64, sync: manifest.sync })
+        Ok(Self { path: path.to_owned(), file, len: bytes.len() as u64, sync: manifest.sync, stale: false })
     }
 }

@@ -12,7 +12,7 @@ use super::CopysetStore;
 use crate::checksum::{HOLE, block_crc};
 use crate::data::{BadBlock, BadCause, ChunkDigest, Extent, ReadData};
 use crate::error::ReadError;
-use crate::layout::{BLOCK, runs};
+use crate::layout::{BLOCK, run_at, runs};
 
 /// Every zero that a read returns is a slice of this. Its pages are the kernel's zero page until they are written, that
 /// is for ever.
@@ -48,6 +48,11 @@ enum Settled {
     Data(Bytes, u32),
     Hole,
     Bad(BadBlock),
+}
+
+/// Whether the `n`th block of `bytes` is there and has this checksum.
+fn has_crc(bytes: &[u8], n: usize, crc: u32) -> bool {
+    bytes.get(n * BLOCK..(n + 1) * BLOCK).is_some_and(|block| block_crc(block) == crc)
 }
 
 impl CopysetStore {
@@ -128,19 +133,18 @@ impl CopysetStore {
             let pieces = vec![Piece::Hole(blocks.len())];
             return Ok(Fetched { pieces, crcs: vec![HOLE; blocks.len()], bad: Vec::new() });
         };
-        let mut fetched = Fetched { crcs: crcs.clone(), ..Fetched::default() };
-        for (run, hole) in runs(&crcs, |crc| *crc == HOLE) {
+        let mut fetched = Fetched { crcs, ..Fetched::default() };
+        let mut at = 0;
+        while let Some((run, hole)) = run_at(&fetched.crcs, at, |crc| *crc == HOLE) {
+            at = run.end;
             if hole {
                 fetched.pieces.push(Piece::Hole(run.len()));
                 continue;
             }
-            let at = self.layout().block_at(blocks.start + run.start);
+            let offset = self.layout().block_at(blocks.start + run.start);
             // Unreadable blocks have no bytes here and are looked at one by one below.
-            let bytes = file.clone().read(at, run.len() * BLOCK).await.unwrap_or_default();
-            let good = |(n, crc): (usize, &u32)| {
-                bytes.get(n * BLOCK..(n + 1) * BLOCK).is_some_and(|block| block_crc(block) == *crc)
-            };
-            if crcs[run.clone()].iter().enumerate().all(good) {
+            let bytes = file.clone().read(offset, run.len() * BLOCK).await.unwrap_or_default();
+            if fetched.crcs[run.clone()].iter().enumerate().all(|(n, crc)| has_crc(&bytes, n, *crc)) {
                 fetched.pieces.push(Piece::Data(bytes));
             } else {
                 self.settle_run(key, blocks.start, run, &bytes, &mut fetched)?;
@@ -160,9 +164,9 @@ impl CopysetStore {
         fetched: &mut Fetched,
     ) -> io::Result<()> {
         for n in run.clone() {
-            let at = (n - run.start) * BLOCK;
-            if bytes.get(at..at + BLOCK).is_some_and(|block| block_crc(block) == fetched.crcs[n]) {
-                fetched.pieces.push(Piece::Data(bytes.slice(at..at + BLOCK)));
+            let at = n - run.start;
+            if has_crc(bytes, at, fetched.crcs[n]) {
+                fetched.pieces.push(Piece::Data(bytes.slice(at * BLOCK..(at + 1) * BLOCK)));
                 continue;
             }
             match self.settle_block(key, first + n)? {

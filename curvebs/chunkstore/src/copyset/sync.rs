@@ -13,13 +13,14 @@ use futures::StreamExt;
 
 use super::{CopysetStore, State};
 use crate::format::manifest::{Body, Delta, Frame, encode};
+use crate::manifest::Manifest;
 
 /// Files that are synced at once: enough for a disk to merge the journal commits of its file system.
 const SYNCS_AT_ONCE: usize = 8;
 /// Chunks flushed under one hold of the lock.
 const FLUSHES_PER_HOLD: usize = 32;
 /// The journal is written anew when it is longer than this plus a multiple of its content.
-const JOURNAL_SLACK: u64 = 256 << 10;
+const JOURNAL_SLACK: u64 = 4 << 10;
 const JOURNAL_GROWTH: u64 = 4;
 
 /// The manifest's file.
@@ -29,6 +30,8 @@ pub(super) struct Journal {
     pub(super) len: u64,
     /// The last sync that began.
     pub(super) sync: u64,
+    /// Whether writing it anew began and was cancelled: `file` may no longer be the one that has the name.
+    pub(super) stale: bool,
 }
 
 impl Journal {
@@ -94,6 +97,11 @@ impl CopysetStore {
     }
 
     async fn sync_turn(&self, journal: &mut Journal, plan: Plan) -> io::Result<()> {
+        if journal.stale {
+            // Every flushed chunk was durable before the cancelled rewrite began, so what is known now can be written.
+            let manifest = Manifest { sync: journal.sync, ..self.lock().manifest.clone() };
+            self.rewrite(journal, &manifest).await?;
+        }
         let sync = journal.sync + 1;
         journal.sync = sync;
         if !plan.listed.is_empty() {
@@ -146,25 +154,25 @@ impl CopysetStore {
         Ok(Some(chunk.file.clone()))
     }
 
+    async fn rewrite(&self, journal: &mut Journal, manifest: &Manifest) -> io::Result<()> {
+        journal.stale = true;
+        let path = journal.path.clone();
+        *journal = Journal::create(&*self.shared.disk, &path, manifest, self.id).await?;
+        Ok(())
+    }
+
     async fn commit(&self, journal: &mut Journal, keys: &[ChunkKey], sync: u64) -> io::Result<()> {
         let (delta, grown) = {
             let mut state = self.lock();
             let limit = JOURNAL_SLACK + JOURNAL_GROWTH * state.manifest.encoded_len();
             let delta = state.delta(keys, sync);
-            let grown = (journal.len > limit).then(|| {
-                let mut manifest = state.manifest.clone();
-                manifest.sync = sync;
-                manifest
-            });
+            let grown = (journal.len > limit).then(|| Manifest { sync, ..state.manifest.clone() });
             (delta, grown)
         };
         let (removed, deleted, volumes) = (delta.removed.len(), delta.deleted.len(), delta.volumes.len());
         let horizon = delta.horizon;
         match grown {
-            Some(manifest) => {
-                let path = journal.path.clone();
-                *journal = Journal::create(&*self.shared.disk, &path, &manifest, self.id).await?;
-            }
+            Some(manifest) => self.rewrite(journal, &manifest).await?,
             None => journal.append(&Frame { copyset: self.id, sync, body: Body::Commit(delta) }).await?,
         }
         let dropped = {

@@ -102,6 +102,28 @@ fn the_cache_limit_holds_for_clean_chunks() {
     });
 }
 
+#[test]
+fn the_journal_is_written_anew_when_it_has_grown() {
+    run(async {
+        let disk = SimDisk::new(SimDiskConfig::default());
+        let store = open(&disk).await;
+        let copyset = store.create_copyset(ID).await.unwrap();
+        for round in 1..200u64 {
+            (0..10).for_each(|n| write(&copyset, key(1, n), round as u32 % 32, &[round], round));
+            copyset.sync().await.unwrap();
+        }
+        let manifest = disk.files().into_iter().find(|(path, _)| path.ends_with("manifest")).unwrap();
+        assert!(manifest.1 < 8 << 10, "{manifest:?}");
+        copyset.save_record("applied", b"199").await.unwrap();
+        disk.crash();
+        let copyset = open(&disk).await.copyset(ID).unwrap();
+        for n in 0..10 {
+            assert_eq!(read(&copyset, key(1, n)).await.crcs[199 % 32], block_crc(&block(199)));
+        }
+        assert_eq!((copyset.stats().syncs, copyset.stats().salvaged_chunks), (199, 0));
+    });
+}
+
 /// Readers that meet a block while it is being overwritten never take that for damage.
 #[test]
 fn readers_beside_a_writer_see_old_or_new_blocks() {
