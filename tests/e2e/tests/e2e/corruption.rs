@@ -9,6 +9,7 @@ use curve_e2e::{Volume, turn};
 use curve_harness::checker::{BLOCK, Stamp, write_stamp};
 use curve_harness::nbd::NbdClient;
 use curve_harness::{Playground, PlaygroundOptions};
+use serde_json::Value;
 
 const CHUNK_BYTES: u64 = 16 << 20;
 /// Where a chunk file's data begins: header and four pages of checksums before it (`curvebs/chunkstore`, `format`).
@@ -116,22 +117,36 @@ async fn refused_then_rebuilt(volume: &Volume) {
     assert!(said.contains("--rebuild"), "it says what to do");
     read_all(&volume.client().await).await;
 
+    let former: Vec<Value> =
+        chunkservers(playground).await.iter().map(|member| member["id"].clone()).collect();
     let rebuild = ["playground", "restart", "chunkserver-1", "--rebuild", "--no-wait"];
     playground.verb(60, &rebuild).await.unwrap_or_else(|error| panic!("{error}"));
     let begun = Instant::now();
     loop {
-        let status = playground.json(&["cluster", "status"]).await.unwrap_or_else(|error| panic!("{error}"));
-        let copysets = &status["copysets"];
-        if copysets["ok"] == copysets["total"] {
+        // It comes back under a new id, and takes over the replicas of the old one once that counts as dead.
+        let now = chunkservers(playground).await;
+        let fresh = now.iter().find(|member| !former.contains(&member["id"]));
+        let copysets =
+            playground.json(&["cluster", "copysets"]).await.unwrap_or_else(|error| panic!("{error}"));
+        let copysets = copysets.as_array().expect("a list");
+        let whole = copysets.iter().filter(|copyset| copyset["health"] == "ok").count();
+        if fresh.is_some_and(|fresh| fresh["copysets"] == copysets.len()) && whole == copysets.len() {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(120), "not rebuilt: {status:#}");
+        assert!(begun.elapsed() < Duration::from_secs(120), "not rebuilt: {now:?} {copysets:?}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     println!("every copyset has three replicas again after {:.1} s", begun.elapsed().as_secs_f64());
     // The rebuilt replica carries the data: the cluster lives without one of the others.
     playground.kill("chunkserver-2").await.unwrap_or_else(|error| panic!("{error}"));
     read_all(&volume.client().await).await;
+}
+
+async fn chunkservers(playground: &Playground) -> Vec<Value> {
+    match playground.json(&["cluster", "chunkservers"]).await {
+        Ok(Value::Array(all)) => all,
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn write_all(client: &NbdClient) {
@@ -145,10 +160,10 @@ async fn read_all(client: &NbdClient) {
     let mut expected = vec![0; BLOCK];
     for block in 0..BLOCKS {
         stamp(block).fill(&mut expected);
-        let bytes = client
-            .read(offset(block), BLOCK as u32)
-            .await
-            .unwrap_or_else(|error| panic!("block {block}: {error}"));
+        let read =
+            tokio::time::timeout(Duration::from_secs(60), client.read(offset(block), BLOCK as u32)).await;
+        let read = read.unwrap_or_else(|_| panic!("block {block} is not read within a minute"));
+        let bytes = read.unwrap_or_else(|error| panic!("block {block}: {error}"));
         assert!(bytes == expected, "block {block} is wrong");
     }
 }

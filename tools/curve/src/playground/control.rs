@@ -9,7 +9,8 @@ use crate::failure::{Code, Failure};
 use crate::playground::layout::Layout;
 use crate::playground::plan::{Member, Plan, Role};
 use crate::playground::process::{self, Process, State};
-use crate::playground::{start, wait};
+use crate::playground::start::{self, Begin};
+use crate::playground::wait;
 
 /// How long a killed process may take to be gone; only a disk that hangs keeps one longer.
 const KILLED_GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -75,7 +76,12 @@ pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> R
     let plan = Plan::load(&layout)?;
     stop_members(&layout, &members, Duration::from_secs(30)).await?;
     for member in &members {
-        start::launch(&layout, member, how.rebuild)?;
+        let begin = match member.name.role {
+            Role::Nbd => Begin::Replace,
+            Role::Mds | Role::Chunkserver if how.rebuild => Begin::Rebuild,
+            Role::Mds | Role::Chunkserver => Begin::Plain,
+        };
+        start::launch(&layout, member, begin)?;
     }
     let limit = how.health_within.unwrap_or(Duration::from_secs(30));
     for member in members.iter().filter(|member| member.name.role == Role::Nbd) {

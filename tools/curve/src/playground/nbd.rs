@@ -9,7 +9,8 @@ use crate::failure::{Code, Failure};
 use crate::playground::layout::Layout;
 use crate::playground::plan::{Member, MemberName, Plan, Role};
 use crate::playground::process::{self, Launch, State};
-use crate::playground::{ports, start, wait};
+use crate::playground::start::{self, Begin};
+use crate::playground::{ports, wait};
 
 /// `curve playground nbd PATH…`: serves volumes from a new background member and prints their URIs. Volumes that a
 /// running member already serves on the same socket are only announced again.
@@ -23,7 +24,7 @@ pub async fn serve(args: &NbdArgs) -> Result<(), Failure> {
         plan.store(&layout)?;
     }
     if process::state(&layout, member.name).0 != State::Running {
-        start::launch(&layout, &member, false)?;
+        start::launch(&layout, &member, Begin::Plain)?;
     }
     wait::until_serving(&layout, &member, args.timeout.0).await?;
     for path in &member.paths {
@@ -38,7 +39,7 @@ pub(super) fn uri(path: &str, socket: &str) -> String {
 }
 
 /// How an NBD member is started. Its log is emptied and its socket removed, so that what is found there is new.
-pub(super) fn launch(layout: &Layout, member: &Member) -> Result<Launch, Failure> {
+pub(super) fn launch(layout: &Layout, member: &Member, begin: Begin) -> Result<Launch, Failure> {
     remove(Path::new(&member.socket))?;
     remove(&layout.log_file(member.name))?;
     let config = layout.client_config().display().to_string();
@@ -47,6 +48,9 @@ pub(super) fn launch(layout: &Layout, member: &Member) -> Result<Launch, Failure
     arguments.extend(["--http".to_owned(), member.http_address()]);
     if member.read_only {
         arguments.push("--read-only".to_owned());
+    }
+    if begin == Begin::Replace && !member.read_only {
+        arguments.push("--takeover".to_owned());
     }
     arguments.extend(member.paths.iter().cloned());
     Ok(Launch { program: program()?, arguments })

@@ -26,7 +26,7 @@ pub async fn start(args: &StartArgs) -> Result<(), Failure> {
     let mut started: Vec<Member> = Vec::new();
     for member in plan.servers() {
         if !matches!(process::state(&layout, member.name).0, State::Running | State::Paused) {
-            launch(&layout, member, false)?;
+            launch(&layout, member, Begin::Plain)?;
             started.push(member.clone());
         }
     }
@@ -38,15 +38,26 @@ pub async fn start(args: &StartArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts one member's process; with `rebuild` a chunkserver begins empty.
-pub(super) fn launch(layout: &Layout, member: &Member, rebuild: bool) -> Result<(), Failure> {
+/// How a process begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Begin {
+    /// With what it left.
+    Plain,
+    /// A chunkserver moves its data aside and begins empty.
+    Rebuild,
+    /// An NBD server shuts out the session of the process that it replaces, which is known to be gone.
+    Replace,
+}
+
+/// Starts one member's process.
+pub(super) fn launch(layout: &Layout, member: &Member, begin: Begin) -> Result<(), Failure> {
     let launch = match member.name.role {
-        Role::Nbd => super::nbd::launch(layout, member)?,
+        Role::Nbd => super::nbd::launch(layout, member, begin)?,
         Role::Mds | Role::Chunkserver => {
             let config = layout.config_file(member.name).display().to_string();
             let mut arguments =
                 vec!["serve".to_owned(), member.name.role.prefix().to_owned(), "--config".to_owned(), config];
-            if rebuild {
+            if begin == Begin::Rebuild {
                 arguments.push("--rebuild".to_owned());
             }
             Launch { program: own_program()?, arguments }
