@@ -9,7 +9,7 @@ use curve_types::{CopysetId, GroupId, NodeId};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::copyset::{CopysetMachine, Replica};
+use crate::copyset::{CopysetMachine, Replica, StateRecord};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::service::ReplicaTable;
@@ -87,6 +87,9 @@ impl ReplicaHost {
             } else if logged.contains(&GroupId::from(id)) {
                 self.enter(store, &Entry::Open).await?;
                 opened += 1;
+            } else if store.load_record(StateRecord::NAME).await.map_err(|e| state_error(id, e))?.is_some() {
+                // It has applied something, so it had a log, with votes in it that must not be given a second time.
+                return Err(state_error(id, "its chunks are here and its log is gone"));
             }
         }
         Ok(opened)

@@ -181,14 +181,14 @@ impl ChunkserverServer {
         let opened = host.open_all(&recovery.groups).await.map_err(StartError::Replica)?;
 
         let inflight = Inflight::new(config.inflight());
-        let geometry = store.geometry();
-        let (replicas, counted) = (table.clone(), metrics.clone());
-        let state = ServiceState { replicas, metrics: counted, inflight: inflight.clone(), geometry };
+        let state = ServiceState {
+            replicas: table.clone(),
+            metrics: metrics.clone(),
+            inflight: inflight.clone(),
+            geometry: store.geometry(),
+        };
         let service = Arc::new(Service::new(Arc::new(state), raft.clone()));
-        let listening = network
-            .serve(&config.listen_address, service)
-            .await
-            .map_err(|cause| io_error(&format!("cannot listen on {}", config.listen_address), cause))?;
+        let listening = listen(&*network, &config.listen_address, service).await?;
         tracing::info!(%node, address = listening.address(), replicas = opened, "serving");
 
         let mds_heard = Arc::new(AtomicBool::new(false));
@@ -341,6 +341,15 @@ async fn open_store(
         Some((id, cause)) => Err(StartError::StoreCorrupt(format!("{id}: {cause}"))),
         None => Ok(store),
     }
+}
+
+async fn listen(
+    network: &dyn Network,
+    address: &str,
+    service: Arc<Service>,
+) -> Result<Box<dyn ServerHandle>, StartError> {
+    let listening = network.serve(address, service).await;
+    listening.map_err(|cause| io_error(&format!("cannot listen on {address}"), cause))
 }
 
 fn io_error(what: &str, cause: std::io::Error) -> StartError {

@@ -1,14 +1,14 @@
 //! Chunkservers, a stand-in for the MDS, and a client of one request at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, Replica};
+use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, Replica, StartError};
 use curve_chunkstore::{HOLE, block_crc};
 use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
-use curve_io::{Message, Network, OpenMode};
+use curve_io::{Disk, Message, Network, OpenMode};
 use curve_multiraft::Role;
 use curve_proto::pb::data::{ChunkReply, FenceRequest, ReadRequest, WriteRequest, WriteZeroesRequest};
 use curve_proto::{ChunkError, methods};
@@ -120,9 +120,19 @@ impl Bed {
     }
 
     pub async fn start(&mut self, at: usize) {
+        self.try_start(at).await.unwrap();
+    }
+
+    pub async fn try_start(&mut self, at: usize) -> Result<(), StartError> {
         self.network.bring_up(&name(at));
         let (config, parts) = self.parts(at);
-        self.servers[at] = Some(ChunkserverServer::start(config, parts).await.unwrap());
+        self.servers[at] = Some(ChunkserverServer::start(config, parts).await?);
+        Ok(())
+    }
+
+    /// A chunkserver's data directory, as a process would see it.
+    pub fn data(&self, at: usize) -> (Arc<dyn Disk>, &'static Path) {
+        (self.disks[at].mount(), Path::new("data"))
     }
 
     /// Power loss.
@@ -203,15 +213,24 @@ impl Bed {
 
     /// Flips a bit wherever a chunk file holds these bytes; says how often.
     pub fn flip_data(&self, at: usize, wanted: &[u8]) -> usize {
+        self.flip(at, "data/store", 512, wanted)
+    }
+
+    /// Flips a bit wherever the log holds these bytes; says how often.
+    pub fn flip_log(&self, at: usize, wanted: &[u8]) -> usize {
+        self.flip(at, "data/log", 1, wanted)
+    }
+
+    fn flip(&self, at: usize, below: &str, align: usize, wanted: &[u8]) -> usize {
         let mount = self.disks[at].mount();
         let mut flipped = 0;
         for (path, len) in self.disks[at].files() {
-            if !path.starts_with("data/store") {
+            if !path.starts_with(below) {
                 continue;
             }
             let mut bytes = vec![0; len as usize];
             mount.open(&path, OpenMode::Existing).unwrap().read_at(0, &mut bytes).unwrap();
-            for start in (0..bytes.len().saturating_sub(wanted.len() - 1)).step_by(512) {
+            for start in (0..bytes.len().saturating_sub(wanted.len() - 1)).step_by(align) {
                 if bytes[start..start + wanted.len()] == *wanted {
                     self.disks[at].flip_bit(&path, start as u64 + 100, 3).unwrap();
                     flipped += 1;

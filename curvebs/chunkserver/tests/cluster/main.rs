@@ -6,6 +6,7 @@ mod mds;
 use std::time::Duration;
 
 use bed::{Bed, CHUNKSERVERS, Writer, pattern};
+use curve_chunkserver::StartError;
 use curve_proto::ChunkError;
 use curve_types::Epoch;
 
@@ -229,5 +230,43 @@ fn a_full_disk_refuses_new_blocks_and_serves_the_rest() {
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
         bed.write(&mut writer, 5000, pattern(2, 64)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_replica_whose_log_is_gone_refuses_to_start_and_the_others_go_on() {
+    bed::run(11, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 0, pattern(1, 1)).await.unwrap();
+        bed.checkpoint(1).await;
+        bed.crash(1);
+        let (disk, dir) = bed.data(1);
+        disk.remove_dir_all(&dir.join("log")).unwrap();
+        let error = bed.try_start(1).await.unwrap_err();
+        assert!(matches!(error, StartError::Replica(_)), "{error}");
+        assert!(error.to_string().contains("--rebuild"), "{error}");
+        bed.write(&mut writer, 0, pattern(2, 1)).await.unwrap();
+        assert_eq!(bed.read(writer.epoch, 0, 1).await.unwrap(), pattern(2, 1));
+    });
+}
+
+#[test]
+fn damage_in_the_middle_of_the_log_refuses_to_start_with_the_place() {
+    bed::run(12, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for i in 0..64 {
+            bed.write(&mut writer, i, pattern(i, 1)).await.unwrap();
+        }
+        bed.settle().await;
+        bed.stop(1).await;
+        assert!(bed.flip_log(1, pattern(5, 1).as_slice()) > 0, "the write is in the log");
+        let error = bed.try_start(1).await.unwrap_err();
+        assert!(matches!(error, StartError::LogCorrupt(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("segment") && text.contains("offset") && text.contains("--rebuild"), "{text}");
+        assert_eq!(bed.read(writer.epoch, 5, 1).await.unwrap(), pattern(5, 1));
+        let (disk, dir) = bed.data(1);
+        curve_chunkserver::set_aside_on(&*disk, dir).await.unwrap();
+        bed.start(1).await;
     });
 }
