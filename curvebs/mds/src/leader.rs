@@ -53,7 +53,7 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 
 /// Decides and orders, a few times per heartbeat.
 pub(crate) async fn run_schedule(shared: Arc<Shared>) {
-    let mut ticks = ticks((shared.config.heartbeat_interval.0 / 4).clamp(TICK_MIN, TICK_MAX));
+    let mut ticks = ticks((shared.config.heartbeat_interval.0 / 3).clamp(TICK_MIN, TICK_MAX));
     loop {
         ticks.tick().await;
         if shared.group.status().role == Role::Leader {

@@ -23,6 +23,8 @@ pub(crate) struct Running {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub at: Instant,
+    /// Since when it has been heard without a gap.
+    pub since: Instant,
     pub heartbeat: Heartbeat,
 }
 
@@ -67,6 +69,14 @@ impl Memory {
             mds_heard: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed ^ term.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)),
         }
+    }
+
+    /// Takes in a heartbeat. One that comes after a gap of more than `gap` begins anew.
+    pub(crate) fn hear(&mut self, heartbeat: Heartbeat, gap: Duration, now: Instant) {
+        let before =
+            self.seen.get(&heartbeat.node).filter(|seen| now.saturating_duration_since(seen.at) <= gap);
+        let since = before.map_or(now, |seen| seen.since);
+        self.seen.insert(heartbeat.node, Seen { at: now, since, heartbeat });
     }
 
     /// How long a chunkserver has been silent, as far as this leader can know.

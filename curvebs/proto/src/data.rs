@@ -103,7 +103,7 @@ impl ChunkReply {
         let error = match Status::try_from(self.status) {
             Ok(Status::Ok) => return Ok(self),
             Ok(Status::NotLeader) => ChunkError::NotLeader {
-                hint: (self.leader_node != 0).then(|| (NodeId(self.leader_node), self.leader_address)),
+                hint: (self.leader_node != 0).then_some((NodeId(self.leader_node), self.leader_address)),
             },
             Ok(Status::Fenced) => ChunkError::Fenced { held: Epoch(self.held_epoch) },
             Ok(Status::NoSpace) => ChunkError::NoSpace,

@@ -83,7 +83,8 @@ fn weight(view: &ClusterView, copyset: &CopysetView, counts: &BTreeMap<NodeId, u
     let share = |node: &NodeId| {
         let usable = view.disks.get(node).map_or(0, |disk| disk.usable_bytes());
         // A little room is still room; only a disk at its reserve counts as full.
-        if usable == 0 { 0 } else { (usable / counts.get(node).map_or(1, |&n| n.max(1) as u64) >> 20).max(1) }
+        let sharing = counts.get(node).map_or(1, |&n| n.max(1) as u64);
+        if usable == 0 { 0 } else { ((usable / sharing) >> 20).max(1) }
     };
     copyset.members.iter().map(share).min().unwrap_or(0)
 }

@@ -21,6 +21,8 @@ const CREATED_AT_ONCE_MAX: usize = 256;
 const ADD_MAX: Duration = Duration::from_secs(15 * 60);
 const REMOVE_MAX: Duration = Duration::from_secs(60);
 const TRANSFER_MAX: Duration = Duration::from_secs(10);
+/// A chunkserver that came up less than this ago is given no leadership: it may be catching up, or crash again.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How often leaders are balanced, and how many at once.
 const LEADERS_EVERY: Duration = Duration::from_secs(2);
 const TRANSFERS_MAX: usize = 4;
@@ -86,7 +88,12 @@ pub(crate) fn to_forget(picture: &Picture) -> Vec<u64> {
 
 /// Strikes off the steps that are done or were given up, and begins new ones.
 pub(crate) fn advance(picture: &Picture, memory: &mut Memory, config: &MdsConfig) {
-    memory.running.retain(|id, running| goes_on(picture, *id, running));
+    let mut running = std::mem::take(&mut memory.running);
+    running.retain(|id, running| match running.step {
+        Step::Transfer(to) if !steady(picture, memory, config, to) => false,
+        _ => goes_on(picture, *id, running),
+    });
+    memory.running = running;
     note_missing(picture, memory);
     if picture.now.saturating_duration_since(memory.since) < config.grace_after_failover.0 {
         return;
@@ -110,10 +117,22 @@ pub(crate) fn advance(picture: &Picture, memory: &mut Memory, config: &MdsConfig
     }
     if picture.now.saturating_duration_since(memory.leaders_planned_at) >= LEADERS_EVERY {
         memory.leaders_planned_at = picture.now;
+        for (&node, disk) in &mut view.disks {
+            if !steady(picture, memory, config, node) {
+                disk.state = DiskState::Down;
+            }
+        }
         for operator in plan_leaders(&view, TRANSFERS_MAX) {
             begin(memory, operator.copyset, operator.step);
         }
     }
+}
+
+/// Whether a chunkserver may be given a leadership: it has been up for a while, and did not miss its last heartbeat.
+fn steady(picture: &Picture, memory: &Memory, config: &MdsConfig, node: NodeId) -> bool {
+    let Some(seen) = memory.seen.get(&node) else { return false };
+    let age = |at: tokio::time::Instant| picture.now.saturating_duration_since(at);
+    age(seen.since) >= STEADY_AFTER && age(seen.at) <= config.heartbeat_interval.0.mul_f64(1.5)
 }
 
 fn goes_on(picture: &Picture, id: CopysetId, running: &Running) -> bool {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::keys;
 use crate::leader::picture;
-use crate::memory::{Memory, Running, Seen};
+use crate::memory::{Memory, Running};
 use crate::node::Shared;
 use crate::rows::{all, cluster, get};
 use crate::schedule::{Picture, copyset_health, health, orders_for};
@@ -56,7 +56,7 @@ pub(super) async fn heartbeat(call: Call<'_>, op: pb::Heartbeat) -> Result<Answe
         call.command(state::command::Op::Moved(moved)).await?;
     }
     call.shared.memory.with(call.term, |memory| {
-        memory.seen.insert(node, Seen { at: Instant::now(), heartbeat: heartbeat.clone() });
+        memory.hear(heartbeat.clone(), call.shared.config.down_after.0, Instant::now());
     });
     let picture = picture(call.shared, call.term).map_err(store_failed)?;
     let reply = call.shared.memory.with(call.term, |memory| reply(call.shared, &heartbeat, &picture, memory));
