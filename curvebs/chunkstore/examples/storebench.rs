@@ -37,7 +37,11 @@ impl Lap {
     fn report(&self, what: &str, operations: u64) {
         let (wall, cpu) = (self.wall.elapsed().as_secs_f64(), cpu_seconds() - self.cpu);
         let each = 1e6 / operations as f64;
-        println!("{what:<28} {operations:>8} ops  {:>7.2} us wall  {:>7.2} us CPU each", wall * each, cpu * each);
+        println!(
+            "{what:<28} {operations:>8} ops  {:>7.2} us wall  {:>7.2} us CPU each",
+            wall * each,
+            cpu * each
+        );
     }
 }
 
@@ -52,7 +56,8 @@ fn write(copyset: &CopysetStore, rng: &mut StdRng, data: &Bytes, crcs: &[u32], i
 }
 
 async fn bench(dir: PathBuf, operations: u64) {
-    let store = ChunkStore::open(Arc::new(RealDisk::new(dir)), Path::new("bench"), ChunkStoreConfig::default());
+    let store =
+        ChunkStore::open(Arc::new(RealDisk::new(dir)), Path::new("bench"), ChunkStoreConfig::default());
     let store = store.await.expect("open");
     let copyset = store.create_copyset(CopysetId(1)).await.expect("copyset");
     let mut rng = StdRng::seed_from_u64(1);
@@ -65,7 +70,9 @@ async fn bench(dir: PathBuf, operations: u64) {
     let lap = Lap::start();
     for n in 0..CHUNKS * 16 {
         let key = ChunkKey { volume: VolumeId(1), index: n / 16 };
-        copyset.write(key, n % 16 * (1 << 20), std::slice::from_ref(&data), &crcs, LogIndex(1)).expect("write");
+        copyset
+            .write(key, n % 16 * (1 << 20), std::slice::from_ref(&data), &crcs, LogIndex(1))
+            .expect("write");
     }
     lap.report("1 MiB fill", u64::from(CHUNKS * 16));
     let lap = Lap::start();

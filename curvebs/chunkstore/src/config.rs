@@ -20,6 +20,11 @@ pub struct ChunkStoreConfig {
 
 impl Default for ChunkStoreConfig {
     fn default() -> Self {
-        Self { geometry: Geometry::default(), pool_files: 32, reserve_bytes: 1 << 30, cached_chunks_max: 4096 }
+        Self {
+            geometry: Geometry::default(),
+            pool_files: 32,
+            reserve_bytes: 1 << 30,
+            cached_chunks_max: 4096,
+        }
     }
 }

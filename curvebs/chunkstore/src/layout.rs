@@ -42,7 +42,8 @@ impl Layout {
         if geometry.block_bytes() as usize != BLOCK || pages > PAGES_MAX {
             return None;
         }
-        let extent_bytes = EXTENT_BYTES_MIN.max(geometry.chunk_bytes() / EXTENTS_MAX as u32).min(geometry.chunk_bytes());
+        let extent_bytes =
+            EXTENT_BYTES_MIN.max(geometry.chunk_bytes() / EXTENTS_MAX as u32).min(geometry.chunk_bytes());
         let data_at = ((1 + pages) * BLOCK) as u64;
         Some(Self {
             geometry,
@@ -81,7 +82,10 @@ pub(crate) fn run_at<T>(values: &[T], at: usize, class: impl Fn(&T) -> bool) -> 
 }
 
 /// Splits `values` into runs of equal `class`.
-pub(crate) fn runs<T>(values: &[T], class: impl Fn(&T) -> bool) -> impl Iterator<Item = (Range<usize>, bool)> {
+pub(crate) fn runs<T>(
+    values: &[T],
+    class: impl Fn(&T) -> bool,
+) -> impl Iterator<Item = (Range<usize>, bool)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let (run, first) = run_at(values, at, &class)?;

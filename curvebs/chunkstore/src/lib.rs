@@ -21,8 +21,10 @@ pub use checksum::{HOLE, block_crc};
 pub use config::ChunkStoreConfig;
 pub use copyset::CopysetStore;
 pub use data::{
-    BadBlock, BadCause, BlockRepair, Changes, ChunkChange, ChunkDigest, ChunkPart, CopysetStats, Extent, ExtentIndex,
-    Maintained, ReadData, ScrubCursor, ScrubReport, StoreSpace, VolumeDeletion,
+    BadBlock, BadCause, BlockRepair, Changes, ChunkChange, ChunkDigest, ChunkPart, CopysetStats, Extent,
+    ExtentIndex, Maintained, ReadData, ScrubCursor, ScrubReport, StoreSpace, VolumeDeletion,
 };
-pub use error::{CopysetError, ImportError, NoSpace, OpenError, ReadError, RecordError, RepairError, WriteError};
+pub use error::{
+    CopysetError, ImportError, NoSpace, OpenError, ReadError, RecordError, RepairError, WriteError,
+};
 pub use store::ChunkStore;

@@ -183,10 +183,15 @@ impl Manifest {
             .map(|(key, changed)| ChunkChange { key, last_changed: LogIndex(changed), deleted: false })
             .collect();
         let deleted = self.deleted.iter().filter(|(_, at)| **at > index.get());
-        chunks.extend(deleted.map(|(key, at)| ChunkChange { key: *key, last_changed: LogIndex(*at), deleted: true }));
+        chunks.extend(deleted.map(|(key, at)| ChunkChange {
+            key: *key,
+            last_changed: LogIndex(*at),
+            deleted: true,
+        }));
         chunks.sort_by_key(|change| change.key);
         let volumes = self.volumes.iter().filter(|(_, at)| **at > index.get());
-        let volumes = volumes.map(|(volume, at)| VolumeDeletion { volume: *volume, index: LogIndex(*at) }).collect();
+        let volumes =
+            volumes.map(|(volume, at)| VolumeDeletion { volume: *volume, index: LogIndex(*at) }).collect();
         Changes { chunks, volumes, horizon: LogIndex(self.horizon), full }
     }
 }
@@ -254,10 +259,18 @@ mod tests {
         assert_eq!(manifest.add_chunk(key(1, 0)), (0, 20));
         assert!(manifest.deleted.is_empty());
         let crashed = Manifest::replay(&manifest.encode(ID), ID).unwrap();
-        assert_eq!(crashed.deleted[&key(1, 0)], 20, "a crash before the new chunk is synced forgets only the chunk");
+        assert_eq!(
+            crashed.deleted[&key(1, 0)],
+            20,
+            "a crash before the new chunk is synced forgets only the chunk"
+        );
         manifest.chunks.remove(&key(1, 0));
         manifest.forget(30);
-        assert_eq!(manifest.add_chunk(key(1, 0)), (1, 30), "a forgotten deletion may lie anywhere below the horizon");
+        assert_eq!(
+            manifest.add_chunk(key(1, 0)),
+            (1, 30),
+            "a forgotten deletion may lie anywhere below the horizon"
+        );
     }
 
     #[test]

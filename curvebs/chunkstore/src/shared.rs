@@ -178,7 +178,8 @@ impl Shared {
     pub(crate) fn give_back(&self, path: &Path) -> io::Result<()> {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         if lock(&self.pool).len() < self.config.pool_files {
-            let whole = self.disk.open(path, OpenMode::Existing).and_then(|f| f.allocate(0, self.layout.file_bytes));
+            let whole =
+                self.disk.open(path, OpenMode::Existing).and_then(|f| f.allocate(0, self.layout.file_bytes));
             if whole.is_ok() {
                 let number = self.pool_number();
                 self.disk.rename(path, &self.pool_path(number))?;

@@ -47,7 +47,11 @@ pub struct ChunkStore {
 
 impl ChunkStore {
     /// Opens the store in `dir`, making it when the directory is empty. Reads the manifests, not the chunks.
-    pub async fn open(disk: Arc<dyn Disk>, dir: &Path, config: ChunkStoreConfig) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: ChunkStoreConfig,
+    ) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(config.geometry).ok_or(OpenError::Unsupported(config.geometry))?;
         let shared = Arc::new(Shared::new(disk, dir.to_owned(), config, layout));
         make_or_check_format(&shared).await?;

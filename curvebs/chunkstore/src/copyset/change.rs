@@ -133,7 +133,9 @@ impl CopysetStore {
             return self.delete_locked(state, key, index);
         }
         if keep_allocated {
-            unless_unsupported(chunk.file.allocate(layout.block_at(blocks.start), (blocks.len() * BLOCK) as u64))?;
+            unless_unsupported(
+                chunk.file.allocate(layout.block_at(blocks.start), (blocks.len() * BLOCK) as u64),
+            )?;
         } else {
             unless_unsupported(chunk.punch(&layout, &blocks))?;
         }

@@ -128,7 +128,8 @@ async fn newest_stamp(disk: &dyn Disk, dir: &Path) -> io::Result<u64> {
 /// Removes chunk files that the manifest does not list, and temporary files. They are not reused: after a power loss
 /// such a name may lead to a file that the pool has, too. Says whether there were any.
 fn remove_strays(disk: &dyn Disk, dir: &Path, id: CopysetId, manifest: &Manifest) -> io::Result<bool> {
-    let listed: BTreeSet<String> = manifest.chunks.iter().map(|(key, entry)| chunk_name(*key, entry.birth)).collect();
+    let listed: BTreeSet<String> =
+        manifest.chunks.iter().map(|(key, entry)| chunk_name(*key, entry.birth)).collect();
     let stray = |name: &str| name.ends_with(".tmp") || (name.ends_with(".chunk") && !listed.contains(name));
     let mut entries = disk.list(dir)?;
     entries.retain(|entry| stray(&entry.name));
@@ -141,7 +142,12 @@ fn remove_strays(disk: &dyn Disk, dir: &Path, id: CopysetId, manifest: &Manifest
 
 impl Journal {
     /// Writes a new journal over whatever has the name.
-    pub(super) async fn create(disk: &dyn Disk, path: &Path, manifest: &Manifest, id: CopysetId) -> io::Result<Self> {
+    pub(super) async fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        manifest: &Manifest,
+        id: CopysetId,
+    ) -> io::Result<Self> {
         let bytes = manifest.encode(id);
         replace_file(disk, path, &bytes).await?;
         let file = disk.open(path, OpenMode::Existing)?;

@@ -34,7 +34,12 @@ struct Decoded {
 }
 
 /// Checks that an intact header is the one that the manifest expects.
-fn check_header(header: &ChunkHeader, identity: ChunkIdentity, entry: ChunkEntry, torn: bool) -> Result<(), String> {
+fn check_header(
+    header: &ChunkHeader,
+    identity: ChunkIdentity,
+    entry: ChunkEntry,
+    torn: bool,
+) -> Result<(), String> {
     if header.identity != identity {
         return Err(format!("header is that of {:?}", header.identity));
     }
@@ -45,7 +50,13 @@ fn check_header(header: &ChunkHeader, identity: ChunkIdentity, entry: ChunkEntry
 }
 
 /// Decodes header and table. `torn`: an interrupted sync may have half written them.
-fn decode_head(layout: &Layout, head: &[u8], identity: ChunkIdentity, entry: ChunkEntry, torn: bool) -> Decoded {
+fn decode_head(
+    layout: &Layout,
+    head: &[u8],
+    identity: ChunkIdentity,
+    entry: ChunkEntry,
+    torn: bool,
+) -> Decoded {
     let header = if torn { decode_torn(head, layout) } else { decode(head, layout) };
     let table = head.get(BLOCK..).unwrap_or_default();
     let mut crcs: Vec<u32> = decode_page(table).take(layout.blocks).collect();

@@ -85,7 +85,8 @@ impl CopysetStore {
             Some((_, crcs)) => crcs,
             None => vec![HOLE; blocks.len()],
         };
-        let extent = |(run, hole): (Range<usize>, bool)| Extent { len: (run.len() * BLOCK) as u32, allocated: !hole };
+        let extent =
+            |(run, hole): (Range<usize>, bool)| Extent { len: (run.len() * BLOCK) as u32, allocated: !hole };
         Ok(runs(&crcs, |crc| *crc == HOLE).map(extent).collect())
     }
 

@@ -23,7 +23,11 @@ fn next_key(key: ChunkKey) -> Option<ChunkKey> {
 impl CopysetStore {
     /// Reads and verifies about `bytes_max` bytes from `cursor` (`None`: the beginning). To be paced by the caller. Finds
     /// what the file system returns, which for recently used blocks is the page cache's copy.
-    pub async fn scrub_step(&self, cursor: Option<ScrubCursor>, bytes_max: u64) -> Result<ScrubReport, ReadError> {
+    pub async fn scrub_step(
+        &self,
+        cursor: Option<ScrubCursor>,
+        bytes_max: u64,
+    ) -> Result<ScrubReport, ReadError> {
         let first = ChunkKey { volume: VolumeId(0), index: 0 };
         let mut at = cursor.unwrap_or(ScrubCursor { key: first, block: 0 });
         let mut report = ScrubReport::default();

@@ -57,8 +57,10 @@ impl State {
     fn plan(&self) -> Option<Plan> {
         let keys: Vec<_> = self.dirty.union(&self.syncing).copied().collect();
         let generation = |key: &ChunkKey| self.manifest.chunks.get(key).map(|entry| entry.generation);
-        let listed: Vec<_> = keys.iter().filter(|key| generation(key).is_some_and(|g| g > 0)).copied().collect();
-        let names = (self.files_made != self.files_named || !self.dropped.is_empty()).then_some(self.files_made);
+        let listed: Vec<_> =
+            keys.iter().filter(|key| generation(key).is_some_and(|g| g > 0)).copied().collect();
+        let names =
+            (self.files_made != self.files_named || !self.dropped.is_empty()).then_some(self.files_made);
         let deletions = !self.new_deleted.is_empty() || !self.new_volumes.is_empty() || self.horizon_moved;
         (!keys.is_empty() || names.is_some() || deletions).then_some(Plan { keys, listed, names })
     }
@@ -109,7 +111,8 @@ impl CopysetStore {
         }
         let files = self.flush(&plan.keys, sync).await?;
         // Boxed one by one: a stream that maps with `File::sync` itself makes this future not provably `Send`.
-        let boxed: Vec<BoxFuture<'static, io::Result<()>>> = files.into_iter().map(|file| file.sync()).collect();
+        let boxed: Vec<BoxFuture<'static, io::Result<()>>> =
+            files.into_iter().map(|file| file.sync()).collect();
         let mut syncs = futures::stream::iter(boxed).buffer_unordered(SYNCS_AT_ONCE);
         while let Some(synced) = syncs.next().await {
             synced?;
@@ -141,7 +144,8 @@ impl CopysetStore {
     }
 
     fn flush_chunk(&self, state: &mut State, key: ChunkKey, sync: u64) -> io::Result<Option<Arc<dyn File>>> {
-        let (Some(chunk), Some(entry)) = (state.cached.get_mut(&key), state.manifest.chunks.get_mut(&key)) else {
+        let (Some(chunk), Some(entry)) = (state.cached.get_mut(&key), state.manifest.chunks.get_mut(&key))
+        else {
             state.syncing.remove(&key);
             return Ok(None);
         };

@@ -32,7 +32,9 @@ impl CopysetStore {
     /// included.
     pub fn changed_since(&self, index: LogIndex) -> Changes {
         let state = self.lock();
-        state.manifest.changed_since(index, |key| state.cached.get(key).map(|chunk| chunk.tables.last_changed))
+        state
+            .manifest
+            .changed_since(index, |key| state.cached.get(key).map(|chunk| chunk.tables.last_changed))
     }
 
     /// Forgets deletions at or below `index`; to be called when every replica has applied it.
@@ -54,7 +56,8 @@ impl CopysetStore {
         bytes_max: usize,
     ) -> Result<Option<ChunkPart>, ReadError> {
         let Some(plan) = self.plan_part(key, since, from, bytes_max).await? else { return Ok(None) };
-        let blocks = plan.extents.start * self.layout().extent_blocks..plan.extents.end * self.layout().extent_blocks;
+        let blocks =
+            plan.extents.start * self.layout().extent_blocks..plan.extents.end * self.layout().extent_blocks;
         let fetched = self.fetch(key, blocks.clone()).await?;
         if !fetched.bad.is_empty() {
             return Err(ReadError::Corrupt { key, bad: fetched.bad });
@@ -115,7 +118,8 @@ impl CopysetStore {
         }
         if changes.full {
             let listed: BTreeSet<_> = changes.chunks.iter().map(|change| change.key).collect();
-            let unlisted: Vec<_> = state.manifest.chunks.keys().filter(|key| !listed.contains(key)).copied().collect();
+            let unlisted: Vec<_> =
+                state.manifest.chunks.keys().filter(|key| !listed.contains(key)).copied().collect();
             for key in unlisted {
                 self.drop_chunk(&mut state, key);
             }
@@ -137,7 +141,9 @@ impl CopysetStore {
     fn check_part<'a>(&self, part: &'a ChunkPart) -> Result<Cow<'a, [u8]>, ImportError> {
         let layout = self.layout();
         let first = part.first_block as usize;
-        if !first.is_multiple_of(layout.extent_blocks) || !part.crcs.len().is_multiple_of(layout.extent_blocks) {
+        if !first.is_multiple_of(layout.extent_blocks)
+            || !part.crcs.len().is_multiple_of(layout.extent_blocks)
+        {
             return Err(ImportError::Malformed("not whole extents"));
         }
         if first > layout.blocks || part.crcs.len() > layout.blocks - first {
@@ -160,7 +166,13 @@ impl CopysetStore {
         }
     }
 
-    fn import_locked(&self, state: &mut State, key: ChunkKey, part: &ChunkPart, data: &[u8]) -> io::Result<()> {
+    fn import_locked(
+        &self,
+        state: &mut State,
+        key: ChunkKey,
+        part: &ChunkPart,
+        data: &[u8],
+    ) -> io::Result<()> {
         if !self.ensure_loaded(state, key)? {
             self.create_chunk(state, key)?;
         }

@@ -128,7 +128,14 @@ pub(crate) fn decode_torn(bytes: &[u8], layout: &Layout) -> Result<ChunkHeader, 
     let page_crcs = (0..layout.pages).map(|_| crcs.u32()).collect::<Result<_, _>>()?;
     let mut indexes = Fields(&bytes[EXTENTS_AT..]);
     let extents = (0..layout.extents).map(|_| indexes.u64()).collect::<Result<_, _>>()?;
-    Ok(ChunkHeader { identity, generation, last_changed, punched: flags & FLAG_PUNCHED != 0, page_crcs, extents })
+    Ok(ChunkHeader {
+        identity,
+        generation,
+        last_changed,
+        punched: flags & FLAG_PUNCHED != 0,
+        page_crcs,
+        extents,
+    })
 }
 
 /// One page of the table, from the checksums of its blocks.
@@ -189,8 +196,17 @@ mod tests {
         let bytes = encode(&sample(&layout), &layout);
         assert_eq!(&bytes[..16], b"CURVCHNK\x01\0\0\0\x01\0\0\0");
         assert_eq!(&bytes[16..32], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 9, 0, 0, 0, 3, 0, 0, 0]);
-        assert_eq!(&bytes[32..64], [4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0]);
-        assert_eq!((&bytes[512..516], &bytes[1024..1032]), (&[100, 0, 0, 0][..], &[232, 3, 0, 0, 0, 0, 0, 0][..]));
+        assert_eq!(
+            &bytes[32..64],
+            [
+                4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16,
+                0, 0
+            ]
+        );
+        assert_eq!(
+            (&bytes[512..516], &bytes[1024..1032]),
+            (&[100, 0, 0, 0][..], &[232, 3, 0, 0, 0, 0, 0, 0][..])
+        );
         assert_eq!(bytes[4092..], crc32fast::hash(&bytes[..4092]).to_le_bytes());
     }
 

@@ -182,13 +182,18 @@ fn decode_keys(fields: &mut Fields<'_>) -> Result<Vec<ChunkKey>, FormatError> {
 fn decode_delta(fields: &mut Fields<'_>) -> Result<Delta, FormatError> {
     let (birth_next, horizon) = (fields.u64()?, fields.u64()?);
     let removed = decode_keys(fields)?;
-    let deleted = (0..fields.count(20)?).map(|_| Ok((decode_key(fields)?, fields.u64()?))).collect::<Result<_, _>>()?;
-    let volumes =
-        (0..fields.count(16)?).map(|_| Ok((VolumeId(fields.u64()?), fields.u64()?))).collect::<Result<_, _>>()?;
+    let deleted =
+        (0..fields.count(20)?).map(|_| Ok((decode_key(fields)?, fields.u64()?))).collect::<Result<_, _>>()?;
+    let volumes = (0..fields.count(16)?)
+        .map(|_| Ok((VolumeId(fields.u64()?), fields.u64()?)))
+        .collect::<Result<_, _>>()?;
     let chunks = (0..fields.count(36)?)
         .map(|_| {
             let key = decode_key(fields)?;
-            Ok((key, ChunkEntry { birth: fields.u64()?, generation: fields.u64()?, last_changed: fields.u64()? }))
+            Ok((
+                key,
+                ChunkEntry { birth: fields.u64()?, generation: fields.u64()?, last_changed: fields.u64()? },
+            ))
         })
         .collect::<Result<_, _>>()?;
     Ok(Delta { birth_next, horizon, removed, deleted, volumes, chunks })

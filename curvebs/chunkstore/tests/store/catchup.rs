@@ -74,7 +74,10 @@ fn malformed_parts_are_refused() {
         assert!(matches!(refused(&|p| p.first_block = u32::MAX - 15), ImportError::Malformed(_)));
         assert!(matches!(refused(&|p| p.changed.clear()), ImportError::Malformed(_)));
         assert!(matches!(refused(&|p| p.data.clear()), ImportError::Malformed(_)));
-        assert!(matches!(refused(&|p| p.data = vec![Bytes::from(vec![1; 8192])]), ImportError::Checksum { block: 17 }));
+        assert!(matches!(
+            refused(&|p| p.data = vec![Bytes::from(vec![1; 8192])]),
+            ImportError::Checksum { block: 17 }
+        ));
         assert!(b.chunks().is_empty());
         b.import(key(1, 0), &part).unwrap();
         assert_eq!(b.digest(key(1, 0)).await.unwrap(), a.digest(key(1, 0)).await.unwrap());

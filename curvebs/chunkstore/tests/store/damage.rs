@@ -23,7 +23,9 @@ async fn healthy(seed: u64) -> (SimDisk, Content) {
         let first = 3 + n as u32;
         let seeds: Vec<_> = (0..9).map(|block| block * 1000 + n as u64 + 1).collect();
         write(&copyset, key(volume, index), first, &seeds, n as u64 + 1);
-        content.extend(seeds.iter().enumerate().map(|(n, seed)| ((key(volume, index), first + n as u32), *seed)));
+        content.extend(
+            seeds.iter().enumerate().map(|(n, seed)| ((key(volume, index), first + n as u32), *seed)),
+        );
         copyset.sync().await.unwrap();
     }
     write(&copyset, key(1, 0), 20, &[0], 3);
@@ -85,7 +87,10 @@ fn any_flipped_byte_of_any_file_is_noticed_or_harmless() {
                 disk.flip_bit(&path, at, (at % 8) as u8).unwrap();
                 let noticed = damage_is_noticed(&disk, &content).await;
                 let block = at.saturating_sub(8192) / 4096;
-                let hole = !content.contains_key(&(key(1, u32::from(path.to_string_lossy().contains("-00000001-"))), block as u32));
+                let hole = !content.contains_key(&(
+                    key(1, u32::from(path.to_string_lossy().contains("-00000001-"))),
+                    block as u32,
+                ));
                 assert!(noticed || (chunk && at >= 8192 && hole), "{} byte {at}", path.display());
                 disk.detach();
                 disk.flip_bit(&path, at, (at % 8) as u8).unwrap();
@@ -162,7 +167,9 @@ fn salvage_keeps_what_the_data_confirm() {
         let store = open(&disk).await;
         let copyset = store.copyset(ID).unwrap();
         assert_eq!(copyset.read(key(1, 0), 3 * BLOCK, 9 * BLOCK).await.unwrap().crcs.len(), 9);
-        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 0, 4 * BLOCK).await else { panic!() };
+        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 0, 4 * BLOCK).await else {
+            panic!()
+        };
         assert_eq!(bad.iter().map(|bad| bad.block).collect::<Vec<_>>(), [0, 1, 2], "holes are not believed");
     });
 }
@@ -174,13 +181,18 @@ fn a_repair_of_a_block_that_changed_since_is_skipped() {
         disk.flip_bit(&file_named(&disk, "-00000000-").0, 8192 + 4 * 4096, 0).unwrap();
         let store = open(&disk).await;
         let copyset = store.copyset(ID).unwrap();
-        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 4 * BLOCK, BLOCK).await else { panic!() };
+        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 4 * BLOCK, BLOCK).await else {
+            panic!()
+        };
         write(&copyset, key(1, 0), 4, &[77], 4);
         let old = crate::support::block(1001);
         let crc = curve_chunkstore::block_crc(&old);
         let repair = BlockRepair { block: 4, reported: bad[0].reported, crc, data: old };
         assert_eq!(copyset.repair(key(1, 0), &[repair]).unwrap(), 0);
-        assert_eq!(copyset.read(key(1, 0), 4 * BLOCK, BLOCK).await.unwrap().parts[0], crate::support::block(77));
+        assert_eq!(
+            copyset.read(key(1, 0), 4 * BLOCK, BLOCK).await.unwrap().parts[0],
+            crate::support::block(77)
+        );
     });
 }
 

@@ -41,11 +41,13 @@ fn unreadable_blocks_are_bad_blocks() {
         let copyset = store.create_copyset(ID).await.unwrap();
         write(&copyset, key(1, 0), 0, &[1, 2], 1);
         disk.set_fault(DiskFault::All);
-        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 0, 4 * BLOCK).await else { panic!() };
-        assert_eq!(bad.iter().map(|bad| (bad.block, bad.cause)).collect::<Vec<_>>(), [
-            (0, curve_chunkstore::BadCause::Unreadable),
-            (1, curve_chunkstore::BadCause::Unreadable),
-        ]);
+        let Err(ReadError::Corrupt { bad, .. }) = copyset.read(key(1, 0), 0, 4 * BLOCK).await else {
+            panic!()
+        };
+        assert_eq!(
+            bad.iter().map(|bad| (bad.block, bad.cause)).collect::<Vec<_>>(),
+            [(0, curve_chunkstore::BadCause::Unreadable), (1, curve_chunkstore::BadCause::Unreadable),]
+        );
         disk.set_fault(DiskFault::None);
         assert!(!store.failed(), "a read is no reason to stop");
         assert_eq!(read(&copyset, key(1, 0)).await.parts[0].slice(..4096), block(1));
@@ -58,7 +60,8 @@ fn wrong_ranges_are_refused_alike_everywhere() {
         let store = open(&SimDisk::new(SimDiskConfig::default())).await;
         let copyset = store.create_copyset(ID).await.unwrap();
         let crc = block_crc(&block(1));
-        let write = |offset, data: &[Bytes], crcs: &[u32]| copyset.write(key(1, 0), offset, data, crcs, LogIndex(1));
+        let write =
+            |offset, data: &[Bytes], crcs: &[u32]| copyset.write(key(1, 0), offset, data, crcs, LogIndex(1));
         assert!(matches!(write(512, &[block(1)], &[crc]), Err(WriteError::BadRange(_))));
         assert!(matches!(write(BLOCKS * BLOCK, &[block(1)], &[crc]), Err(WriteError::BadRange(_))));
         assert!(matches!(write(0, &[block(1)], &[crc, crc]), Err(WriteError::BadLength { .. })));
@@ -128,7 +131,8 @@ fn the_journal_is_written_anew_when_it_has_grown() {
 #[test]
 fn readers_beside_a_writer_see_old_or_new_blocks() {
     let dir = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build().unwrap();
     runtime.block_on(async {
         let disk = Arc::new(RealDisk::new(dir.path().to_owned()));
         let store = ChunkStore::open(disk, Path::new("s"), config()).await.unwrap();
@@ -139,7 +143,9 @@ fn readers_beside_a_writer_see_old_or_new_blocks() {
                 let (copyset, done) = (copyset.clone(), done.clone());
                 tokio::spawn(async move {
                     while !done.load(Ordering::Relaxed) {
-                        for bytes in read(&copyset, key(1, 0)).await.parts.concat().chunks_exact(BLOCK as usize) {
+                        for bytes in
+                            read(&copyset, key(1, 0)).await.parts.concat().chunks_exact(BLOCK as usize)
+                        {
                             assert!(bytes.chunks_exact(8).all(|word| word == &bytes[..8]), "a torn block");
                         }
                     }

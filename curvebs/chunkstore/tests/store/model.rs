@@ -37,7 +37,9 @@ enum Event {
     Kill,
     Maintain,
     Forget(usize),
-    CatchUp { crash_after: bool },
+    CatchUp {
+        crash_after: bool,
+    },
     RemoveOther,
 }
 
@@ -114,7 +116,9 @@ fn apply(copyset: &CopysetStore, change: &Change, index: u64) {
     let at = LogIndex(index);
     match change {
         Change::Write { key, first, seeds } => crate::support::write(copyset, *key, *first, seeds, index),
-        Change::Discard { key, first, blocks } => copyset.discard(*key, first * BLOCK, blocks * BLOCK, at).unwrap(),
+        Change::Discard { key, first, blocks } => {
+            copyset.discard(*key, first * BLOCK, blocks * BLOCK, at).unwrap()
+        }
         Change::Zeroes { key, first, blocks, keep } => {
             copyset.write_zeroes(*key, first * BLOCK, blocks * BLOCK, *keep, at).unwrap();
         }

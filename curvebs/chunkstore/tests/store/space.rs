@@ -9,9 +9,12 @@ use curve_io::RealDisk;
 use curve_io::sim::{SimDisk, SimDiskConfig};
 use curve_types::{CopysetId, LogIndex, VolumeId};
 
-use crate::support::{BLOCK, BLOCKS, Content, DIR, assert_content, block, config, key, open, read, run, write};
+use crate::support::{
+    BLOCK, BLOCKS, Content, DIR, assert_content, block, config, key, open, read, run, write,
+};
 
 const ID: CopysetId = CopysetId(1);
+const OTHER: CopysetId = CopysetId(2);
 const FILE_BYTES: u64 = 8192 + (BLOCKS * BLOCK) as u64;
 
 #[test]
@@ -19,28 +22,53 @@ fn reused_files_never_show_old_data() {
     run(async {
         let disk = SimDisk::new(SimDiskConfig::default());
         let store = open(&disk).await;
-        let (a, b) = (store.create_copyset(ID).await.unwrap(), store.create_copyset(CopysetId(2)).await.unwrap());
+        store.create_copyset(ID).await.unwrap();
+        store.create_copyset(OTHER).await.unwrap();
         for round in 0..5u64 {
+            let store = open(&disk).await;
+            let (a, b) = (store.copyset(ID).unwrap(), store.copyset(OTHER).unwrap());
             write(&a, key(1, 0), 0, &vec![1; BLOCKS as usize], 2 * round + 1);
             a.sync().await.unwrap();
             a.delete_volume(VolumeId(1), LogIndex(2 * round + 2)).unwrap();
             a.sync().await.unwrap();
             assert_eq!(store.space().pool, FILE_BYTES, "the file went to the pool");
-            write(&b, key(2, 0), 7, &[2], round + 1);
+            write(&b, key(2, 0), 7, &[2], 2 * round + 1);
             assert_eq!(store.space().pool, 0, "and came back");
             let content = Content::from([((key(2, 0), 7), 2)]);
             assert_content(&read(&b, key(2, 0)).await, key(2, 0), &content);
             b.sync().await.unwrap();
             disk.crash();
-            let store = open(&disk).await;
-            let b = store.copyset(CopysetId(2)).unwrap();
+            let b = open(&disk).await.copyset(OTHER).unwrap();
             assert_content(&read(&b, key(2, 0)).await, key(2, 0), &content);
-            b.delete_chunk(key(2, 0), LogIndex(round + 1)).unwrap();
+            b.delete_chunk(key(2, 0), LogIndex(2 * round + 2)).unwrap();
             b.sync().await.unwrap();
-            store.remove_copyset(CopysetId(2)).await.unwrap();
-            store.remove_copyset(ID).await.unwrap();
-            return;
+            assert_content(&read(&b, key(2, 0)).await, key(2, 0), &Content::new());
+            disk.detach();
         }
+    });
+}
+
+#[test]
+fn a_removed_copyset_leaves_its_files_to_the_pool() {
+    run(async {
+        let disk = SimDisk::new(SimDiskConfig::default());
+        let store = open(&disk).await;
+        let copyset = store.create_copyset(ID).await.unwrap();
+        (0..5).for_each(|n| write(&copyset, key(1, n), 0, &[9], 1));
+        copyset.sync().await.unwrap();
+        store.remove_copyset(ID).await.unwrap();
+        assert_eq!(store.space().pool, 3 * FILE_BYTES, "as many as the pool keeps");
+        let late = copyset.write(key(1, 0), 0, &[block(1)], &[block_crc(&block(1))], LogIndex(2));
+        assert!(matches!(late, Err(WriteError::Io(_))) && !store.failed(), "a late apply harms nobody");
+        let copyset = store.create_copyset(ID).await.unwrap();
+        write(&copyset, key(1, 0), 1, &[8], 1);
+        assert_content(&read(&copyset, key(1, 0)).await, key(1, 0), &Content::from([((key(1, 0), 1), 8)]));
+        disk.crash();
+        let store = open(&disk).await;
+        assert!(
+            store.copyset(ID).unwrap().chunks().is_empty(),
+            "nothing of the old one, and the new one was not synced"
+        );
     });
 }
 
@@ -60,7 +88,11 @@ fn the_pool_fills_in_steps_and_stops_at_its_size() {
         assert_eq!(store.space().pool, 0);
         copyset.delete_volume(VolumeId(1), LogIndex(2)).unwrap();
         copyset.sync().await.unwrap();
-        assert_eq!(store.space().pool, 6 * FILE_BYTES, "three were too many and went back to the file system");
+        assert_eq!(
+            store.space().pool,
+            6 * FILE_BYTES,
+            "three were too many and went back to the file system"
+        );
         disk.detach();
         let store = ChunkStore::open(disk.mount(), Path::new(DIR), config).await.unwrap();
         assert_eq!(store.space().pool, 6 * FILE_BYTES, "found again");
@@ -81,7 +113,10 @@ fn admission_stops_before_the_reserve_and_apply_uses_it() {
         }
         assert!((14..=16).contains(&made), "{made}");
         assert!(store.space().reserve_low);
-        assert!(copyset.admit(key(1, 0), BLOCK, BLOCK).is_ok(), "a preallocated chunk can be written everywhere");
+        assert!(
+            copyset.admit(key(1, 0), BLOCK, BLOCK).is_ok(),
+            "a preallocated chunk can be written everywhere"
+        );
         write(&copyset, key(1, 0), 4, &[1; 8], 50);
         copyset.discard(key(1, 0), 4 * BLOCK, 8 * BLOCK, LogIndex(51)).unwrap();
         assert!(copyset.admit(key(1, 0), 4 * BLOCK, BLOCK).is_err(), "a punched block needs room");
@@ -97,7 +132,8 @@ fn admission_stops_before_the_reserve_and_apply_uses_it() {
         let mut n = 200;
         let failure = loop {
             let data = block(1);
-            match copyset.write(key(1, n), 0, std::slice::from_ref(&data), &[block_crc(&data)], LogIndex(60)) {
+            match copyset.write(key(1, n), 0, std::slice::from_ref(&data), &[block_crc(&data)], LogIndex(60))
+            {
                 Ok(()) => n += 1,
                 Err(error) => break error,
             }
@@ -120,7 +156,8 @@ fn discards_free_room_on_a_real_disk() {
         write(&copyset, key(1, 0), 0, &vec![3; BLOCKS as usize], 1);
         copyset.sync().await.unwrap();
         let used = || -> u64 {
-            let files = std::fs::read_dir(dir.path().join("s/copysets/1")).unwrap().map(|entry| entry.unwrap());
+            let files =
+                std::fs::read_dir(dir.path().join("s/copysets/1")).unwrap().map(|entry| entry.unwrap());
             let chunks = files.filter(|file| file.file_name().to_string_lossy().ends_with(".chunk"));
             chunks.map(|file| file.metadata().unwrap().blocks() * 512).sum()
         };

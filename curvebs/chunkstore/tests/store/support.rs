@@ -26,7 +26,12 @@ pub fn config() -> ChunkStoreConfig {
 
 /// Runs a test on a paused clock.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test)
 }
 
 pub async fn open(disk: &SimDisk) -> Arc<ChunkStore> {
@@ -66,7 +71,11 @@ pub fn assert_content(found: &ReadData, key: ChunkKey, content: &Content) {
                 assert_eq!(*crc, block_crc(bytes), "{key} block {n}");
             }
             None => {
-                assert!(bytes.iter().all(|b| *b == 0), "{key} block {n} should be a hole, begins {:?}", &bytes[..8]);
+                assert!(
+                    bytes.iter().all(|b| *b == 0),
+                    "{key} block {n} should be a hole, begins {:?}",
+                    &bytes[..8]
+                );
                 assert_eq!(*crc, HOLE, "{key} block {n}");
             }
         }
