@@ -43,8 +43,9 @@ impl LoopDevice {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let disk = mount.join("disk").display().to_string();
-        let finished =
-            run(30, "losetup", &["--find", "--show", &disk]).await.unwrap_or_else(|error| panic!("{error}"));
+        let finished = run(30, "losetup", &["--find", "--show", "--sector-size", "4096", &disk])
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         this.device = finished.stdout.trim().to_owned();
         println!("{uri} is {}", this.device);
         this
