@@ -153,9 +153,6 @@ impl ChunkserverServer {
     /// Starts. The first start waits until an MDS has given a node id; later ones need no MDS.
     pub async fn start(config: ChunkserverConfig, parts: ChunkserverParts) -> Result<Self, StartError> {
         let ChunkserverParts { disk, dir, network, mds, mut rng } = parts;
-        make_dirs_durable(&*disk, &dir)
-            .await
-            .map_err(|cause| io_error("cannot make the data directory", cause))?;
         let api = Arc::new(MdsApi::new(mds, ClientId(rng.random()), MDS_DEADLINE));
         let announcement = Announcement { address: config.advertised().into(), zone: config.zone.clone() };
         let identity = identify(&api, &announcement, &*disk, &dir, &mut rng).await?;
@@ -282,7 +279,7 @@ impl ChunkserverServer {
     }
 }
 
-/// The identity with a node id: from the disk, or from the MDS at the first start.
+/// The identity with a node id: from the disk, or from the MDS at the first start, for which the data directory is made.
 async fn identify(
     api: &Arc<MdsApi>,
     announcement: &Announcement,
@@ -290,6 +287,8 @@ async fn identify(
     dir: &std::path::Path,
     rng: &mut StdRng,
 ) -> Result<Identity, StartError> {
+    let made = make_dirs_durable(disk, dir).await;
+    made.map_err(|cause| io_error("cannot make the data directory", cause))?;
     let mut identity = Identity::load_or_make(disk, dir, rng).await.map_err(|error| match error {
         IdentityError::Io(cause) => io_error("cannot read the identity", cause),
         damaged => StartError::Identity(damaged),
