@@ -19,6 +19,7 @@ mod membership;
 mod node;
 mod op;
 mod options;
+mod pipeline;
 mod proposer;
 mod purge;
 mod quiesce;

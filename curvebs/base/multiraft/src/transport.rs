@@ -24,14 +24,13 @@ use openraft::RPCTypes;
 use crate::flags::GroupFlags;
 use crate::machine::SnapshotData;
 use crate::node::AddressBook;
+use crate::pipeline::pipeline;
 use crate::types::{C, LogId, Snapshot, Vote};
 use crate::wire::{
     AppendReply, Outcome, PRE_VOTE, Route, SNAPSHOT_OFFER, SnapshotOffer, SnapshotOfferReply, TRANSFER, Transfer,
     TransferReply, VOTE, VoteReply, decode, encode_append, message, vote_ask,
 };
 
-/// Appends to one follower that wait for their reply, at most.
-const APPENDS_IN_FLIGHT_MAX: usize = 8;
 /// How long an append may take: it waits for the follower's disk.
 const APPEND_DEADLINE: Duration = Duration::from_millis(2000);
 /// A follower answers an offer within a second, if only that it is not done.
@@ -221,9 +220,7 @@ impl RaftNetworkV2<C> for Peer {
     {
         let deadline = self.append_deadline.unwrap_or(option.hard_ttl());
         let mut matched = None;
-        let replies = input
-            .map(move |request| self.append(&request, deadline))
-            .buffered(APPENDS_IN_FLIGHT_MAX)
+        let replies = pipeline(input, move |request| self.append(&request, deadline))
             .map(move |result| in_order(&mut matched, result));
         async move { Ok(replies.boxed()) }.boxed()
     }

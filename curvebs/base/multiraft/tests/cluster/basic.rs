@@ -155,6 +155,21 @@ async fn reads_cost_no_message_under_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_costs_one_message_per_follower() {
+    let cluster = Cluster::three(9, RaftOptions::default()).await;
+    let leader = cluster.leader(GROUP).await;
+    let group = cluster.group(leader, GROUP).unwrap();
+    let before = cluster.net.stats().requests;
+    for n in 0..500u32 {
+        let op = Op { header: Bytes::from_static(b"a"), payload: vec![n.to_le_bytes().to_vec().into()] };
+        group.propose(op).await.unwrap();
+    }
+    let sent = cluster.net.stats().requests - before;
+    assert!(sent < 1100, "{sent} messages for 500 writes");
+    cluster.converged(GROUP).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_groups_share_nodes() {
     let mut cluster = Cluster::new(7, RaftOptions::default());
     for node in ids(1..=3) {

@@ -134,16 +134,6 @@ impl Cluster {
         }
     }
 
-    /// The process ends in order.
-    pub async fn stop(&mut self, node: NodeId) {
-        let running = self.running.remove(&node).expect("runs");
-        running.raft.shutdown().await;
-        running.log.close().await;
-        drop(running);
-        self.net.take_down(&name(node), Outage::Refused);
-        self.disks[&node].detach();
-    }
-
     pub fn isolate(&self, node: NodeId, isolated: bool) {
         self.net.isolate(&name(node), isolated);
     }
