@@ -3,29 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curve_io::Message;
 use curve_kv::KvError;
-use curve_multiraft::Role;
+use curve_proto::MdsError;
 use curve_proto::pb::mds_state as state;
 use curve_proto::pb::mds_state::command::Op;
-use curve_proto::{MdsError, methods};
-use curve_types::{Geometry, NodeId, Term};
-use futures::future::join_all;
+use curve_types::{Geometry, Term};
 use rand::Rng;
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::keys;
+use crate::memory::Peer;
 use crate::node::Shared;
 use crate::rows::get;
 use crate::schedule::{Picture, advance, creation, membership_changes, to_forget};
 use crate::service::Via;
+use crate::{bootstrap, keys};
 
 const TICK_MIN: Duration = Duration::from_millis(50);
 const TICK_MAX: Duration = Duration::from_millis(500);
 const PURGE_EVERY: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-const PING_DEADLINE: Duration = Duration::from_millis(800);
 
 /// Why a round of a leader's loop ended early. The next round tries again.
 #[derive(Debug, Error)]
@@ -56,7 +53,7 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
     let mut ticks = ticks((shared.config.heartbeat_interval.0 / 3).clamp(TICK_MIN, TICK_MAX));
     loop {
         ticks.tick().await;
-        if shared.group.status().role == Role::Leader {
+        if shared.leading().is_some() {
             if let Err(error) = schedule(&shared).await {
                 error.log("scheduling");
             }
@@ -113,7 +110,7 @@ pub(crate) async fn run_purge(shared: Arc<Shared>) {
     let mut ticks = ticks(PURGE_EVERY);
     loop {
         ticks.tick().await;
-        if shared.group.status().role == Role::Leader {
+        if shared.leading().is_some() {
             if let Err(error) = purge(&shared).await {
                 error.log("removing the data of deleted volumes");
             }
@@ -129,25 +126,32 @@ async fn purge(shared: &Shared) -> Result<(), RoundError> {
     Ok(())
 }
 
-/// Notes which MDSs answer.
+/// Notes which MDSs answer, and how they are.
 pub(crate) async fn run_watch(shared: Arc<Shared>) {
     let mut ticks = ticks(WATCH_EVERY);
     loop {
         ticks.tick().await;
-        let status = shared.group.status();
-        if status.role != Role::Leader {
-            continue;
-        }
-        let others = shared.config.members.iter().filter(|member| member.id != shared.config.id);
-        let heard = join_all(others.map(|member| async {
-            let ping = Message { method: methods::MDS_PING, ..Message::default() };
-            let answer = shared.network.call(&member.data_address, ping, PING_DEADLINE).await;
-            answer.ok().map(|_| NodeId(member.id))
-        }))
-        .await;
-        shared.memory.with(status.term, |memory| {
-            let now = Instant::now();
-            memory.mds_heard.extend(heard.into_iter().flatten().map(|node| (node, now)));
+        let Some(term) = shared.leading() else { continue };
+        let heard = bootstrap::ask_others(&shared).await;
+        shared.memory.with(term, |memory| {
+            let at = Instant::now();
+            let heard = heard.into_iter().filter_map(|(node, pong)| Some((node, Peer { at, pong: pong? })));
+            memory.peers.extend(heard);
         });
+    }
+}
+
+/// Takes members that lost their state out of the group and adds them again as empty ones.
+pub(crate) async fn run_membership(shared: Arc<Shared>) {
+    let mut ticks = ticks(WATCH_EVERY);
+    loop {
+        ticks.tick().await;
+        let (Some(term), Some(group)) = (shared.leading(), shared.group()) else { continue };
+        let peers = shared.memory.with(term, |memory| memory.peers.clone());
+        for (node, peer) in peers {
+            if let Err(error) = bootstrap::admit(&shared, group, node, peer.pong).await {
+                tracing::warn!(%node, %error, "its membership will be tried again");
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! The MDS is never on the I/O path: an MDS outage stops no I/O, since exclusion rests on epochs that copysets check.
 
+mod bootstrap;
 mod config;
 mod copyset_call;
 mod grpc;

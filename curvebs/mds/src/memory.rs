@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use curve_proto::mds::{Heartbeat, ReplicaReport};
+use curve_proto::pb::mds::PeerPong;
 use curve_sched::Step;
 use curve_types::{CopysetId, NodeId, Term};
 use rand::SeedableRng;
@@ -17,6 +18,13 @@ use tokio::time::Instant;
 pub(crate) struct Running {
     pub step: Step,
     pub since: Instant,
+}
+
+/// The last answer of another MDS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub at: Instant,
+    pub pong: PeerPong,
 }
 
 /// The last heartbeat of a chunkserver.
@@ -49,8 +57,8 @@ pub(crate) struct Memory {
     pub missing: BTreeMap<(CopysetId, NodeId), Instant>,
     pub registered_at: Instant,
     pub leaders_planned_at: Instant,
-    /// When other MDSs last answered.
-    pub mds_heard: BTreeMap<NodeId, Instant>,
+    /// What other MDSs last answered.
+    pub peers: BTreeMap<NodeId, Peer>,
     pub rng: StdRng,
 }
 
@@ -66,7 +74,7 @@ impl Memory {
             missing: BTreeMap::new(),
             registered_at: now,
             leaders_planned_at: now,
-            mds_heard: BTreeMap::new(),
+            peers: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed ^ term.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)),
         }
     }

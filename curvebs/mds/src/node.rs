@@ -1,8 +1,8 @@
 //! One MDS, whatever it runs on: the group, the leader's loops, and the frames it serves.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use curve_io::{Disk, Handler, Message, Network, Reply, ServerHandle, make_dirs_durable};
@@ -19,6 +19,7 @@ use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::bootstrap::PeerSide;
 use crate::config::MdsConfig;
 use crate::copyset_call::CopysetCaller;
 use crate::lease::Fencer;
@@ -28,7 +29,7 @@ use crate::server::StartError;
 use crate::service::Via;
 use crate::state_machine::MdsMachine;
 use crate::topology::RouteTable;
-use crate::{leader, service};
+use crate::{bootstrap, leader, service};
 
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
@@ -61,7 +62,9 @@ pub struct MdsNode {
 /// What requests and the leader's loops work with.
 pub(crate) struct Shared {
     pub config: MdsConfig,
-    pub group: Group,
+    /// The replica; not there yet while a member without state finds out what it may do.
+    group: OnceLock<Group>,
+    pub peer: PeerSide,
     pub store: Arc<dyn Store>,
     pub network: Arc<dyn Network>,
     pub memory: Arc<LeaderMemory>,
@@ -113,14 +116,13 @@ impl MdsNode {
         let options = RaftOptions { quiesce_after: None, ..RaftOptions::default() };
         let book = Arc::new(Book(config.clone()));
         let raft = MultiRaft::new(config.node(), log.clone(), network.clone(), book, seed, options);
-        let machine = Box::new(MdsMachine::new(store.clone()).map_err(part("state store"))?);
-        let members: Vec<NodeId> = config.members.iter().map(|member| NodeId(member.id)).collect();
-        let group = raft.create_group(GroupId::MDS, &members, machine).await.map_err(part("MDS group"))?;
+        let machine = MdsMachine::new(store.clone()).map_err(part("state store"))?;
         let memory = Arc::new(LeaderMemory::new(seed));
         let routes = Arc::new(RouteTable { store: store.clone(), memory: memory.clone() });
         let caller = Arc::new(CopysetCaller::new(network.clone(), routes));
         let shared = Arc::new(Shared {
-            group,
+            group: OnceLock::new(),
+            peer: PeerSide::new(seed),
             store,
             network: network.clone(),
             memory,
@@ -134,9 +136,16 @@ impl MdsNode {
         let listening =
             network.serve(&address, frames).await.map_err(part(format!("data address {address}")))?;
         let mut tasks = JoinSet::new();
+        if recovery.groups.contains(&GroupId::MDS) {
+            let opened = raft.open_group(GroupId::MDS, Box::new(machine)).await;
+            shared.enter(opened.map_err(part("MDS group"))?);
+        } else {
+            tasks.spawn(bootstrap::run(shared.clone(), raft.clone(), machine));
+        }
         tasks.spawn(leader::run_schedule(shared.clone()));
         tasks.spawn(leader::run_purge(shared.clone()));
         tasks.spawn(leader::run_watch(shared.clone()));
+        tasks.spawn(leader::run_membership(shared.clone()));
         Ok(Self { shared, raft, log, listening, tasks })
     }
 
@@ -154,7 +163,7 @@ impl MdsNode {
 
     /// Whether this MDS leads.
     pub fn is_leader(&self) -> bool {
-        self.shared.group.status().role == Role::Leader
+        self.shared.leading().is_some()
     }
 
     /// Where frames are served.
@@ -165,9 +174,11 @@ impl MdsNode {
     /// Hands leadership over, makes the state durable, and stops.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
-        if let Err(error) = self.shared.group.checkpoint().await {
-            // It only makes the next start slower.
-            tracing::info!(%error, "no checkpoint at shutdown");
+        if let Some(group) = self.shared.group() {
+            if let Err(error) = group.checkpoint().await {
+                // It only makes the next start slower.
+                tracing::info!(%error, "no checkpoint at shutdown");
+            }
         }
         self.raft.shutdown().await;
         drop(self.listening);
@@ -178,6 +189,22 @@ impl MdsNode {
 impl Shared {
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.started_ms.load(Ordering::Relaxed) + self.clock.started.elapsed().as_millis() as u64
+    }
+
+    /// This node's replica, once it has one.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.group.get()
+    }
+
+    /// Begins to take part.
+    pub(crate) fn enter(&self, group: Group) {
+        assert!(self.group.set(group).is_ok(), "a node has one replica");
+    }
+
+    /// The term that this node leads, as far as it knows.
+    pub(crate) fn leading(&self) -> Option<Term> {
+        let status = self.group()?.status();
+        (status.role == Role::Leader).then_some(status.term)
     }
 
     /// The rows as this node has applied them.
@@ -198,12 +225,13 @@ impl Shared {
 
     /// Returns the term once this node certainly leads and has applied everything acknowledged before.
     pub(crate) async fn lead(&self, via: Via) -> Result<Term, MdsError> {
-        let status = self.group.status();
+        let Some(group) = self.group() else { return Err(self.not_leader(None, via)) };
+        let status = group.status();
         if status.role != Role::Leader {
             return Err(self.not_leader(status.leader, via));
         }
-        match self.group.read_barrier().await {
-            Ok(()) => Ok(self.group.status().term),
+        match group.read_barrier().await {
+            Ok(()) => Ok(group.status().term),
             Err(ReadError::NotLeader { hint }) => Err(self.not_leader(hint, via)),
             Err(ReadError::Unavailable | ReadError::Stopped) => Err(self.not_leader(None, via)),
         }
@@ -211,8 +239,9 @@ impl Shared {
 
     /// Has a command applied. Unless the answer says otherwise it may or may not have been: repeat it.
     pub(crate) async fn propose(&self, command: state::Command, via: Via) -> Result<Answer, MdsError> {
+        let Some(group) = self.group() else { return Err(self.not_leader(None, via)) };
         let op = Op { header: command.encode_to_vec().into(), payload: Vec::new() };
-        let proposed = match self.group.propose(op).await {
+        let proposed = match group.propose(op).await {
             Ok(proposed) => proposed,
             Err(ProposeError::NotLeader { hint }) => return Err(self.not_leader(hint, via)),
             Err(ProposeError::Unavailable | ProposeError::Stopped) => return Err(self.not_leader(None, via)),
@@ -244,7 +273,7 @@ impl Handler for Frames {
     fn handle(&self, request: Message, reply: Box<dyn Reply>) {
         match request.method {
             method if methods::RAFT.contains(&method) => self.raft.handle(request, reply),
-            methods::MDS_PING => reply.send(Message { method: methods::MDS_PING, ..Message::default() }),
+            methods::MDS_PING => reply.send(bootstrap::answer(&self.shared, &request)),
             methods::MDS_CALL => {
                 let shared = self.shared.clone();
                 tokio::spawn(async move {

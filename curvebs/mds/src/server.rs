@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use curve_io::RealDisk;
 use curve_kv::{KvError, RocksStore};
-use curve_multiraft::Role;
+use curve_multiraft::{Group, Role};
 use curve_rpc::{RpcConfig, RpcNetwork};
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, serve_http};
 use rand::TryRngCore;
@@ -123,19 +123,19 @@ struct Health(Arc<Shared>);
 
 impl HealthSource for Health {
     fn health(&self) -> HealthReport {
-        let status = self.0.group.status();
-        if status.role == Role::Leader {
-            let Ok(picture) = picture(&self.0, status.term) else {
+        if let Some(term) = self.0.leading() {
+            let Ok(picture) = picture(&self.0, term) else {
                 return HealthReport::new(vec![store_item()]);
             };
-            let items = self.0.memory.with(status.term, |memory| findings(&self.0, &picture, memory));
+            let items = self.0.memory.with(term, |memory| findings(&self.0, &picture, memory));
             return HealthReport::new(items.into_iter().map(translate).collect());
         }
-        HealthReport::new(if status.leader.is_none() { vec![no_leader_item()] } else { Vec::new() })
+        let leader = self.0.group().and_then(|group| group.status().leader);
+        HealthReport::new(if leader.is_none() { vec![no_leader_item()] } else { Vec::new() })
     }
 
     fn collect(&self) {
-        let status = self.0.group.status();
+        let Some(status) = self.0.group().map(Group::status) else { return };
         let leads = status.role == Role::Leader;
         metrics::gauge!("curve_mds_leader").set(if leads { 1.0 } else { 0.0 });
         metrics::gauge!("curve_mds_raft_term").set(status.term.get() as f64);

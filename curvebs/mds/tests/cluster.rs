@@ -281,3 +281,35 @@ async fn full_disks_refuse_segments_with_no_space() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_mds_that_lost_its_disk_votes_only_after_it_has_the_state_again() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let api = cluster.api(1);
+    api.create_volume("/one", GIB).await.unwrap();
+    cluster.kill_mds(2);
+    api.create_volume("/two", GIB).await.unwrap();
+    // What is acknowledged now is on the first two only. The second forgets, and the third comes back: without the
+    // first they must not make a leader that never heard of it.
+    cluster.kill_mds(0);
+    cluster.kill_mds(1);
+    cluster.wipe_mds(1);
+    cluster.start_mds(1).await;
+    cluster.start_mds(2).await;
+    assert!(
+        matches!(api.stat("/one").await, Err(MdsError::Unavailable { .. })),
+        "no leader without the first"
+    );
+    cluster.start_mds(0).await;
+    eventually("all are members and level", || async {
+        api.status().await.is_ok_and(|status| {
+            let rejoining = status.health.iter().any(|item| item.code == "MDS_REJOINING");
+            !rejoining && status.mds.iter().all(|mds| mds.up && mds.lag == 0)
+        })
+    })
+    .await;
+    // Now it counts: it and the third have everything.
+    cluster.kill_mds(0);
+    assert!(api.stat("/two").await.is_ok());
+    api.create_volume("/three", GIB).await.unwrap();
+}

@@ -37,5 +37,5 @@ pub const REPAIR_READ: u16 = 0x208;
 
 /// `MdsRequest`; the reply is `MdsResponse`. Both travel in the payload, since a listing may be longer than a header.
 pub const MDS_CALL: u16 = 0x300;
-/// Empty both ways: whether an MDS process answers.
+/// Between MDSs: `PeerPing`; the reply is `PeerPong`. Both in the header.
 pub const MDS_PING: u16 = 0x301;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use curve_multiraft::Group;
 use curve_proto::MdsError;
 use curve_proto::mds::{
     ChunkserverInfo, ClusterStatus, CopysetHealth, CopysetInfo, CopysetMember, HealthItem, HealthLevel,
@@ -211,19 +212,19 @@ pub(super) fn status(call: Call<'_>) -> Result<Answer, MdsError> {
 }
 
 fn mds_members(shared: &Shared, memory: &Memory, now: Instant) -> Vec<MdsMember> {
-    let group = shared.group.status();
+    let group = shared.group().map(Group::status);
+    let (peers, last_log) = group.map_or((Vec::new(), LogIndex(0)), |group| (group.peers, group.last_log));
     let member = |member: &crate::config::MemberConfig| {
         let node = NodeId(member.id);
         let me = node == shared.config.node();
-        let heard = memory.mds_heard.get(&node).copied().unwrap_or(memory.since);
-        let matched =
-            group.peers.iter().find(|peer| peer.node == node).map_or(LogIndex(0), |peer| peer.matched);
+        let heard = memory.peers.get(&node).map_or(memory.since, |peer| peer.at);
+        let matched = peers.iter().find(|peer| peer.node == node).map_or(LogIndex(0), |peer| peer.matched);
         MdsMember {
             node,
             address: member.grpc_address.clone(),
             leader: me,
             up: me || now.saturating_duration_since(heard) <= MDS_SILENT_AFTER,
-            lag: if me { 0 } else { group.last_log.get().saturating_sub(matched.get()) },
+            lag: if me { 0 } else { last_log.get().saturating_sub(matched.get()) },
         }
     };
     shared.config.members.iter().map(member).collect()
@@ -246,6 +247,26 @@ pub(crate) fn findings(shared: &Shared, picture: &Picture, memory: &Memory) -> V
             remedy: "Start it again, or look at its log and at the network.".into(),
         });
     }
+    items.extend(outsiders(shared));
     items.sort_by(|a, b| (b.level, &a.code).cmp(&(a.level, &b.code)));
     items
+}
+
+/// MDSs of the configuration that the group does not count.
+fn outsiders(shared: &Shared) -> Option<HealthItem> {
+    let members = shared.group()?.status().members;
+    let outside: Vec<String> = shared
+        .config
+        .members
+        .iter()
+        .filter(|member| !members.contains(&NodeId(member.id)))
+        .map(|member| format!("{} at {}", NodeId(member.id), member.grpc_address))
+        .collect();
+    (!outside.is_empty()).then(|| HealthItem {
+        level: HealthLevel::Warn,
+        code: "MDS_REJOINING".into(),
+        summary: format!("{} MDSs are being filled again: {}", outside.len(), outside.join(", ")),
+        cause: "Their disks were empty, so they may not vote before they have the state again.".into(),
+        remedy: "Keep the other MDSs up; it ends by itself.".into(),
+    })
 }

@@ -105,6 +105,13 @@ impl Cluster {
         drop(self.hosts[n].node.take());
     }
 
+    /// Replaces the disk of an MDS that does not run by an empty one.
+    pub fn wipe_mds(&mut self, n: usize) {
+        assert!(self.hosts[n].node.is_none());
+        self.hosts[n].disk =
+            SimDisk::new(SimDiskConfig { seed: 1000 + n as u64, ..SimDiskConfig::default() });
+    }
+
     /// Waits for a leader and names it.
     pub async fn leader(&self) -> usize {
         loop {
