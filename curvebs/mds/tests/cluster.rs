@@ -5,10 +5,12 @@ mod support;
 use std::time::Duration;
 
 use curve_proto::MdsError;
-use curve_proto::mds::{ChunkserverState, CopysetHealth, HealthLevel, OpenMode, OpenRequest, SessionKey};
+use curve_proto::mds::{
+    ChunkserverState, CopysetHealth, CopysetInfo, HealthLevel, OpenMode, OpenRequest, SessionKey,
+};
 use curve_types::{ClientId, Epoch, SegmentIndex};
 use support::{Cluster, eventually};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const GIB: u64 = 1 << 30;
 
@@ -209,7 +211,7 @@ async fn a_dead_chunkservers_replicas_are_rebuilt_and_a_silent_ones_are_not() {
     let status = api.status().await.unwrap();
     assert_eq!(status.level, HealthLevel::Warn);
     assert!(status.health.iter().any(|item| item.code == "CHUNKSERVER_DOWN"), "{:?}", status.health);
-    let on_victim = |copysets: &[curve_proto::mds::CopysetInfo]| {
+    let on_victim = |copysets: &[CopysetInfo]| {
         copysets.iter().filter(|copyset| copyset.members.iter().any(|member| member.node == victim)).count()
     };
     assert!(on_victim(&api.copysets(&[]).await.unwrap()) > 0, "only silent: nothing moves");
@@ -312,4 +314,28 @@ async fn an_mds_that_lost_its_disk_votes_only_after_it_has_the_state_again() {
     cluster.kill_mds(0);
     assert!(api.stat("/two").await.is_ok());
     api.create_volume("/three", GIB).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_disk_in_an_old_ones_place_is_filled_at_once() {
+    let mut cluster = Cluster::start(3, 3).await;
+    let api = cluster.api(1);
+    cluster.wait_healthy(&api).await;
+    let old = cluster.chunkserver(2);
+    cluster.stop_chunkserver(2);
+    cluster.format_chunkserver(2);
+    cluster.start_chunkserver(2).await;
+    let new = cluster.chunkserver(2);
+    assert_ne!(new, old);
+    let replaced = Instant::now();
+    eventually("the new one has what the old one had", || async {
+        let copysets = api.copysets(&[]).await.unwrap();
+        let on = |copyset: &CopysetInfo, node| copyset.members.iter().any(|member| member.node == node);
+        copysets.iter().all(|c| c.health == CopysetHealth::Ok && on(c, new) && !on(c, old))
+    })
+    .await;
+    assert!(replaced.elapsed() < Duration::from_secs(40), "without waiting for the old one to be dead");
+    assert_eq!(api.copysets(&[]).await.unwrap().len(), 4, "and without further copysets");
+    eventually("the old one is forgotten", || async { api.chunkservers().await.unwrap().len() == 3 }).await;
+    cluster.wait_healthy(&api).await;
 }

@@ -78,3 +78,122 @@ fn drop_replica(
         report.term.get() >= row.term && !report.members.contains(&node) && !report.learners.contains(&node);
     agreed.then_some(OrderAction::DropReplica)
 }
+
+#[cfg(test)]
+mod tests {
+    use curve_proto::mds::ReplicaReport;
+    use curve_types::{LogIndex, Term};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const COPYSET: CopysetId = CopysetId(1);
+
+    fn row(members: &[u64], version: u64, created: bool) -> CopysetRow {
+        CopysetRow { id: 1, members: members.to_vec(), version, created, term: 5, ..CopysetRow::default() }
+    }
+
+    fn report(leader: u64, members: &[u64]) -> ReplicaReport {
+        ReplicaReport {
+            copyset: COPYSET,
+            term: Term(5),
+            leader: Some(NodeId(leader)),
+            members: members.iter().map(|&n| NodeId(n)).collect(),
+            learners: Vec::new(),
+            members_index: LogIndex(1),
+            applied: LogIndex(1),
+            last_log: LogIndex(1),
+            used_bytes: 0,
+            corrupt_blocks: 0,
+        }
+    }
+
+    /// The action for `node`, which holds a replica or not, when node 1 leads and `reported` have a replica.
+    fn action(
+        node: u64,
+        row: CopysetRow,
+        reported: &[u64],
+        step: Option<Step>,
+        may_drop: bool,
+    ) -> Option<OrderAction> {
+        let best = report(1, &row.members);
+        let mut picture = Picture {
+            now: Instant::now(),
+            chunkservers: BTreeMap::new(),
+            copysets: [(COPYSET, row)].into(),
+            view: Default::default(),
+            best: BTreeMap::new(),
+            reported: [(COPYSET, reported.iter().map(|&n| NodeId(n)).collect())].into(),
+            heard: Default::default(),
+        };
+        if reported.contains(&1) {
+            picture.best.insert(COPYSET, (NodeId(1), best.clone()));
+        }
+        let replicas = if reported.contains(&node) { vec![best] } else { Vec::new() };
+        let heartbeat = Heartbeat {
+            node: NodeId(node),
+            token: 0,
+            address: String::new(),
+            total_bytes: 0,
+            free_bytes: 0,
+            reserve_low: false,
+            replicas,
+        };
+        let running =
+            step.map(|step| (COPYSET, Running { step, since: Instant::now() })).into_iter().collect();
+        let mut orders = orders_for(&heartbeat, &picture, &running, may_drop);
+        assert!(orders.len() <= 1);
+        orders.pop().map(|order| order.action)
+    }
+
+    #[test]
+    fn each_is_told_its_part() {
+        use OrderAction::{AddMember, Create, DropReplica, Join, RemoveMember, TransferLeader};
+        let three = &[1, 2, 3][..];
+        let create = Create(three.iter().map(|&n| NodeId(n)).collect());
+        let n4 = NodeId(4);
+        for (what, got, expected) in [
+            ("a member of a new copyset", action(2, row(three, 1, false), &[], None, true), Some(create)),
+            ("nobody's business", action(4, row(three, 1, false), &[], None, true), None),
+            ("made already", action(2, row(three, 1, false), &[1, 2], None, true), None),
+            ("a member that came later", action(2, row(three, 2, false), &[1], None, true), Some(Join)),
+            ("a member that lost it", action(2, row(three, 1, true), &[1], None, true), None),
+            ("to be added", action(4, row(three, 1, true), three, Some(Step::Add(n4)), true), Some(Join)),
+            (
+                "joined, not added",
+                action(4, row(three, 2, true), &[1, 2, 3, 4], Some(Step::Add(n4)), true),
+                None,
+            ),
+            ("leader, not joined", action(1, row(three, 1, true), three, Some(Step::Add(n4)), true), None),
+            (
+                "leader, joined",
+                action(1, row(three, 1, true), &[1, 2, 3, 4], Some(Step::Add(n4)), true),
+                Some(AddMember(n4)),
+            ),
+            (
+                "leader removes",
+                action(1, row(three, 1, true), three, Some(Step::Remove(NodeId(3))), true),
+                Some(RemoveMember(NodeId(3))),
+            ),
+            (
+                "leader hands over",
+                action(1, row(three, 1, true), three, Some(Step::Transfer(NodeId(3))), true),
+                Some(TransferLeader(NodeId(3))),
+            ),
+            (
+                "a follower",
+                action(2, row(three, 1, true), three, Some(Step::Transfer(NodeId(3))), true),
+                None,
+            ),
+            (
+                "no member any more",
+                action(4, row(three, 3, true), &[1, 2, 3, 4], None, true),
+                Some(DropReplica),
+            ),
+            ("too early to say", action(4, row(three, 3, true), &[1, 2, 3, 4], None, false), None),
+            ("the leader is silent", action(4, row(three, 3, true), &[2, 3, 4], None, true), None),
+        ] {
+            assert_eq!(got, expected, "{what}");
+        }
+    }
+}

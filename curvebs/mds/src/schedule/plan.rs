@@ -32,9 +32,8 @@ pub(crate) fn creation(picture: &Picture, memory: &mut Memory, config: &MdsConfi
     if picture.now.saturating_duration_since(memory.registered_at) < SETTLE {
         return None;
     }
-    let moving = memory.running.values().any(|running| !matches!(running.step, Step::Transfer(_)));
-    if moving || picture.copysets.values().any(|row| row.members.len() < REPLICAS) {
-        // A disk lacks replicas only until what is under way is done.
+    if !settled(picture, memory) {
+        // A disk that lacks replicas may be about to get those of another.
         return None;
     }
     let mut view = picture.view.clone();
@@ -56,6 +55,15 @@ pub(crate) fn creation(picture: &Picture, memory: &mut Memory, config: &MdsConfi
         .map(|members| Members { nodes: members.into_iter().map(NodeId::get).collect() })
         .collect();
     (!copysets.is_empty()).then_some(CreateCopysets { copysets })
+}
+
+/// Whether every copyset is whole and stays where it is.
+fn settled(picture: &Picture, memory: &Memory) -> bool {
+    let moving = memory.running.values().any(|running| !matches!(running.step, Step::Transfer(_)));
+    let whole = |row: &CopysetRow| {
+        row.members.len() == REPLICAS && row.members.iter().all(|&node| picture.view.is_up(NodeId(node)))
+    };
+    !moving && picture.copysets.values().all(whole)
 }
 
 /// What the rows do not know yet: members as their leaders report them, and copysets that all members have made.

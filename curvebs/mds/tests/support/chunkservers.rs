@@ -198,6 +198,11 @@ impl Fleet {
         self.chunkservers[n].host = host.into();
     }
 
+    pub fn format(&mut self, n: usize) {
+        assert!(self.chunkservers[n].running.is_none());
+        self.chunkservers[n].token += 1000;
+    }
+
     pub fn stop(&mut self, n: usize) {
         let chunkserver = &mut self.chunkservers[n];
         let (task, _) = chunkserver.running.take().unwrap();

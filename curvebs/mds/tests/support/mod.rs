@@ -151,6 +151,11 @@ impl Cluster {
         self.fleet.relocate(n, host);
     }
 
+    /// Gives a stopped chunkserver an empty disk, and so a new token.
+    pub fn format_chunkserver(&mut self, n: usize) {
+        self.fleet.format(n);
+    }
+
     pub fn chunkserver(&self, n: usize) -> NodeId {
         self.fleet.node(n)
     }
