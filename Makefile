@@ -50,6 +50,13 @@ sim: ## simulator: SEEDS=200 seeds of the production code under faults (FROM=1)
 	cargo build --release --locked -p curve-sim
 	target/release/curve-sim --seeds $(SEEDS) --from $${FROM:-1}
 
+fuzz: ## every decoder for SECONDS_EACH=60 seconds
+	tools/deps.sh build
+	cargo build --release --locked -p curve-fuzz
+	cargo build --release --locked -p curve-nbd --example fuzz
+	target/release/curve-fuzz --seconds $(SECONDS_EACH)
+	target/release/examples/fuzz --seconds $(SECONDS_EACH)
+
 bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
 	target/release/curve-bench $(ARGS)
