@@ -53,10 +53,10 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
     let mut ticks = ticks((shared.config.heartbeat_interval.0 / 3).clamp(TICK_MIN, TICK_MAX));
     loop {
         ticks.tick().await;
-        if shared.leading().is_some() {
-            if let Err(error) = schedule(&shared).await {
-                error.log("scheduling");
-            }
+        if shared.leading().is_some()
+            && let Err(error) = schedule(&shared).await
+        {
+            error.log("scheduling");
         }
     }
 }
@@ -110,10 +110,10 @@ pub(crate) async fn run_purge(shared: Arc<Shared>) {
     let mut ticks = ticks(PURGE_EVERY);
     loop {
         ticks.tick().await;
-        if shared.leading().is_some() {
-            if let Err(error) = purge(&shared).await {
-                error.log("removing the data of deleted volumes");
-            }
+        if shared.leading().is_some()
+            && let Err(error) = purge(&shared).await
+        {
+            error.log("removing the data of deleted volumes");
         }
     }
 }

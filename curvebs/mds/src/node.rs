@@ -174,11 +174,11 @@ impl MdsNode {
     /// Hands leadership over, makes the state durable, and stops.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
-        if let Some(group) = self.shared.group() {
-            if let Err(error) = group.checkpoint().await {
-                // It only makes the next start slower.
-                tracing::info!(%error, "no checkpoint at shutdown");
-            }
+        if let Some(group) = self.shared.group()
+            && let Err(error) = group.checkpoint().await
+        {
+            // It only makes the next start slower.
+            tracing::info!(%error, "no checkpoint at shutdown");
         }
         self.raft.shutdown().await;
         drop(self.listening);

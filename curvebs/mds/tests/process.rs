@@ -56,12 +56,12 @@ async fn three_processes_keep_what_they_acknowledged_through_restarts() {
     assert!(volume.created_at_ms > 1_700_000_000_000, "the wall clock is set: {}", volume.created_at_ms);
 
     // One after the other is stopped and started; the API never fails.
-    for n in 0..3 {
+    for (n, config) in configs.iter().enumerate() {
         servers.remove(0).shutdown().await;
         let stopped = Instant::now();
         assert_eq!(api.stat("/team/disk").await.unwrap().volume.as_ref(), Some(&volume));
         println!("answered {:?} after MDS {} had stopped", stopped.elapsed(), n + 1);
-        servers.push(start(&configs[n]).await);
+        servers.push(start(config).await);
     }
 
     // All of them at once.

@@ -318,16 +318,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn follows_the_hint_of_a_node_that_does_not_lead() {
-        let mut error = crate::pb::mds::Error { leader_address: "c".into(), ..Default::default() };
-        error.set_code(ErrorCode::NotLeader);
-        let elsewhere = MdsResponse { result: Some(Answer::Error(error)) };
-        let (scripted, router) = router(&[("a", Ok(elsewhere)), ("c", Ok(MdsResponse::default()))]);
-        router.call(MdsRequest::default(), Duration::from_secs(1)).await.unwrap();
-        assert_eq!(*scripted.asked.lock().unwrap(), ["a", "c"]);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn gives_up_at_the_deadline_and_says_what_was_tried() {
         let (_, router) = router(&[]);
         let error = router.call(MdsRequest::default(), Duration::from_secs(1)).await.unwrap_err();

@@ -133,11 +133,11 @@ pub(crate) fn rename(txn: &mut Txn<'_>, op: &pb::Rename) -> Result<Answer, Refus
     };
     let from_parent = directory(txn, &from_above)?;
     let named = resolve(txn, &from)?;
-    if let (Named::Directory(id), Some((to_above, _))) = (&named, to.split()) {
-        if directories(txn, &to_above)?.contains(id) {
-            let why = format!("{} cannot be moved into itself", from.text());
-            return Err(MdsError::Conflict { why }.into());
-        }
+    if let (Named::Directory(id), Some((to_above, _))) = (&named, to.split())
+        && directories(txn, &to_above)?.contains(id)
+    {
+        let why = format!("{} cannot be moved into itself", from.text());
+        return Err(MdsError::Conflict { why }.into());
     }
     let (to_parent, to_name) = free_name(txn, &to)?;
     let names = match named {

@@ -17,16 +17,16 @@ const LISTED_MAX: usize = 8;
 pub(crate) fn copyset_health(picture: &Picture, id: CopysetId) -> CopysetHealth {
     let row = &picture.copysets[&id];
     let up = row.members.iter().filter(|&&node| picture.is_heard(NodeId(node))).count();
+    let has_replica = |&node: &u64| picture.has_replica(id, NodeId(node));
+    let whole = up == row.members.len() && up >= REPLICAS && row.members.iter().all(has_replica);
     if up <= row.members.len() / 2 {
         CopysetHealth::NoQuorum
     } else if !row.created {
         CopysetHealth::Creating
-    } else if up < row.members.len() || row.members.len() < REPLICAS || picture.leader(id).is_none() {
-        CopysetHealth::Degraded
-    } else if row.members.iter().any(|&node| !picture.has_replica(id, NodeId(node))) {
-        CopysetHealth::Degraded
-    } else {
+    } else if whole && picture.leader(id).is_some() {
         CopysetHealth::Ok
+    } else {
+        CopysetHealth::Degraded
     }
 }
 

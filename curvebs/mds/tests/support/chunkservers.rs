@@ -124,28 +124,27 @@ impl World {
         if self.refuse {
             return Err(ChunkError::Busy { message: "refused by the test".into() });
         }
-        let (copyset, act): (u32, Box<dyn FnOnce(&mut Self)>) = match request.method {
+        let header = &request.header[..];
+        match request.method {
             methods::FENCE => {
-                let fence = FenceRequest::decode(&request.header[..]).unwrap();
-                let raise = move |world: &mut Self| {
-                    let held = world.fences.entry((fence.copyset, fence.volume)).or_default();
-                    *held = fence.epoch.max(*held);
-                };
-                (fence.copyset, Box::new(raise))
+                let fence = FenceRequest::decode(header).unwrap();
+                self.lead(node, fence.copyset)?;
+                let held = self.fences.entry((fence.copyset, fence.volume)).or_default();
+                *held = fence.epoch.max(*held);
             }
             methods::DELETE_VOLUME => {
-                let delete = DeleteVolumeRequest::decode(&request.header[..]).unwrap();
-                let forget =
-                    move |world: &mut Self| drop(world.deleted.insert((delete.copyset, delete.volume)));
-                (delete.copyset, Box::new(forget))
+                let delete = DeleteVolumeRequest::decode(header).unwrap();
+                self.lead(node, delete.copyset)?;
+                self.deleted.insert((delete.copyset, delete.volume));
             }
             method => return Err(ChunkError::BadRequest { message: format!("method {method}") }),
-        };
+        }
+        Ok(())
+    }
+
+    fn lead(&mut self, node: NodeId, copyset: u32) -> Result<(), ChunkError> {
         match self.leads(copyset) {
-            Some(leader) if leader == node => {
-                act(self);
-                Ok(())
-            }
+            Some(leader) if leader == node => Ok(()),
             leader => Err(ChunkError::NotLeader { hint: leader.map(|leader| (leader, String::new())) }),
         }
     }
