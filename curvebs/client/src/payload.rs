@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use curve_types::{BLOCK_BYTES, FRAME_PAYLOAD_BYTES_MAX};
-
-static ZEROS: [u8; FRAME_PAYLOAD_BYTES_MAX] = [0; FRAME_PAYLOAD_BYTES_MAX];
+use curve_blockdev::push_zeroes;
+use curve_types::BLOCK_BYTES;
 
 /// Walks over consecutive parts and hands out slices of them.
 #[derive(Debug)]
@@ -70,15 +69,10 @@ pub fn block_crcs(offset: u32, parts: &[Bytes]) -> Vec<u32> {
     crcs
 }
 
-/// `len` zeros that share one static buffer.
+/// `len` zeros that frontends can tell from data.
 pub fn zeros(len: u64) -> Vec<Bytes> {
     let mut parts = Vec::with_capacity(1);
-    let mut missing = len as usize;
-    while missing > 0 {
-        let now = missing.min(ZEROS.len());
-        parts.push(Bytes::from_static(&ZEROS[..now]));
-        missing -= now;
-    }
+    push_zeroes(&mut parts, len);
     parts
 }
 

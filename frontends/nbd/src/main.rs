@@ -11,6 +11,11 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 
+/// Large payloads come and go all the time. glibc gives their memory back to the kernel and faults it in again, which
+/// cost a third of the CPU of a 1 MiB request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => match daemon::serve(&serve) {
