@@ -198,4 +198,12 @@ mod tests {
         assert_eq!(config.me().grpc_address, "b:2");
         assert!(curve_config::parse::<MdsConfig>("leese = \"5s\"", "test").is_err());
     }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample: MdsConfig =
+            curve_config::parse(include_str!("../../../deploy/mds.toml"), "sample").unwrap();
+        assert_eq!(sample.check(), Ok(()));
+        assert_eq!(MdsConfig { members: Vec::new(), ..sample }, MdsConfig::default());
+    }
 }

@@ -66,20 +66,21 @@ async fn schedule(shared: &Shared) -> Result<(), RoundError> {
     if get::<state::ClusterRow>(shared.rows(), &keys::cluster())?.is_none() {
         return found(shared, term).await;
     }
-    let changes = membership_changes(&picture(shared, term)?);
+    let mut seen = picture(shared, term)?;
+    let changes = membership_changes(&seen);
     if !changes.is_empty() {
         shared.propose_own(Op::CopysetChanges(state::CopysetChanges { changes })).await?;
+        seen = picture(shared, term)?;
     }
-    let picture = picture(shared, term)?;
     let made = shared.memory.with(term, |memory| {
-        advance(&picture, memory, &shared.config);
-        creation(&picture, memory, &shared.config)
+        advance(&seen, memory, &shared.config);
+        creation(&seen, memory, &shared.config)
     });
     if let Some(copysets) = made {
         tracing::info!(copysets = copysets.copysets.len(), "making copysets");
         shared.propose_own(Op::CreateCopysets(copysets)).await?;
     }
-    for node in to_forget(&picture) {
+    for node in to_forget(&seen) {
         tracing::info!(node, "an emptied chunkserver is forgotten");
         shared.propose_own(Op::ForgetChunkserver(state::ForgetChunkserver { node })).await?;
     }

@@ -93,6 +93,11 @@ impl Memory {
         now.saturating_duration_since(heard)
     }
 
+    /// Forgets refreshes that are too old to matter: a lease that has run out looks the same without them.
+    pub(crate) fn forget_refreshes(&mut self, lease: Duration, now: Instant) {
+        self.refreshed.retain(|_, at| now.saturating_duration_since(*at) <= lease);
+    }
+
     /// Whether a session's lease has run out. A leader gives every session a whole lease first.
     pub(crate) fn lapsed(&self, volume: u64, client: u64, lease: Duration, now: Instant) -> bool {
         let refreshed = self.refreshed.get(&(volume, client)).copied().unwrap_or(self.since);
@@ -137,6 +142,8 @@ mod tests {
         memory.with(Term(1), |m| m.refreshed.insert((1, 1), Instant::now()));
         tokio::time::advance(Duration::from_secs(11)).await;
         assert!(memory.with(Term(1), |m| m.lapsed(1, 1, lease, Instant::now())));
+        memory.with(Term(1), |m| m.forget_refreshes(lease, Instant::now()));
+        assert!(memory.with(Term(1), |m| m.refreshed.is_empty() && m.lapsed(1, 1, lease, Instant::now())));
         assert!(!memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));
         tokio::time::advance(Duration::from_secs(11)).await;
         assert!(memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));

@@ -103,6 +103,7 @@ pub(crate) fn advance(picture: &Picture, memory: &mut Memory, config: &MdsConfig
     });
     memory.running = running;
     note_missing(picture, memory);
+    memory.forget_refreshes(config.lease.0, picture.now);
     if picture.now.saturating_duration_since(memory.since) < config.grace_after_failover.0 {
         return;
     }
