@@ -162,10 +162,11 @@ impl MultiRaft {
         }
         let groups = self.groups();
         let hand_over = |group: Group| async move {
-            if let Some(successor) = membership::successor(&group.inner).filter(|_| group.inner.leading().is_some()) {
-                if let Err(error) = membership::transfer(&group.inner, successor).await {
-                    tracing::info!(group = %group.id(), %error, "leadership was not handed over");
-                }
+            let leads = group.inner.leading().is_some();
+            if let Some(successor) = membership::successor(&group.inner).filter(|_| leads)
+                && let Err(error) = membership::transfer(&group.inner, successor).await
+            {
+                tracing::info!(group = %group.id(), %error, "leadership was not handed over");
             }
         };
         futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, hand_over).await;

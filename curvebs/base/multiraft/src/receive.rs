@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use curve_io::{Message, Reply};
 use curve_types::GroupId;
@@ -48,7 +48,7 @@ fn find(node: &MultiRaft, route: Route) -> Option<Arc<Inner>> {
 /// Polls once, so that what the future sends first is sent in order, and leaves the rest to a task.
 fn start(future: impl Future<Output = ()> + Send + 'static) {
     let mut future = Box::pin(tokio::task::unconstrained(future));
-    if let Poll::Pending = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
         tokio::spawn(future);
     }
 }

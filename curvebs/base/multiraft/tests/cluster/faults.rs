@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
-use crate::harness::{Client, Cluster, Death, GROUP, ids};
+use crate::harness::{Client, Cluster, Death, GROUP};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
@@ -38,7 +38,7 @@ async fn write(register: Arc<Register>) {
             next += 1;
         }
         // Now and then long enough for the group to fall asleep.
-        let pause = if next % 50 == 0 { 2000 } else { 3 };
+        let pause = if next.is_multiple_of(50) { 2000 } else { 3 };
         sleep(Duration::from_millis(pause)).await;
     }
 }
@@ -54,12 +54,12 @@ async fn read(register: Arc<Register>, number: usize, value: Arc<Read>) {
         }
         let client = register.clients.lock().unwrap().clone();
         let floor = register.acknowledged.load(Ordering::Relaxed);
-        if let Some(node) = client.barrier(GROUP, turn).await {
-            if let Some(found) = value(node) {
-                let ceiling = register.attempted.load(Ordering::Relaxed);
-                assert!(found >= floor, "{node} served {found} after {floor} had been acknowledged");
-                assert!(found <= ceiling, "{node} served {found}, which nobody wrote");
-            }
+        if let Some(node) = client.barrier(GROUP, turn).await
+            && let Some(found) = value(node)
+        {
+            let ceiling = register.attempted.load(Ordering::Relaxed);
+            assert!(found >= floor, "{node} served {found} after {floor} had been acknowledged");
+            assert!(found <= ceiling, "{node} served {found}, which nobody wrote");
         }
         sleep(Duration::from_millis(7)).await;
     }
@@ -76,8 +76,16 @@ fn reader(contents: Contents) -> Arc<Read> {
     }))
 }
 
+/// Starts a process again. One that had not received anything when it died knows of no group.
+async fn revive(cluster: &mut Cluster, node: NodeId) {
+    cluster.boot(node).await;
+    if cluster.group(node, GROUP).is_none() {
+        cluster.join(node, GROUP).await;
+    }
+}
+
 async fn chaos(seed: u64, steps: u32) {
-    let quick_to_sleep = seed % 2 == 0;
+    let quick_to_sleep = seed.is_multiple_of(2);
     let mut rng = StdRng::seed_from_u64(seed);
     let options = RaftOptions {
         log_keep_entries: 50,
@@ -93,6 +101,11 @@ async fn chaos(seed: u64, steps: u32) {
         contents.clear();
         contents.extend(cluster.running.keys().map(|node| (*node, cluster.content(*node, GROUP))));
     };
+    let members_change = seed.is_multiple_of(3);
+    if members_change {
+        cluster.boot(NodeId(4)).await;
+        cluster.join(NodeId(4), GROUP).await;
+    }
     note(&cluster);
     let register = Arc::new(Register {
         acknowledged: AtomicU64::new(0),
@@ -105,17 +118,19 @@ async fn chaos(seed: u64, steps: u32) {
         tasks.push(tokio::spawn(read(register.clone(), number, reader(contents.clone()))));
     }
     let mut down: Option<NodeId> = None;
+    let mut installs = 0;
     for _ in 0..steps {
-        let node = NodeId(rng.random_range(1..=3));
-        match rng.random_range(0..8) {
+        let node = NodeId(rng.random_range(1..=if members_change { 4 } else { 3 }));
+        match rng.random_range(0..if members_change { 11 } else { 8 }) {
             0 | 1 if down.is_none() => {
                 let death = if rng.random() { Death::Kill } else { Death::PowerLoss };
+                installs += cluster.content(node, GROUP).lock().unwrap().installs;
                 cluster.kill(node, death).await;
                 down = Some(node);
             }
             2 | 3 => {
                 if let Some(node) = down.take() {
-                    cluster.boot(node).await;
+                    revive(&mut cluster, node).await;
                 }
             }
             4 => cluster.isolate(node, true),
@@ -127,6 +142,18 @@ async fn chaos(seed: u64, steps: u32) {
                 reordering: 0.05,
                 cut: false,
             }),
+            8.. => {
+                if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP)) {
+                    tokio::spawn(async move {
+                        let members = group.status().members;
+                        match members.contains(&node) {
+                            true if members.len() > 3 => group.remove_member(node).await,
+                            true => Ok(()),
+                            false => group.add_member(node).await,
+                        }
+                    });
+                }
+            }
             _ => {
                 if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP)) {
                     tokio::spawn(async move { group.transfer_leader(node).await });
@@ -140,7 +167,7 @@ async fn chaos(seed: u64, steps: u32) {
     cluster.net.heal();
     cluster.net.set_default_link(Link::default());
     if let Some(node) = down {
-        cluster.boot(node).await;
+        revive(&mut cluster, node).await;
     }
     note(&cluster);
     *register.clients.lock().unwrap() = cluster.clients();
@@ -154,10 +181,13 @@ async fn chaos(seed: u64, steps: u32) {
         task.await.expect("no promise was broken");
     }
     cluster.converged(GROUP).await;
-    let last = reader(contents)(ids(1..=1)[0]).unwrap();
+    let leader = cluster.leader(GROUP).await;
+    let last = reader(contents)(leader).unwrap();
     assert!(last >= register.acknowledged.load(Ordering::Relaxed));
-    let trace = (last, cluster.net.stats());
-    println!("seed {seed}: {trace:?}");
+    let install_of = |node: &NodeId| cluster.content(*node, GROUP).lock().unwrap().installs;
+    installs += cluster.running.keys().map(install_of).sum::<u64>();
+    let status = cluster.status(leader);
+    println!("{last} writes, term {}, {installs} installs, members {:?}", status.term, status.members);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use curve_log::{Log, LogConfig};
 use curve_multiraft::{
     AddressBook, Group, GroupStatus, MultiRaft, Op, ProposeError, Proposed, RaftOptions, ReadError,
 };
-use curve_types::{GroupId, LogIndex, NodeId};
+use curve_types::{GroupId, NodeId};
 use tokio::time::{Instant, sleep};
 
 use crate::machine::{Content, Kv};
@@ -166,17 +166,20 @@ impl Cluster {
         Client { rafts: groups }
     }
 
-    /// Waits until all running replicas of the group are equal and idle.
+    /// Waits until all running members of the group are equal and idle.
     pub async fn converged(&self, group: GroupId) {
-        wait("equal replicas", || {
-            let of = |node: &NodeId| self.group(*node, group).map(|group| group.status().applied);
-            let applied: Vec<Option<LogIndex>> = self.running.keys().map(of).collect();
-            (applied.iter().flatten().max() == applied.iter().flatten().min()).then_some(())
+        let members = wait("equal replicas", || {
+            let leader = self.group(self.leader_now(group)?, group)?.status();
+            let members: Vec<NodeId> =
+                leader.members.iter().copied().filter(|node| self.running.contains_key(node)).collect();
+            let status = |node: &NodeId| self.group(*node, group).map(|group| group.status());
+            let all = members.iter().map(status).collect::<Option<Vec<_>>>()?;
+            let level = all.iter().all(|status| status.applied == leader.applied);
+            (level && leader.applied == leader.last_log).then_some(members)
         })
         .await;
         let map_of = |node: &NodeId| self.content(*node, group).lock().unwrap().map.clone();
-        let maps: Vec<_> =
-            self.running.keys().filter(|node| self.group(**node, group).is_some()).map(map_of).collect();
+        let maps: Vec<_> = members.iter().map(map_of).collect();
         assert!(maps.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ");
     }
 }
