@@ -62,6 +62,9 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
 }
 
 async fn schedule(shared: &Shared) -> Result<(), RoundError> {
+    if shared.store_failed() {
+        return resign(shared).await;
+    }
     let term = shared.lead(Via::Frames).await?;
     if get::<state::ClusterRow>(shared.rows(), &keys::cluster())?.is_none() {
         return found(shared, term).await;
@@ -83,6 +86,19 @@ async fn schedule(shared: &Shared) -> Result<(), RoundError> {
     for node in to_forget(&seen) {
         tracing::info!(node, "an emptied chunkserver is forgotten");
         shared.propose_own(Op::ForgetChunkserver(state::ForgetChunkserver { node })).await?;
+    }
+    Ok(())
+}
+
+/// Hands leadership to a member that is level: this node cannot read its state any more.
+async fn resign(shared: &Shared) -> Result<(), RoundError> {
+    let Some(group) = shared.group() else { return Ok(()) };
+    let status = group.status();
+    let others = status.peers.iter().filter(|peer| status.members.contains(&peer.node));
+    if let Some(successor) = others.max_by_key(|peer| peer.matched)
+        && let Err(error) = group.transfer_leader(successor.node).await
+    {
+        tracing::warn!(%error, "leadership could not be handed over");
     }
     Ok(())
 }

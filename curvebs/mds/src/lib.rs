@@ -24,6 +24,7 @@ mod server;
 mod service;
 mod state_machine;
 mod topology;
+mod watched;
 
 pub use config::{ConfigRefusal, MDS_ID_MAX, MdsConfig, MemberConfig};
 pub use node::{MdsNode, MdsParts};

@@ -1,7 +1,7 @@
 //! One MDS, whatever it runs on: the group, the leader's loops, and the frames it serves.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use crate::server::StartError;
 use crate::service::Via;
 use crate::state_machine::MdsMachine;
 use crate::topology::RouteTable;
+use crate::watched::Watched;
 use crate::{bootstrap, leader, service};
 
 const LOG_DIR: &str = "log";
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     group: OnceLock<Group>,
     pub peer: PeerSide,
     pub store: Arc<dyn Store>,
+    store_failed: Arc<AtomicBool>,
     pub network: Arc<dyn Network>,
     pub memory: Arc<LeaderMemory>,
     pub fencer: Fencer,
@@ -105,6 +107,8 @@ impl MdsNode {
                 MemStore::open(disk.clone(), dir.join(STATE_DIR)).await.map_err(part("state store"))?,
             ),
         };
+        let store_failed = Arc::new(AtomicBool::new(false));
+        let store: Arc<dyn Store> = Arc::new(Watched::new(store, store_failed.clone()));
         let log_config = LogConfig {
             segment_bytes: LOG_SEGMENT_BYTES,
             spare_segments_max: SPARE_SEGMENTS_MAX,
@@ -124,6 +128,7 @@ impl MdsNode {
             group: OnceLock::new(),
             peer: PeerSide::new(seed),
             store,
+            store_failed,
             network: network.clone(),
             memory,
             fencer: Fencer::new(caller.clone()),
@@ -205,6 +210,11 @@ impl Shared {
     pub(crate) fn leading(&self) -> Option<Term> {
         let status = self.group()?.status();
         (status.role == Role::Leader).then_some(status.term)
+    }
+
+    /// Whether the state store has failed, so that this node must not lead.
+    pub(crate) fn store_failed(&self) -> bool {
+        self.store_failed.load(Ordering::Acquire)
     }
 
     /// The rows as this node has applied them.

@@ -19,6 +19,7 @@ use crate::leader::picture;
 use crate::node::{MdsNode, MdsParts, Shared};
 use crate::schedule::copyset_health;
 use crate::service::findings;
+use crate::watched::verify;
 
 /// Why an MDS did not start.
 #[derive(Debug, Error)]
@@ -60,6 +61,9 @@ impl MdsServer {
         let state = config.data_dir.join("state");
         let store = RocksStore::open(&state)
             .map_err(|error| failed(state.display().to_string())(store_remedy(&error)))?;
+        let rows =
+            verify(&store).map_err(|error| failed(state.display().to_string())(store_remedy(&error)))?;
+        tracing::info!(rows, "state store verified");
         let parts = MdsParts {
             disk: Arc::new(RealDisk::new(config.data_dir.clone())),
             dir: "".into(),
@@ -102,7 +106,7 @@ fn store_remedy(error: &KvError) -> String {
 }
 
 /// What to do about a damaged state store.
-const REBUILD: &str = "the other MDSs have the state: stop this one, move its data directory away, and start it again to have it copied";
+const REBUILD: &str = "the other MDSs have the state: run the same command with --rebuild to move what is here aside and have it copied";
 
 /// Two processes on one data directory would destroy it. The lock ends with the process.
 fn lock_data_dir(config: &MdsConfig) -> Result<File, StartError> {
@@ -123,6 +127,9 @@ struct Health(Arc<Shared>);
 
 impl HealthSource for Health {
     fn health(&self) -> HealthReport {
+        if self.0.store_failed() {
+            return HealthReport::new(vec![store_item()]);
+        }
         if let Some(term) = self.0.leading() {
             let Ok(picture) = picture(&self.0, term) else {
                 return HealthReport::new(vec![store_item()]);

@@ -92,7 +92,7 @@ impl From<Refusal> for MdsError {
         match refusal {
             Refusal::No(error) => error,
             Refusal::Store(error) => {
-                tracing::error!(%error, "the state store failed");
+                tracing::debug!(%error, "the state store failed");
                 // Another MDS may have a store that works.
                 Self::NotLeader { hint: None }
             }

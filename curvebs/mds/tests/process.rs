@@ -74,7 +74,44 @@ async fn three_processes_keep_what_they_acknowledged_through_restarts() {
     assert_eq!(api.stat("/team/disk").await.unwrap().volume.as_ref(), Some(&volume));
     let status = api.status().await.unwrap();
     assert_eq!((status.mds.len(), status.volumes), (3, 1));
+    for server in servers.drain(..) {
+        server.shutdown().await;
+    }
+
+    // One finds its state damaged: it says what to do, and that helps.
+    damage_tables(&configs[0].data_dir.join("state"));
+    let refusal = MdsServer::start(configs[0].clone()).await.err().expect("damaged").to_string();
+    assert!(refusal.contains("corrupt") && refusal.contains("move its data directory away"), "{refusal}");
+    std::fs::remove_dir_all(&configs[0].data_dir).unwrap();
+    for config in &configs {
+        servers.push(start(config).await);
+    }
+    let whole = async {
+        loop {
+            let status = api.status().await.unwrap();
+            let rejoining = status.health.iter().any(|item| item.code.starts_with("MDS_"));
+            if !rejoining && status.mds.iter().all(|mds| mds.up && mds.lag == 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), whole).await.expect("the empty one is filled again");
+    servers.remove(1).shutdown().await;
+    assert_eq!(api.stat("/team/disk").await.unwrap().volume.as_ref(), Some(&volume));
     for server in servers {
         server.shutdown().await;
+    }
+}
+
+/// Flips a byte in the middle of each of RocksDB's tables.
+fn damage_tables(state: &Path) {
+    let paths = std::fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
+    let tables: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
+    assert!(!tables.is_empty(), "a graceful stop flushes");
+    for table in tables {
+        let mut bytes = std::fs::read(&table).unwrap();
+        bytes[20] ^= 0xFF;
+        std::fs::write(&table, bytes).unwrap();
     }
 }
