@@ -156,7 +156,7 @@ async fn no_flipped_byte_is_ever_believed() {
     for spot in &spots {
         let is_last = (spot.sequence, spot.offset) == (last.sequence, last.offset);
         // All of the header and the meta; of long payloads every 97th byte.
-        let step = |n: &u32| *n < 64 || n % 97 == 0;
+        let step = |n: &u32| *n < 64 || n.is_multiple_of(97);
         let content = spot.len - 7;
         offsets.extend(
             (0..content).filter(step).map(|n| (spot.path.clone(), u64::from(spot.offset + n), is_last)),

@@ -158,7 +158,7 @@ fn trace(seed: u64) -> String {
         fn handle(&self, request: Message, reply: Box<dyn Reply>) {
             let n = self.1.fetch_add(1, Ordering::Relaxed);
             self.0.lock().unwrap().push_str(&format!("{n} {:?} {:?}\n", self.2.elapsed(), request.header));
-            if n % 7 != 0 {
+            if !n.is_multiple_of(7) {
                 reply.send(request);
             }
         }
