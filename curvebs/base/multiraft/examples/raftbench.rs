@@ -12,7 +12,8 @@ use curve_io::sim::{SimDisk, SimDiskConfig};
 use curve_io::{BoxFuture, Disk, Handler, Message, Network, RealDisk, Reply, RpcError, ServerHandle};
 use curve_log::{Log, LogConfig};
 use curve_multiraft::{
-    AddressBook, Applied, Group, MultiRaft, Op, RaftOptions, SnapshotFetch, SnapshotPart, SnapshotSource, StateMachine,
+    AddressBook, Applied, Group, MultiRaft, Op, RaftOptions, SnapshotFetch, SnapshotPart, SnapshotSource,
+    StateMachine,
 };
 use curve_types::{GroupId, NodeId};
 use tokio::sync::oneshot;
@@ -46,7 +47,9 @@ impl Network for Direct {
             handler.handle(request, Box::new(Answer(answer)));
         }
         let address = to.to_owned();
-        Box::pin(async move { reply.await.map_err(|_| RpcError::Broken { address, cause: "dropped".into() }) })
+        Box::pin(
+            async move { reply.await.map_err(|_| RpcError::Broken { address, cause: "dropped".into() }) },
+        )
     }
 
     fn serve<'a>(
@@ -118,8 +121,14 @@ async fn start(groups: u64, root: &Path, memory: bool) -> (Vec<Group>, Vec<Arc<M
         };
         disk.create_dir_all(Path::new("log")).unwrap();
         let (log, _) = Log::open(disk, Path::new("log"), LogConfig::default()).await.unwrap();
-        let raft =
-            MultiRaft::new(*node, log.clone(), network.clone(), Arc::new(Names), node.get(), RaftOptions::default());
+        let raft = MultiRaft::new(
+            *node,
+            log.clone(),
+            network.clone(),
+            Arc::new(Names),
+            node.get(),
+            RaftOptions::default(),
+        );
         network.serve(&node.to_string(), raft.clone()).await.unwrap();
         for group in 1..=groups {
             raft.create_group(GroupId(group), &members, Box::new(Sink)).await.unwrap();
@@ -130,8 +139,10 @@ async fn start(groups: u64, root: &Path, memory: bool) -> (Vec<Group>, Vec<Arc<M
     let mut leaders = Vec::new();
     for group in 1..=groups {
         loop {
-            let leads = nodes.iter().filter_map(|node| node.group(GroupId(group)).map(|group| (node.node(), group)));
-            let leader = leads.into_iter().find(|(node, group)| *group.watch_leader().borrow() == Some(*node));
+            let leads =
+                nodes.iter().filter_map(|node| node.group(GroupId(group)).map(|group| (node.node(), group)));
+            let leader =
+                leads.into_iter().find(|(node, group)| *group.watch_leader().borrow() == Some(*node));
             if let Some((_, group)) = leader {
                 leaders.push(group);
                 break;
@@ -197,7 +208,10 @@ async fn idle(groups: u64) {
         let (before, begin) = (cpu(), Instant::now());
         tokio::time::sleep(Duration::from_secs(5)).await;
         let share = (cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
-        println!("{groups:>3} idle groups, 3 replicas each in this process: {:.1} % of a core", share * 100.0);
+        println!(
+            "{groups:>3} idle groups, 3 replicas each in this process: {:.1} % of a core",
+            share * 100.0
+        );
     }
     for node in nodes {
         node.halt().await;
@@ -210,7 +224,8 @@ async fn idle(groups: u64) {
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let memory = args.iter().any(|arg| arg == "--memory");
-    let threads = args.iter().position(|arg| arg == "--threads").map(|at| args[at + 1].parse::<usize>().unwrap());
+    let threads =
+        args.iter().position(|arg| arg == "--threads").map(|at| args[at + 1].parse::<usize>().unwrap());
     let runtime = match threads {
         Some(threads) => {
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()

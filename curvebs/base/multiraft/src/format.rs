@@ -395,9 +395,11 @@ mod tests {
         for kind in [EntryKind::Blank, EntryKind::Ops, EntryKind::Membership] {
             assert_eq!(decode_meta(&encode_meta(leader, kind)).unwrap(), (leader, kind));
         }
-        let members =
-            Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])], BTreeMap::from([(1, ()), (2, ()), (3, ()), (4, ())]))
-                .unwrap();
+        let members = Membership::new(
+            vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
+            BTreeMap::from([(1, ()), (2, ()), (3, ()), (4, ())]),
+        )
+        .unwrap();
         for (applied, stored) in [
             (None, StoredMembership::default()),
             (Some(log_id(1, 2, 0)), StoredMembership::new(None, members.clone())),

@@ -107,7 +107,9 @@ impl Inner {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::Unavailable),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ReadError::Unavailable)
+            }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ReadError::NotLeader { hint: forward.leader_id.map(NodeId).or_else(|| self.hint()) })
             }
@@ -164,7 +166,8 @@ impl Inner {
 /// The term this node leads, if it does.
 pub(crate) fn leading(metrics: &Metrics, node: NodeId) -> Option<LeaderId> {
     let leader = metrics.vote.leader_id;
-    (metrics.state == ServerState::Leader && metrics.vote.committed && leader.node_id == node.get()).then_some(leader)
+    (metrics.state == ServerState::Leader && metrics.vote.committed && leader.node_id == node.get())
+        .then_some(leader)
 }
 
 /// A replica of one group on this node. Cheap to clone; the group lives until `MultiRaft::remove_group` or `shutdown`.
@@ -185,7 +188,9 @@ impl Group {
     pub async fn propose(&self, op: Op) -> Result<Proposed, ProposeError> {
         let known = *self.inner.leader.borrow();
         match known {
-            Some(leader) if leader != self.inner.node() => Err(ProposeError::NotLeader { hint: Some(leader) }),
+            Some(leader) if leader != self.inner.node() => {
+                Err(ProposeError::NotLeader { hint: Some(leader) })
+            }
             _ if self.inner.is_stopped() => Err(ProposeError::Stopped),
             _ => self.inner.proposals.propose(op).await,
         }

@@ -20,7 +20,8 @@ use crate::machine::{Machine, SnapshotData};
 use crate::state_machine::{SnapshotFetch, SnapshotPart};
 use crate::types::{Snapshot, SnapshotMeta, Vote};
 use crate::wire::{
-    Outcome, Route, SNAPSHOT_READ, SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply, decode, message,
+    Outcome, Route, SNAPSHOT_READ, SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply,
+    decode, message,
 };
 
 /// How long an offer is held before it is answered with "pending".
@@ -37,7 +38,11 @@ pub(crate) struct Progress {
 }
 
 /// Answers an offer: begins the install, or tells how far it is.
-pub(crate) async fn answer(group: Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphore>) -> SnapshotOfferReply {
+pub(crate) async fn answer(
+    group: Arc<Inner>,
+    offer: SnapshotOffer,
+    fetches: Arc<Semaphore>,
+) -> SnapshotOfferReply {
     let known = group.metrics.borrow_watched().vote;
     if Vote::from(offer.vote) < known {
         return reply(Outcome::HigherVote, Some(known), String::new());
@@ -103,7 +108,9 @@ async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphor
     let marker = offer.marker.clone();
     let fetched = group
         .raft
-        .with_state_machine(move |machine: &mut Machine| Box::pin(async move { machine.install(fetch, marker).await }))
+        .with_state_machine(move |machine: &mut Machine| {
+            Box::pin(async move { machine.install(fetch, marker).await })
+        })
         .await;
     match fetched {
         Err(fatal) => return Err(fatal.to_string()),

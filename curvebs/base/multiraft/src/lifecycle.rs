@@ -62,7 +62,9 @@ pub(crate) async fn stand_first(group: Arc<Inner>) {
     let mut servers = group.raft.server_metrics();
     for _ in 0..10 {
         let led = servers.wait_until(|metrics| metrics.current_leader.is_some());
-        if group.raft.trigger().elect(true).await.is_err() || timeout(group.options.heartbeat / 4, led).await.is_ok() {
+        if group.raft.trigger().elect(true).await.is_err()
+            || timeout(group.options.heartbeat / 4, led).await.is_ok()
+        {
             return;
         }
     }

@@ -22,7 +22,9 @@ use crate::format::{bad, decode_marker, decode_ops, encode_marker};
 use crate::op::Applied;
 use crate::source::{SourceGuard, Sources};
 use crate::state_machine::{SnapshotFetch, StateMachine};
-use crate::types::{C, Entry, LeaderId, LogId, Payload, Results, Snapshot, SnapshotMeta, StoredMembership, public_index};
+use crate::types::{
+    C, Entry, LeaderId, LogId, Payload, Results, Snapshot, SnapshotMeta, StoredMembership, public_index,
+};
 
 /// Entries given to the user's `apply` at once, at most.
 const APPLY_ENTRIES_MAX: usize = 64;
@@ -69,7 +71,15 @@ impl Machine {
             live: AtomicBool::new(false),
             checkpointed: Mutex::new(applied),
         };
-        Ok(Self { user: Mutex::new(user), applied, membership, view: Arc::new(view), sources, ahead: false, _alive: alive })
+        Ok(Self {
+            user: Mutex::new(user),
+            applied,
+            membership,
+            view: Arc::new(view),
+            sources,
+            ahead: false,
+            _alive: alive,
+        })
     }
 
     fn user(&mut self) -> &mut dyn StateMachine {
@@ -131,7 +141,10 @@ impl Machine {
             answers.push((responder, ops));
         }
         if last == self.applied {
-            answers.into_iter().filter_map(|(responder, _)| responder).for_each(|r| r.send(Results::default()));
+            answers
+                .into_iter()
+                .filter_map(|(responder, _)| responder)
+                .for_each(|r| r.send(Results::default()));
             return Ok(());
         }
         let counts: Vec<usize> = applied.iter().map(|entry| entry.ops.len()).collect();

@@ -107,7 +107,8 @@ async fn hand_over(group: &Arc<Inner>, to: NodeId, deadline: Instant) -> Result<
     let too_slow = MembershipError::TooSlow { node: to };
     let mut metrics = group.metrics.clone();
     let level = metrics.wait_until(|metrics| {
-        leading(metrics, group.node()).is_none() || matched_of(metrics, to).is_some_and(|m| behind(metrics, m) == 0)
+        leading(metrics, group.node()).is_none()
+            || matched_of(metrics, to).is_some_and(|m| behind(metrics, m) == 0)
     });
     match timeout_at(deadline, level).await {
         Ok(Ok(_)) => {}

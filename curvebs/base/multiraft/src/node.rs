@@ -58,6 +58,7 @@ pub struct MultiRaft {
     closing: AtomicBool,
     fetches: Arc<Semaphore>,
     throttle: Arc<Throttle>,
+    silences: quiesce::Silences,
 }
 
 /// What kind of replica is opened.
@@ -92,6 +93,7 @@ impl MultiRaft {
             fetches: Arc::new(Semaphore::new(options.snapshot_parallel)),
             throttle: Arc::new(Throttle::new(options.snapshot_bytes_per_second)),
             options: Arc::new(options),
+            silences: quiesce::Silences::default(),
         });
         tokio::spawn(purge::run(Arc::downgrade(&this)));
         tokio::spawn(quiesce::run(Arc::downgrade(&this)));
@@ -189,6 +191,10 @@ impl MultiRaft {
         &self.log
     }
 
+    pub(crate) fn silences(&self) -> &quiesce::Silences {
+        &self.silences
+    }
+
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -246,7 +252,12 @@ impl MultiRaft {
         Ok(group)
     }
 
-    async fn build(&self, id: GroupId, user: Box<dyn StateMachine>, start: Start<'_>) -> Result<Group, GroupError> {
+    async fn build(
+        &self,
+        id: GroupId,
+        user: Box<dyn StateMachine>,
+        start: Start<'_>,
+    ) -> Result<Group, GroupError> {
         let io_error = |cause: io::Error| match cause.kind() {
             io::ErrorKind::InvalidData => GroupError::Corrupt { group: id, cause: cause.to_string() },
             _ => GroupError::Io { group: id, cause },
@@ -335,7 +346,8 @@ async fn stop(group: &Arc<Inner>) {
         tracing::warn!(group = %group.id, %error, "the engine did not end well");
     }
     let mut dropped = group.dropped.clone();
-    if tokio::time::timeout(DROP_DEADLINE, async { while dropped.changed().await.is_ok() {} }).await.is_err() {
+    if tokio::time::timeout(DROP_DEADLINE, async { while dropped.changed().await.is_ok() {} }).await.is_err()
+    {
         tracing::warn!(group = %group.id, "the state machine is still busy");
     }
 }

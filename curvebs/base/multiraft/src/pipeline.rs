@@ -85,7 +85,8 @@ where
     F: FnMut(Request) -> Fut + Send + 's,
     Fut: Future<Output = Reply> + Send + 's,
 {
-    let pipeline = Pipeline { input, ended: false, send, sent: false, in_flight: FuturesOrdered::new(), held: None };
+    let pipeline =
+        Pipeline { input, ended: false, send, sent: false, in_flight: FuturesOrdered::new(), held: None };
     futures::stream::unfold(pipeline, |mut pipeline| async move {
         let reply = pipeline.next().await?;
         Some((reply, pipeline))
@@ -124,7 +125,9 @@ mod tests {
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             async move { Ok(Ok(last)) }
         });
-        for request in [request(0, 0, 0), request(0, 2, 0), request(2, 0, 1), request(2, 0, 2), request(2, 1, 2)] {
+        for request in
+            [request(0, 0, 0), request(0, 2, 0), request(2, 0, 1), request(2, 0, 2), request(2, 1, 2)]
+        {
             feed.send(request).unwrap();
         }
         let mut got = Vec::new();

@@ -74,7 +74,9 @@ impl Proposals {
         let proposals = Self {
             queue,
             // An operation of the largest size must fit, whatever the limits are.
-            room: Arc::new(Semaphore::new(options.queue_bytes_max.max(options.entry_bytes_max + op_cost + ENTRY_HEAD_BYTES_MAX))),
+            room: Arc::new(Semaphore::new(
+                options.queue_bytes_max.max(options.entry_bytes_max + op_cost + ENTRY_HEAD_BYTES_MAX),
+            )),
             op_cost,
             entry_bytes_max: options.entry_bytes_max,
             gate,
@@ -180,9 +182,10 @@ async fn propose(group: &Arc<Inner>, retries: &mpsc::UnboundedSender<Retry>, wha
     let patience = group.options.election_max * 2;
     let hint = group.hint();
     let responder = OnComplete::<WriteResult>::new(move |result| match result {
-        Err(ClientWriteError::ForwardToLeader(ForwardToLeader { reason: ForwardReason::LeaseExpired, .. }))
-            if since.elapsed() < patience =>
-        {
+        Err(ClientWriteError::ForwardToLeader(ForwardToLeader {
+            reason: ForwardReason::LeaseExpired,
+            ..
+        })) if since.elapsed() < patience => {
             let _ = retry.send(Retry { batch: again, round, since });
         }
         result => complete(result, round, hint),
@@ -213,9 +216,9 @@ fn complete(result: WriteResult, round: Round, hint: Option<NodeId>) {
 /// What a refusal by openraft means to the caller.
 fn propose_error(error: &ClientWriteError<C>, hint: Option<NodeId>) -> ProposeError {
     match error {
-        ClientWriteError::ForwardToLeader(ForwardToLeader { reason: ForwardReason::LeaseExpired, .. }) => {
-            ProposeError::Unavailable
-        }
+        ClientWriteError::ForwardToLeader(ForwardToLeader {
+            reason: ForwardReason::LeaseExpired, ..
+        }) => ProposeError::Unavailable,
         ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward) => {
             ProposeError::NotLeader { hint: forward.leader_id.map(NodeId).or(hint) }
         }

@@ -100,7 +100,8 @@ pub(crate) async fn checkpoint(group: &Arc<Inner>) -> Result<(), ()> {
         while metrics.borrow_and_update().snapshot < target {
             // A checkpoint that is running already may be of an earlier state; then one more is needed.
             group.raft.trigger().snapshot().await.map_err(|_| ())?;
-            let tick = tokio::time::timeout(group.options.heartbeat, metrics.wait_until(|m| m.snapshot >= target));
+            let tick =
+                tokio::time::timeout(group.options.heartbeat, metrics.wait_until(|m| m.snapshot >= target));
             if let Ok(Err(_)) = tick.await {
                 return Err(());
             }

@@ -7,6 +7,9 @@
 //!
 //! What wakes a group: a proposal, a read that needs a message, or a change of members at its leader; an append or a
 //! request to take over at a follower; a ping's answer in which a member does not sleep; a pause of this process.
+//! A member whose node has not answered pings for a while is left out of the agreement, so that a lost node does not
+//! keep all its groups awake; when it answers again, its groups are woken.
+//!
 //! A sleeping member does not vote against a leader it hears of: a node that comes back and asks for votes is refused,
 //! and its question wakes the leader, which then tells it who leads.
 //!
@@ -26,6 +29,8 @@ use crate::node::MultiRaft;
 use crate::types::{LogId, Vote};
 use crate::wire::{Outcome, PING, Ping, PingReply, Sleep, decode, message};
 
+/// A node that has not answered pings for this long is left out.
+const DOWN_AFTER: Duration = Duration::from_secs(3);
 /// Groups named in one ping, at most.
 const GROUPS_PER_PING_MAX: usize = 512;
 
@@ -43,6 +48,27 @@ struct Candidate {
     touches: u64,
     sleep: Sleep,
     missing: Mutex<BTreeSet<NodeId>>,
+}
+
+/// Since when nodes have not answered pings.
+#[derive(Default)]
+pub(crate) struct Silences {
+    since: Mutex<BTreeMap<NodeId, Instant>>,
+}
+
+impl Silences {
+    fn note(&self, node: NodeId, answered: bool) {
+        let mut since = self.since.lock().expect("never poisoned");
+        match answered {
+            true => drop(since.remove(&node)),
+            false => drop(since.entry(node).or_insert_with(Instant::now)),
+        }
+    }
+
+    fn is_down(&self, node: NodeId) -> bool {
+        let since = self.since.lock().expect("never poisoned");
+        since.get(&node).is_some_and(|since| since.elapsed() >= DOWN_AFTER)
+    }
 }
 
 /// Pings, puts groups to sleep and wakes them, until the node is gone.
@@ -77,31 +103,55 @@ async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, afte
         let inner = &group.inner;
         if let Some(sleep) = inner.flags.led_asleep() {
             if paused || inner.leading().is_none() {
-                inner.wake().await;
+                wake(&group);
                 continue;
             }
             peers(inner).into_iter().for_each(|peer| pings.entry(peer).or_default().push(sleep));
-        } else if inner.flags.is_asleep() {
+            continue;
+        }
+        if inner.flags.is_asleep() {
             if paused || !inner.flags.heard_within(node.options().election_max) {
-                inner.wake().await;
+                wake(&group);
             }
-        } else if let Some(candidate) = candidate(&group, still, after) {
-            if candidate.missing.lock().expect("never poisoned").is_empty() {
+            continue;
+        }
+        match look(&group, node.silences(), still, after) {
+            Look::Busy => {}
+            // Pinged to learn whether they can be reached at all.
+            Look::Lagging(members) => {
+                for peer in members {
+                    pings.entry(peer).or_default();
+                }
+            }
+            Look::Idle(candidate) if candidate.missing.lock().expect("never poisoned").is_empty() => {
                 fall_asleep(&candidate).await;
-                continue;
             }
-            for peer in peers(inner) {
-                pings.entry(peer).or_default().push(candidate.sleep);
+            Look::Idle(candidate) => {
+                peers(inner)
+                    .into_iter()
+                    .for_each(|peer| pings.entry(peer).or_default().push(candidate.sleep));
+                candidates.insert(inner.id, candidate);
             }
-            candidates.insert(inner.id, candidate);
         }
     }
     let candidates = Arc::new(candidates);
     for (peer, sleeps) in pings {
-        for some in sleeps.chunks(GROUPS_PER_PING_MAX) {
+        let mut rest = &sleeps[..];
+        loop {
+            let some;
+            (some, rest) = rest.split_at(rest.len().min(GROUPS_PER_PING_MAX));
             tokio::spawn(ping(node.clone(), peer, some.to_vec(), candidates.clone()));
+            if rest.is_empty() {
+                break;
+            }
         }
     }
+}
+
+/// Wakes a group without waiting for it: its lease may take a while to come back.
+fn wake(group: &Group) {
+    let group = group.inner.clone();
+    tokio::spawn(async move { group.wake().await });
 }
 
 fn peers(group: &Inner) -> Vec<NodeId> {
@@ -110,8 +160,17 @@ fn peers(group: &Inner) -> Vec<NodeId> {
     members.filter(|member| *member != group.node()).collect()
 }
 
-/// Whether this node leads the group, nothing has happened in it for `after`, and all members have everything.
-fn candidate(group: &Group, still: &mut BTreeMap<GroupId, Still>, after: Duration) -> Option<Arc<Candidate>> {
+/// What the leader of a group thinks of letting it sleep.
+enum Look {
+    /// It is not idle, or not led by this node.
+    Busy,
+    /// It is idle, but these members do not have everything yet.
+    Lagging(Vec<NodeId>),
+    /// It is idle, and all members that can be reached have everything.
+    Idle(Arc<Candidate>),
+}
+
+fn look(group: &Group, silences: &Silences, still: &mut BTreeMap<GroupId, Still>, after: Duration) -> Look {
     let inner = &group.inner;
     let touches = inner.flags.touches();
     let metrics = inner.metrics.borrow_watched();
@@ -120,26 +179,32 @@ fn candidate(group: &Group, still: &mut BTreeMap<GroupId, Still>, after: Duratio
     if (before.last, before.touches) != (now.last, now.touches) {
         *before = now;
     }
-    let leader = leading(&metrics, inner.node())?;
-    let last = metrics.last_applied?;
-    let level = |id: &u64| {
-        *id == inner.node().get()
-            || metrics.replication.as_ref().and_then(|peers| peers.get(id).copied().flatten()) == Some(last)
+    let (Some(leader), Some(last)) = (leading(&metrics, inner.node()), metrics.last_applied) else {
+        return Look::Busy;
     };
+    let membership = &metrics.membership_config;
     let settled = before.since.elapsed() >= after
         && last.leader_id == leader
         && metrics.last_log_index == Some(last.index)
-        && metrics.membership_config.get_joint_config().len() == 1
-        && metrics.membership_config.nodes().all(|(id, ())| level(id))
+        && membership.get_joint_config().len() == 1
         && inner.change.try_lock().is_ok();
-    if !settled {
-        return None;
+    let others = membership.nodes().map(|(id, ())| NodeId(*id)).filter(|member| *member != inner.node());
+    let (down, up): (Vec<NodeId>, Vec<NodeId>) = others.partition(|member| silences.is_down(*member));
+    let lost = membership.voter_ids().filter(|voter| down.contains(&NodeId(*voter))).count();
+    if !settled || lost * 2 >= membership.voter_ids().count() {
+        return Look::Busy;
     }
-    drop(metrics);
+    let matched =
+        |member: NodeId| metrics.replication.as_ref().and_then(|peers| peers.get(&member.get()).copied());
+    let lagging: Vec<NodeId> =
+        up.iter().copied().filter(|member| matched(*member) != Some(Some(last))).collect();
+    if !lagging.is_empty() {
+        return Look::Lagging(lagging);
+    }
     let vote = Vote { leader_id: leader, committed: true };
     let sleep = Sleep { group: inner.id.get(), vote: vote.into(), last: last.into() };
-    let missing = Mutex::new(peers(inner).into_iter().collect());
-    Some(Arc::new(Candidate { group: group.clone(), touches, sleep, missing }))
+    let missing = Mutex::new(up.into_iter().collect());
+    Look::Idle(Arc::new(Candidate { group: group.clone(), touches, sleep, missing }))
 }
 
 /// Sends one ping and acts on the answer.
@@ -153,6 +218,7 @@ async fn ping(
     let ping = Ping { route: node.caller().route(GroupId(0), peer), sleep };
     let deadline = node.options().heartbeat * 2;
     let reply = node.caller().call(peer, message(PING, &ping), deadline).await;
+    node.silences().note(peer, reply.is_ok());
     let Some(reply) = reply.ok().and_then(|reply| decode::<PingReply>(reply.header).ok()) else { return };
     let agreed: BTreeSet<GroupId> = reply.asleep.iter().map(|group| GroupId(*group)).collect();
     for id in named {
@@ -170,7 +236,7 @@ async fn ping(
             // A member is awake, for example since it has restarted: it must hear the leader.
             (false, None) => {
                 if let Some(group) = node.group(id) {
-                    group.inner.wake().await;
+                    wake(&group);
                 }
             }
             (true, None) | (false, Some(_)) => {}
@@ -220,13 +286,16 @@ fn agree(group: &Inner, sleep: &Sleep) -> bool {
     let level = {
         let metrics = group.metrics.borrow_watched();
         let last = LogId::from(sleep.last);
-        metrics.vote == vote && metrics.last_applied == Some(last) && metrics.last_log_index == Some(last.index)
+        metrics.vote == vote
+            && metrics.last_applied == Some(last)
+            && metrics.last_log_index == Some(last.index)
     };
-    if level && !group.flags.is_installing() && group.options.quiesce_after.is_some() {
+    let sleeps = level && !group.flags.is_installing() && group.options.quiesce_after.is_some();
+    if sleeps {
         group.flags.sleep_following(vote);
         group.raft.runtime_config().tick(false);
     }
-    level
+    sleeps
 }
 
 /// Whether a question for votes must be refused since the leader is well, or about to show that it is.

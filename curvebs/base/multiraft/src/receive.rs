@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use crate::group::Inner;
 use crate::node::MultiRaft;
 use crate::types::{LogId, Vote};
-use crate::{install, quiesce};
 use crate::wire::{
-    APPEND, Append, AppendReply, Outcome, PING, PRE_VOTE, Ping, Route, SNAPSHOT_OFFER, SNAPSHOT_READ, SnapshotOffer,
-    SnapshotOfferReply, SnapshotRead, SnapshotReadReply, TRANSFER, Transfer, TransferReply, VOTE, VoteAsk, VoteReply,
-    decode, decode_append, message, vote_reply,
+    APPEND, Append, AppendReply, Outcome, PING, PRE_VOTE, Ping, Route, SNAPSHOT_OFFER, SNAPSHOT_READ,
+    SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply, TRANSFER, Transfer, TransferReply,
+    VOTE, VoteAsk, VoteReply, decode, decode_append, message, vote_reply,
 };
+use crate::{install, quiesce};
 
 /// Takes one request. A malformed one, or one of an unknown method, breaks the call.
 pub(crate) fn dispatch(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) {
@@ -64,7 +64,9 @@ fn append(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Resu
     group.rouse();
     start(async move {
         let (outcome, vote) = match group.raft.append_entries(request).await {
-            Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) => (Outcome::Ok, None),
+            Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) => {
+                (Outcome::Ok, None)
+            }
             Ok(AppendEntriesResponse::Conflict) => (Outcome::Conflict, None),
             Ok(AppendEntriesResponse::HigherVote(vote)) => (Outcome::HigherVote, Some(vote.into())),
             Err(_) => (Outcome::NotHere, None),
@@ -152,8 +154,11 @@ fn snapshot_read(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> i
         let (header, payload) = match source.read(read.request).await {
             Ok(part) => {
                 throttle.admit(part.payload.iter().map(bytes::Bytes::len).sum()).await;
-                let header =
-                    SnapshotReadReply { outcome: Outcome::Ok.into(), header: part.header, cause: String::new() };
+                let header = SnapshotReadReply {
+                    outcome: Outcome::Ok.into(),
+                    header: part.header,
+                    cause: String::new(),
+                };
                 (header, part.payload)
             }
             Err(error) => {

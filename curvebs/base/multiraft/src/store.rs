@@ -87,7 +87,8 @@ impl Store {
         if at.first().is_some_and(|entry| entry.log_id == applied) {
             return Ok(());
         }
-        let kept = applied.index.checked_sub(1).filter(|kept| purged.is_none_or(|purged| purged.index <= *kept));
+        let kept =
+            applied.index.checked_sub(1).filter(|kept| purged.is_none_or(|purged| purged.index <= *kept));
         self.log.truncate_after(kept.map(public_index)).await?;
         self.log.purge(public_index(applied.index), encode_meta(applied.leader_id, EntryKind::Blank));
         Ok(())

@@ -65,7 +65,8 @@ impl StoreBuilder<C, Store, Machine> for Builder {
         let group = GroupId(self.next.fetch_add(1, Ordering::Relaxed));
         let store = Store::new(self.log.group(group), Arc::new(GroupFlags::default()));
         let (alive, _) = watch::channel(());
-        let machine = Machine::new(Box::new(Nothing), Sources::new(group.get()), alive).expect("nothing to recover");
+        let machine =
+            Machine::new(Box::new(Nothing), Sources::new(group.get()), alive).expect("nothing to recover");
         Ok(((), store, machine))
     }
 }

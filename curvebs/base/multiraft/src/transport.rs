@@ -13,13 +13,13 @@ use curve_io::{BoxFuture, Message, Network, RpcError};
 use curve_types::{GroupId, NodeId};
 use futures::future::{Either, FutureExt, select};
 use futures::stream::{BoxStream, Stream, StreamExt};
+use openraft::RPCTypes;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::RPCTypes;
 
 use crate::flags::GroupFlags;
 use crate::machine::SnapshotData;
@@ -27,8 +27,8 @@ use crate::node::AddressBook;
 use crate::pipeline::pipeline;
 use crate::types::{C, LogId, Snapshot, Vote};
 use crate::wire::{
-    AppendReply, Outcome, PRE_VOTE, Route, SNAPSHOT_OFFER, SnapshotOffer, SnapshotOfferReply, TRANSFER, Transfer,
-    TransferReply, VOTE, VoteReply, decode, encode_append, message, vote_ask,
+    AppendReply, Outcome, PRE_VOTE, Route, SNAPSHOT_OFFER, SnapshotOffer, SnapshotOfferReply, TRANSFER,
+    Transfer, TransferReply, VOTE, VoteReply, decode, encode_append, message, vote_ask,
 };
 
 /// How long an append may take: it waits for the follower's disk.
@@ -55,7 +55,8 @@ impl Caller {
         match self.addresses.address(to) {
             Some(address) => self.network.call(&address, request, deadline),
             None => {
-                let error = RpcError::Unreachable { address: to.to_string(), cause: "no address known".into() };
+                let error =
+                    RpcError::Unreachable { address: to.to_string(), cause: "no address known".into() };
                 async move { Err(error) }.boxed()
             }
         }
@@ -132,7 +133,8 @@ impl Peer {
     ) -> impl Future<Output = Result<StreamAppendResult<C>, RPCError<C>>> + Send + use<> {
         let prev = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-        let reply = self.call::<AppendReply>(encode_append(self.route, request), deadline, RPCTypes::AppendEntries);
+        let reply =
+            self.call::<AppendReply>(encode_append(self.route, request), deadline, RPCTypes::AppendEntries);
         async move {
             let reply = reply.await?;
             append_result(reply, prev, last)
@@ -225,12 +227,20 @@ impl RaftNetworkV2<C> for Peer {
         async move { Ok(replies.boxed()) }.boxed()
     }
 
-    async fn vote(&mut self, request: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
         let ask = message(VOTE, &vote_ask(self.route, &request));
         vote_response(self.call(ask, option.hard_ttl(), RPCTypes::Vote).await?)
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
         let ask = message(PRE_VOTE, &vote_ask(self.route, &request));
         vote_response(self.call(ask, option.hard_ttl(), RPCTypes::Vote).await?)
     }
@@ -284,10 +294,13 @@ impl Peer {
     async fn offer_until_installed(&self, offer: SnapshotOffer) -> Result<SnapshotResponse<C>, RPCError<C>> {
         loop {
             let request = message(SNAPSHOT_OFFER, &offer);
-            let reply: SnapshotOfferReply = self.call(request, OFFER_DEADLINE, RPCTypes::InstallSnapshot).await?;
+            let reply: SnapshotOfferReply =
+                self.call(request, OFFER_DEADLINE, RPCTypes::InstallSnapshot).await?;
             match (reply.outcome(), reply.vote) {
                 (Outcome::Pending, _) => {}
-                (Outcome::Ok | Outcome::HigherVote, Some(vote)) => return Ok(SnapshotResponse::new(vote.into())),
+                (Outcome::Ok | Outcome::HigherVote, Some(vote)) => {
+                    return Ok(SnapshotResponse::new(vote.into()));
+                }
                 (outcome, _) => {
                     let cause = format!("peer answered {outcome:?} {}", reply.cause);
                     return Err(RPCError::Unreachable(Unreachable::new(&io::Error::other(cause))));

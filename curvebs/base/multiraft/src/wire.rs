@@ -373,7 +373,8 @@ mod tests {
 
     #[test]
     fn an_append_keeps_entries_and_shares_payload_bytes() {
-        let op = |n: u8| Op { header: vec![n; 5].into(), payload: vec![vec![n; 4096].into(), vec![n; 10].into()] };
+        let op =
+            |n: u8| Op { header: vec![n; 5].into(), payload: vec![vec![n; 4096].into(), vec![n; 10].into()] };
         let entries: Vec<Entry> = (0..3u8)
             .map(|n| Entry {
                 log_id: log_id(3, 1, 7 + u64::from(n)),
@@ -409,12 +410,13 @@ mod tests {
 
     #[test]
     fn an_append_with_a_hole_or_a_wrong_length_is_refused() {
-        let head = |index| EntryHead { id: log_id(1, 1, index).into(), kind: 0, head: Bytes::new(), payload_bytes: 0 };
-        let append = |entries| Append {
-            prev: Some(log_id(1, 1, 4).into()),
-            entries,
-            ..Append::default()
+        let head = |index| EntryHead {
+            id: log_id(1, 1, index).into(),
+            kind: 0,
+            head: Bytes::new(),
+            payload_bytes: 0,
         };
+        let append = |entries| Append { prev: Some(log_id(1, 1, 4).into()), entries, ..Append::default() };
         assert!(decode_append(append(vec![head(5), head(6)]), &[]).is_ok());
         assert!(decode_append(append(vec![head(5), head(7)]), &[]).is_err());
         assert!(decode_append(append(vec![head(4)]), &[]).is_err());

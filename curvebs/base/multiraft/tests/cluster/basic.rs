@@ -73,7 +73,10 @@ async fn the_largest_operation_passes_and_a_larger_one_does_not() {
     let op = |bytes: usize| Op { header: vec![7; 2000].into(), payload: vec![vec![1; bytes].into()] };
     let all = join_all((0..20).map(|_| group.propose(op(FRAME_PAYLOAD_BYTES_MAX)))).await;
     assert!(all.iter().all(Result::is_ok));
-    assert!(matches!(group.propose(op(FRAME_PAYLOAD_BYTES_MAX + 1)).await, Err(ProposeError::TooLarge { .. })));
+    assert!(matches!(
+        group.propose(op(FRAME_PAYLOAD_BYTES_MAX + 1)).await,
+        Err(ProposeError::TooLarge { .. })
+    ));
     cluster.converged(GROUP).await;
 }
 

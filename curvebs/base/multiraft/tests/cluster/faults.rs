@@ -143,7 +143,8 @@ async fn chaos(seed: u64, steps: u32) {
                 cut: false,
             }),
             8.. => {
-                if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP)) {
+                if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP))
+                {
                     tokio::spawn(async move {
                         let members = group.status().members;
                         match members.contains(&node) {
@@ -155,7 +156,8 @@ async fn chaos(seed: u64, steps: u32) {
                 }
             }
             _ => {
-                if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP)) {
+                if let Some(group) = cluster.leader_now(GROUP).and_then(|leader| cluster.group(leader, GROUP))
+                {
                     tokio::spawn(async move { group.transfer_leader(node).await });
                 }
             }
@@ -208,7 +210,9 @@ fn two_runs_of_a_seed_are_the_same() {
             let mut trace = Vec::new();
             for round in 0..4u64 {
                 for n in 0..10u64 {
-                    trace.push(cluster.clients().put(GROUP, &n.to_string(), &round.to_le_bytes()).await.index.get());
+                    trace.push(
+                        cluster.clients().put(GROUP, &n.to_string(), &round.to_le_bytes()).await.index.get(),
+                    );
                 }
                 let leader = cluster.leader(GROUP).await;
                 trace.push(leader.get());

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_io::ServerHandle;
+use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_log::{Log, LogConfig};
 use curve_multiraft::{
     AddressBook, Group, GroupStatus, MultiRaft, Op, ProposeError, Proposed, RaftOptions, ReadError,
@@ -64,7 +64,9 @@ pub fn ids(range: std::ops::RangeInclusive<u64>) -> Vec<NodeId> {
 impl Cluster {
     pub fn new(seed: u64, options: RaftOptions) -> Self {
         // For example RUST_LOG=openraft=debug; silent without it.
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
         let net = SimNetwork::new(seed);
         Self { net, seed, options, disks: BTreeMap::new(), running: BTreeMap::new(), starts: 0 }
     }
@@ -93,8 +95,14 @@ impl Cluster {
         let network = self.net.node(&name(node));
         self.starts += 1;
         let seed = self.seed * 1000 + self.starts;
-        let raft =
-            MultiRaft::new(node, log.clone(), network.clone(), Arc::new(Addresses), seed, self.options.clone());
+        let raft = MultiRaft::new(
+            node,
+            log.clone(),
+            network.clone(),
+            Arc::new(Addresses),
+            seed,
+            self.options.clone(),
+        );
         let mut contents = BTreeMap::new();
         for group in recovery.groups {
             let kv = Kv::open(mount.clone(), &format!("state-{}", group.get())).await;
@@ -210,7 +218,13 @@ impl Client {
         self.try_put(group, key, value, Duration::from_secs(60)).await.expect("a leader within a minute")
     }
 
-    pub async fn try_put(&self, group: GroupId, key: &str, value: &[u8], patience: Duration) -> Option<Proposed> {
+    pub async fn try_put(
+        &self,
+        group: GroupId,
+        key: &str,
+        value: &[u8],
+        patience: Duration,
+    ) -> Option<Proposed> {
         let deadline = Instant::now() + patience;
         let mut at = 0;
         while Instant::now() < deadline {

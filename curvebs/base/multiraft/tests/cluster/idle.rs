@@ -107,3 +107,20 @@ async fn a_group_removed_at_its_sleeping_leader_gets_a_new_leader() {
     cluster.clients().put(GROUP, "a", b"2").await;
     assert_ne!(cluster.leader(GROUP).await, leader);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_member_does_not_keep_the_others_awake() {
+    let mut cluster = Cluster::three(34, RaftOptions::default()).await;
+    cluster.clients().put(GROUP, "a", b"1").await;
+    let leader = cluster.leader(GROUP).await;
+    let lost = ids(1..=3).into_iter().find(|node| *node != leader).unwrap();
+    cluster.kill(lost, Death::PowerLoss).await;
+    cluster.clients().put(GROUP, "a", b"2").await;
+    asleep(&cluster, GROUP).await;
+    sleep(Duration::from_secs(60)).await;
+    asleep(&cluster, GROUP).await;
+    cluster.boot(lost).await;
+    cluster.converged(GROUP).await;
+    asleep(&cluster, GROUP).await;
+    assert_eq!(cluster.leader(GROUP).await, leader);
+}

@@ -126,7 +126,8 @@ impl StateMachine for Kv {
             while !manifest.is_empty() {
                 let key = take(&mut manifest);
                 let index = manifest.get_u64_le();
-                let known = self.content.lock().unwrap().map.get(&key).is_some_and(|(_, known)| *known >= index);
+                let known =
+                    self.content.lock().unwrap().map.get(&key).is_some_and(|(_, known)| *known >= index);
                 if known {
                     continue;
                 }

@@ -9,7 +9,12 @@ use tokio::time::sleep;
 use crate::harness::{Cluster, Death, GROUP, ids, wait};
 
 fn no_tail() -> RaftOptions {
-    RaftOptions { log_keep_entries: 0, log_keep_bytes: 0, checkpoint_log_bytes: 64 << 10, ..RaftOptions::default() }
+    RaftOptions {
+        log_keep_entries: 0,
+        log_keep_bytes: 0,
+        checkpoint_log_bytes: 64 << 10,
+        ..RaftOptions::default()
+    }
 }
 
 async fn fill(cluster: &Cluster, keys: std::ops::Range<u32>, bytes: usize) {
