@@ -60,8 +60,8 @@ pub enum Command {
 pub struct ServeArgs {
     /// Which role.
     pub role: ServeRole,
-    /// Chunkserver only: move identity, log and chunks aside first, and start empty. For a damaged disk whose copysets
-    /// have other replicas: they fill it again.
+    /// Move the data aside first, and start empty. For a damaged disk: the other replicas fill it again. A chunkserver
+    /// comes back under a new id, an MDS under its old one.
     #[arg(long)]
     pub rebuild: bool,
 }
@@ -150,7 +150,7 @@ pub enum PlaygroundCommand {
         /// Return once the processes answer, without waiting for the cluster's health.
         #[arg(long)]
         no_wait: bool,
-        /// Chunkservers only: move their damaged data aside and start them empty; the other replicas fill them again.
+        /// Move damaged data aside and start empty; the other replicas fill it again.
         #[arg(long)]
         rebuild: bool,
         /// How long to wait for health.

@@ -1,8 +1,9 @@
 //! `curve serve`: a server role in this process, until SIGTERM or SIGINT.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use curve_chunkserver::ChunkserverConfig;
 use curve_mds::{MdsConfig, MdsServer};
@@ -28,10 +29,12 @@ pub fn run(config: Option<&Path>, args: &ServeArgs) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit()?;
     tracing::info!(role = ?args.role, config = %path.display(), descriptors, "starting");
     match args.role {
-        ServeRole::Mds if args.rebuild => Err(Failure::new(Code::Usage, "--rebuild is for chunkservers")
-            .try_this("a damaged MDS is replaced: stop it, move its data_dir away, and start it again")),
         ServeRole::Mds => {
             let config = load::<MdsConfig>(path)?;
+            if args.rebuild {
+                let aside = set_aside(&config.data_dir)?;
+                tracing::warn!(aside = %aside.display(), "moved the old state aside; the other MDSs send it again");
+            }
             runtime(1)?.block_on(serve_mds(config))
         }
         ServeRole::Chunkserver => {
@@ -43,6 +46,24 @@ pub fn run(config: Option<&Path>, args: &ServeArgs) -> Result<(), Failure> {
             runtime(threads)?.block_on(serve_chunkserver(config, args.rebuild))
         }
     }
+}
+
+/// Renames an MDS's data directory, so that the MDS begins empty. Its lock says whether somebody still uses it.
+fn set_aside(data_dir: &Path) -> Result<PathBuf, Failure> {
+    if let Ok(lock) = File::open(data_dir.join("lock"))
+        && lock.try_lock().is_err()
+    {
+        return Err(Failure::new(Code::InUse, format!("another process uses {}", data_dir.display()))
+            .try_this("stop it first"));
+    }
+    let aside = (1..).map(|number| {
+        let mut name = data_dir.as_os_str().to_owned();
+        name.push(format!(".aside-{number}"));
+        PathBuf::from(name)
+    });
+    let aside = aside.into_iter().find(|path| !path.exists()).expect("numbers do not run out");
+    std::fs::rename(data_dir, &aside).map_err(|error| Failure::file("move aside", data_dir, &error))?;
+    Ok(aside)
 }
 
 fn runtime(threads: usize) -> Result<Runtime, Failure> {

@@ -82,6 +82,49 @@ async fn a_damaged_manifest_is_refused_and_rebuilt_by_one_command() {
 }
 
 #[tokio::test]
+async fn a_damaged_mds_store_is_refused_and_rebuilt_by_one_command() {
+    let _turn = turn("a_damaged_mds_store_is_refused_and_rebuilt_by_one_command").await;
+    let volume = Volume::start("1GiB").await;
+    let playground = &volume.playground;
+    write_all(&volume.client().await).await;
+    playground.stop("mds-1").await.unwrap_or_else(|error| panic!("{error}"));
+    let mut flipped = 0;
+    for file in files(&playground.data_dir("mds-1")) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let len = file.metadata().expect("it exists").len();
+        if len > 0 && (name.ends_with(".sst") || name.starts_with("MANIFEST")) {
+            flip(&file, len / 2, 32);
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "RocksDB's files are there");
+    let restarted = playground.verb(60, &["playground", "restart", "mds-1", "--no-wait"]).await;
+    let said = restarted.expect_err("a damaged MDS does not start").to_string();
+    println!(
+        "{flipped} files flipped: {}",
+        said.lines().find(|line| line.contains("--rebuild")).unwrap_or(&said)
+    );
+    assert!(said.contains("--rebuild"), "it says what to do: {said}");
+
+    playground
+        .verb(90, &["playground", "restart", "mds-1", "--rebuild"])
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let begun = Instant::now();
+    while !playground.log("mds-1").contains("admitted again") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the leader does not admit it again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    playground.wait_healthy(60).await.unwrap_or_else(|error| panic!("{error}"));
+    println!("filled again after {:.1} s", begun.elapsed().as_secs_f64());
+    // It has the state again: the group lives without one of the others, and the volume is still known.
+    playground.kill("mds-2").await.unwrap_or_else(|error| panic!("{error}"));
+    playground.json(&["bs", "stat", "/vol"]).await.unwrap_or_else(|error| panic!("{error}"));
+    playground.create("/other", "1GiB").await.unwrap_or_else(|error| panic!("{error}"));
+    read_all(&volume.client().await).await;
+}
+
+#[tokio::test]
 async fn a_torn_log_tail_is_cut_off() {
     let _turn = turn("a_torn_log_tail_is_cut_off").await;
     let volume = Volume::start("1GiB").await;

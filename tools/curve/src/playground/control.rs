@@ -60,17 +60,17 @@ pub fn resume(dir: &Path, names: &[String], all: bool) -> Result<(), Failure> {
 pub struct Restart {
     /// How long to wait for the cluster's health; `None` waits only until the processes answer.
     pub health_within: Option<Duration>,
-    /// Chunkservers move their data aside and start empty.
+    /// Servers move their data aside and start empty.
     pub rebuild: bool,
 }
 
 /// Starts members again, after stopping in order those that run.
 pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> Result<(), Failure> {
     let (layout, members) = named(dir, names, all, "restart")?;
-    if let Some(other) = members.iter().find(|member| how.rebuild && member.name.role != Role::Chunkserver) {
-        return Err(Failure::new(Code::Usage, format!("{} cannot be rebuilt", other.name))
-            .because("only chunkservers have replicas that fill them again")
-            .try_this("name chunkservers only"));
+    if let Some(other) = members.iter().find(|member| how.rebuild && !member.name.role.is_server()) {
+        return Err(Failure::new(Code::Usage, format!("{} has nothing to rebuild", other.name))
+            .because("it keeps no data")
+            .try_this("name MDSs or chunkservers"));
     }
     let _lock = layout.lock()?;
     let plan = Plan::load(&layout)?;

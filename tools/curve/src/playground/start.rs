@@ -43,7 +43,7 @@ pub async fn start(args: &StartArgs) -> Result<(), Failure> {
 pub(super) enum Begin {
     /// With what it left.
     Plain,
-    /// A chunkserver moves its data aside and begins empty.
+    /// A server moves its data aside and begins empty.
     Rebuild,
     /// An NBD server shuts out the session of the process that it replaces, which is known to be gone.
     Replace,
