@@ -44,7 +44,8 @@ pub async fn inflict(world: &mut World, menu: FaultMenu, length: Duration) -> Re
             4 if menu.network => worsen_links(world),
             5 if menu.slow_disks => slow_one_disk(world),
             6 if menu.bit_flips => {
-                let flipped = world.disk(flipped_host).flip_random_bit(&Path::new(CHUNKSERVER_DIR).join("store"));
+                let flipped =
+                    world.disk(flipped_host).flip_random_bit(&Path::new(CHUNKSERVER_DIR).join("store"));
                 info!(host = world.name(flipped_host), ?flipped, "flipped a bit");
             }
             _ => {}
@@ -75,7 +76,11 @@ async fn crash_or_kill(world: &mut World) -> Result<(), String> {
     }
     let power = world.rng().random_bool(0.5);
     info!(host = world.name(host), power, "down");
-    if power { world.crash(host) } else { world.kill(host) }
+    if power {
+        world.crash(host)
+    } else {
+        world.kill(host)
+    }
     let down = Duration::from_millis(world.rng().random_range(0..4000));
     sleep(down).await;
     // Some stay down until the next round, so that several are down together now and then.
@@ -111,8 +116,10 @@ async fn cut_one_way_for_a_while(world: &mut World) {
     let host = pick(world, Role::Chunkserver);
     let name = world.name(host).to_owned();
     let both = world.rng().random_bool(0.5);
-    let peers: Vec<String> =
-        (0..world.host_count()).filter(|&peer| peer != host).map(|peer| world.name(peer).to_owned()).collect();
+    let peers: Vec<String> = (0..world.host_count())
+        .filter(|&peer| peer != host)
+        .map(|peer| world.name(peer).to_owned())
+        .collect();
     info!(host = name, both, "cut from its peers");
     for peer in &peers {
         world.network.cut(peer, &name, true);

@@ -130,7 +130,8 @@ impl History {
                     || seen.contains_key(&zone.value)
                     || self.writes[&zone.value].ended.is_some()
             });
-            check_zones(*block, counted.copied().collect()).map_err(|error| format!("{error}\n{}", self.tell(*block)))?;
+            check_zones(*block, counted.copied().collect())
+                .map_err(|error| format!("{error}\n{}", self.tell(*block)))?;
         }
         Ok(())
     }
@@ -143,13 +144,22 @@ impl History {
             return Err(format!("block {}: a read returned {}, which nobody wrote", read.block, read.value));
         };
         if write.block != read.block {
-            return Err(format!("block {}: a read returned {}, written to block {}", read.block, read.value, write.block));
+            return Err(format!(
+                "block {}: a read returned {}, written to block {}",
+                read.block, read.value, write.block
+            ));
         }
         if write.refused {
-            return Err(format!("block {}: a read returned {}, whose write was refused", read.block, read.value));
+            return Err(format!(
+                "block {}: a read returned {}, whose write was refused",
+                read.block, read.value
+            ));
         }
         if write.started > read.ended {
-            return Err(format!("block {}: a read returned {} before it was written", read.block, read.value));
+            return Err(format!(
+                "block {}: a read returned {} before it was written",
+                read.block, read.value
+            ));
         }
         Ok(())
     }

@@ -98,15 +98,18 @@ impl Scenario {
         timeout(HEALING_MAX, world.start_all()).await.map_err(|_| "the cluster does not start")??;
         let operator = world.client("operator", ClientConfig::default());
         wait_healthy(&operator).await?;
-        let volume = timeout(HEALING_MAX, create(&operator)).await.map_err(|_| "the volume cannot be created")??;
+        let volume =
+            timeout(HEALING_MAX, create(&operator)).await.map_err(|_| "the volume cannot be created")??;
         info!(%volume, "the cluster is up");
 
         let mut clients = JoinSet::new();
-        let config = ClientConfig { io_timeout: "20s".parse().expect("a duration"), ..ClientConfig::default() };
+        let config =
+            ClientConfig { io_timeout: "20s".parse().expect("a duration"), ..ClientConfig::default() };
         let count = if self.takeovers { 2 } else { 1 };
         for number in 1..=count {
             let cluster = world.client(&format!("client-{number}"), config.clone());
-            let client = Client { cluster, recorder: recorder.clone(), scenario: self, seed: world.rng().random() };
+            let client =
+                Client { cluster, recorder: recorder.clone(), scenario: self, seed: world.rng().random() };
             clients.spawn(client.run());
         }
         inflict(&mut world, self.menu, self.length).await?;
@@ -165,7 +168,9 @@ async fn open(cluster: &Cluster) -> Result<Arc<Volume>, String> {
     loop {
         match cluster.open("/sim", options).await {
             Ok(volume) => return Ok(volume),
-            Err(error) if Instant::now() > until => return Err(format!("the volume cannot be opened: {error}")),
+            Err(error) if Instant::now() > until => {
+                return Err(format!("the volume cannot be opened: {error}"));
+            }
             Err(_) => sleep(Duration::from_millis(200)).await,
         }
     }

@@ -102,14 +102,21 @@ impl Worker {
                 Ok(true)
             }
             Err(BlockError::Fenced | BlockError::Closed) => Ok(false),
-            Err(BlockError::Corrupt { .. }) => Err(format!("block {block}: reported as corrupt on every replica")),
+            Err(BlockError::Corrupt { .. }) => {
+                Err(format!("block {block}: reported as corrupt on every replica"))
+            }
             Err(_) => Ok(true),
         }
     }
 }
 
 /// Reads every block once; all must answer within `patience`.
-pub async fn read_all(volume: &Volume, recorder: &Recorder, blocks: u64, patience: Duration) -> Result<(), String> {
+pub async fn read_all(
+    volume: &Volume,
+    recorder: &Recorder,
+    blocks: u64,
+    patience: Duration,
+) -> Result<(), String> {
     for block in 0..blocks {
         let started = recorder.history().tick();
         let read = tokio::time::timeout(patience, volume.read(block_offset(block), BLOCK as u32)).await;

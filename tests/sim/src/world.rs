@@ -44,7 +44,9 @@ pub enum Role {
 
 enum Process {
     /// Held for its tasks, which end with it.
-    Mds { _node: MdsNode },
+    Mds {
+        _node: MdsNode,
+    },
     Chunkserver(ChunkserverServer),
 }
 
@@ -202,6 +204,7 @@ impl World {
             listen_address: address,
             reserve: ByteSize(1 << 20),
             pool_files: 0,
+            log_segment: ByteSize(8 << 20),
             cached_chunks: 64,
             heartbeat_interval: millis(500),
             scrub_rate: ByteSize(1 << 20),
@@ -217,7 +220,9 @@ impl World {
             rng: StdRng::seed_from_u64(seed ^ attempt),
         };
         match ChunkserverServer::start(config.clone(), parts(0)).await {
-            Err(StartError::LogCorrupt(_) | StartError::StoreCorrupt(_) | StartError::Replica(_)) if self.may_rebuild => {
+            Err(StartError::LogCorrupt(_) | StartError::StoreCorrupt(_) | StartError::Replica(_))
+                if self.may_rebuild =>
+            {
                 info!(host = host.name, "refuses its damaged disk and is rebuilt");
                 let aside = set_aside_on(&*host.disk.mount(), Path::new(CHUNKSERVER_DIR)).await;
                 aside.map_err(|error| format!("{}: cannot set aside: {error}", host.name))?;
