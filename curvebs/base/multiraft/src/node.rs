@@ -46,6 +46,42 @@ pub trait AddressBook: Send + Sync + 'static {
 }
 
 /// All groups of one process, over one log.
+///
+/// # Who owns what
+///
+/// openraft runs each group as a handful of tasks: its core, a worker that owns the state machine (`machine`), a timer,
+/// and two tasks per follower. This crate adds one task per group that turns queued operations into entries
+/// (`proposer`) and one that publishes who leads (`lifecycle`); and two per process: `purge` makes checkpoints and purges
+/// logs, `quiesce` puts idle groups to sleep and pings. Requests of other nodes run in the task of their connection up
+/// to the group's queue (`receive`), which keeps them in order.
+///
+/// # A write
+///
+/// `Group::propose` → room in the queue → `proposer` puts what waits into one entry → openraft's core → `store` appends
+/// to the shared log and `transport` sends to the followers, at the same time → the log's writer has synced, a majority
+/// has answered → committed → `machine` applies and hands the results straight to the callers.
+///
+/// # Invariants
+///
+/// - What is acknowledged was synced by a majority and applied here.
+/// - A read is served under a lease, or after a majority was heard. The lease counts from the sending of messages that
+///   a majority answered, ends earlier than followers' promises by `clock_margin`, and is looked at with the clock at
+///   each read. A leader that has asked a successor to take over uses no lease any more in that term, and a restarted
+///   follower gives no vote until promises it may have made have ended.
+/// - A follower that receives a snapshot keeps its log and vote until the state machine has all of it durably.
+/// - Timers, not rounds, are what idle groups cost; sleeping turns only timers off, so it cannot break any of this.
+/// - Random draws come from the seed; tasks and messages are started in the order of group and node ids.
+///
+/// # Rejected
+///
+/// openraft's own hand-over: it leaves a leader that refuses proposals for ever when the successor dies. One entry per
+/// operation: a round costs 50 to 80 µs of CPU whatever it carries. Snapshots as files: a copyset is larger than what
+/// changed in it. Initialising each member by openraft's call: it makes all of them candidates at once.
+///
+/// # Costs
+///
+/// Three replicas in one process with real logs: about 30 µs of CPU a write at depth 32 in one group, most of it in the
+/// kernel's file writes; a hundred idle groups with all their replicas, 0.6 % of a core (`examples/raftbench`).
 pub struct MultiRaft {
     log: Log,
     caller: Caller,
@@ -82,6 +118,7 @@ impl MultiRaft {
         options: RaftOptions,
     ) -> Arc<Self> {
         assert_ne!(node.get(), 0, "node ids begin at 1");
+        let options = options.raised();
         let this = Arc::new(Self {
             log,
             caller: Caller { node, network, addresses },
@@ -106,7 +143,9 @@ impl MultiRaft {
     }
 
     /// Makes a new group. Every initial member calls it with the same list; it elects a leader once a majority has.
-    /// Harmless when the group already exists in the log (then it is opened).
+    /// Harmless when the group already exists in the log (then it is opened). A node that has lost its disk must never
+    /// call it for a group it was a member of, since it has forgotten what it voted for: it calls `join_group`, and the
+    /// leader removes and adds it.
     pub async fn create_group(
         self: &Arc<Self>,
         group: GroupId,
@@ -356,7 +395,7 @@ fn open_error(group: GroupId, fatal: Fatal<C>) -> GroupError {
     GroupError::Corrupt { group, cause: fatal.to_string() }
 }
 
-fn config(options: &RaftOptions) -> Config {
+pub(crate) fn config(options: &RaftOptions) -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).expect("a short time");
     let config = Config {
         cluster_name: "curve".into(),

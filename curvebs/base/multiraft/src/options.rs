@@ -48,6 +48,32 @@ pub struct RaftOptions {
     pub catch_up_deadline: Duration,
 }
 
+impl RaftOptions {
+    /// Raises times that would make leaders lose their groups for no reason: a follower must be able to miss a
+    /// heartbeat, and a lease must outlive several.
+    pub(crate) fn raised(mut self) -> Self {
+        let heartbeat = self.heartbeat.max(Duration::from_millis(10));
+        let election_min = self.election_min.max(heartbeat * 2);
+        let election_max = self.election_max.max(election_min + heartbeat).max(heartbeat * 4);
+        let clock_margin = self.clock_margin.min(election_max / 4);
+        let times = |options: &Self| {
+            [options.heartbeat, options.election_min, options.election_max, options.clock_margin]
+        };
+        let before = times(&self);
+        self = Self { heartbeat, election_min, election_max, clock_margin, ..self };
+        if before != times(&self) {
+            tracing::warn!(
+                ?heartbeat,
+                ?election_min,
+                ?election_max,
+                ?clock_margin,
+                "times were raised to fit each other"
+            );
+        }
+        self
+    }
+}
+
 impl Default for RaftOptions {
     fn default() -> Self {
         Self {
@@ -70,5 +96,28 @@ impl Default for RaftOptions {
             snapshot_bytes_per_second: None,
             catch_up_deadline: Duration::from_secs(600),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_stay_and_times_that_do_not_fit_are_raised() {
+        assert_eq!(RaftOptions::default().raised(), RaftOptions::default());
+        let odd = RaftOptions {
+            heartbeat: Duration::from_secs(1),
+            clock_margin: Duration::from_secs(9),
+            ..RaftOptions::default()
+        };
+        let raised = odd.raised();
+        assert_eq!(raised.election_min, Duration::from_secs(2));
+        assert_eq!(raised.election_max, Duration::from_secs(4));
+        assert_eq!(raised.clock_margin, Duration::from_secs(1));
+        let _ = crate::node::config(&raised);
+        let zero =
+            RaftOptions { heartbeat: Duration::ZERO, election_max: Duration::ZERO, ..RaftOptions::default() };
+        let _ = crate::node::config(&zero.raised());
     }
 }
