@@ -15,6 +15,7 @@ build=(
 try=(nbdcopy:libnbd-bin nbdinfo:libnbd-bin qemu-img:qemu-utils qemu-io:qemu-utils)
 test=(
   fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
+  qemu-system-x86_64:qemu-system-x86
   mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
   /usr/lib/postgresql/15/bin/pgbench:postgresql-15

@@ -5,6 +5,7 @@ mod clients;
 mod corruption;
 mod faults;
 mod filesystems;
+mod guest;
 mod playground;
 mod postgres;
 mod space;
