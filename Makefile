@@ -62,7 +62,7 @@ bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help
 	target/release/curve-bench $(ARGS)
 
 lint: ## format, clippy, licences, file lengths
-	tools/deps.sh build
+	tools/deps.sh build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	if command -v cargo-deny >/dev/null; then cargo deny --locked check; else tools/licenses.sh; fi

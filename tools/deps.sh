@@ -4,6 +4,7 @@
 #   build   what the compiler and linker need
 #   try     what `make playground` needs
 #   test    what `make test` and `make bench` need beside these
+#   lint    what `make lint` needs beside the first
 set -euo pipefail
 
 build=(
@@ -28,6 +29,8 @@ present() {
   esac
 }
 
+lint=(python3:python3)
+
 missing() {
   local -n wanted=$1
   local pair
@@ -38,7 +41,7 @@ missing() {
 
 updated=
 for group in "$@"; do
-  case $group in build | try | test) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
+  case $group in build | try | test | lint) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
   packages=$(missing "$group" | tr '\n' ' ')
   [ -n "${packages// /}" ] || continue
   if ! command -v apt-get >/dev/null; then

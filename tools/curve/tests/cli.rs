@@ -55,6 +55,7 @@ fn failures_have_a_code_a_remedy_and_their_exit_status() {
         (&["--config", "none.toml", "bs", "ls"], 8, "CONFIG", "none.toml"),
         (&["serve", "mds"], 2, "USAGE", "--config"),
         (&["explain", "NO_SUCH_CODE"], 3, "NOT_FOUND", "curve explain"),
+        (&["serve", "mds", "--config", "none.toml"], 8, "CONFIG", "none.toml"),
         (&["playground", "start", "--dir", "p", "--mds", "2"], 2, "USAGE", "--mds 3"),
     ] {
         let output = curve(dir.path(), arguments);
@@ -62,6 +63,18 @@ fn failures_have_a_code_a_remedy_and_their_exit_status() {
         assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {said}");
         assert!(said.starts_with(&format!("curve: {code}:")) && said.contains(hint), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn too_few_file_descriptors_are_found_at_the_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let script =
+        format!("ulimit -n 200 && exec {} serve mds --config none.toml", env!("CARGO_BIN_EXE_curve"));
+    let output =
+        Command::new("bash").args(["-c", &script]).current_dir(dir.path()).output().expect("it runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{said}");
+    assert!(said.contains("file descriptors") && said.contains("ulimit -n"), "{said}");
 }
 
 #[test]

@@ -21,12 +21,16 @@ pub async fn stop(dir: &Path, names: &[String], timeout: Duration) -> Result<(),
     let _lock = layout.lock()?;
     let mut members = Plan::load(&layout)?.select(names)?;
     members.sort_by_key(|member| std::cmp::Reverse(member.name));
-    stop_members(&layout, &members, timeout).await
+    stop_members(&layout, &members, timeout).await?;
+    for member in &members {
+        println!("{} stopped", member.name);
+    }
+    Ok(())
 }
 
 /// Kills members at once.
 pub async fn kill(dir: &Path, names: &[String], all: bool) -> Result<(), Failure> {
-    let (layout, members) = named(dir, names, all, "kill")?;
+    let (layout, members) = named(dir, names, all, "killed")?;
     let _lock = layout.lock()?;
     let mut processes = Vec::new();
     for member in &members {
@@ -66,7 +70,7 @@ pub struct Restart {
 
 /// Starts members again, after stopping in order those that run.
 pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> Result<(), Failure> {
-    let (layout, members) = named(dir, names, all, "restart")?;
+    let (layout, members) = named(dir, names, all, "restarted")?;
     if let Some(other) = members.iter().find(|member| how.rebuild && !member.name.role.is_server()) {
         return Err(Failure::new(Code::Usage, format!("{} has nothing to rebuild", other.name))
             .because("it keeps no data")
@@ -153,10 +157,10 @@ fn signal_all(dir: &Path, names: &[String], all: bool, signal: Signal, done: &st
     Ok(())
 }
 
-fn named(dir: &Path, names: &[String], all: bool, verb: &str) -> Result<(Layout, Vec<Member>), Failure> {
+fn named(dir: &Path, names: &[String], all: bool, done: &str) -> Result<(Layout, Vec<Member>), Failure> {
     let layout = Layout::existing(dir)?;
     if names.is_empty() && !all {
-        return Err(Failure::new(Code::Usage, format!("which members shall be {verb}ed?"))
+        return Err(Failure::new(Code::Usage, format!("which members shall be {done}?"))
             .try_this("name them (mds-1 chunkserver-2), or pass --all"));
     }
     let members = Plan::load(&layout)?.select(names)?;
