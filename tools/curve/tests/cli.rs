@@ -55,7 +55,6 @@ fn failures_have_a_code_a_remedy_and_their_exit_status() {
         (&["--config", "none.toml", "bs", "ls"], 8, "CONFIG", "none.toml"),
         (&["serve", "mds"], 2, "USAGE", "--config"),
         (&["explain", "NO_SUCH_CODE"], 3, "NOT_FOUND", "curve explain"),
-        (&["serve", "mds", "--config", "none.toml"], 8, "CONFIG", "none.toml"),
         (&["playground", "start", "--dir", "p", "--mds", "2"], 2, "USAGE", "--mds 3"),
     ] {
         let output = curve(dir.path(), arguments);
