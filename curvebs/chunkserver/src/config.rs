@@ -37,6 +37,10 @@ pub struct ChunkserverConfig {
     pub log_segment: ByteSize,
     /// How large the shared log may grow before the copysets that hold it back are checkpointed.
     pub log_size: ByteSize,
+    /// A copyset's chunks are made durable, so that its part of the log may go, when it has logged this much since.
+    pub checkpoint_after: ByteSize,
+    /// How much of a copyset's log is kept beyond that, so that a replica that was away for a short time catches up from it.
+    pub log_keep: ByteSize,
     /// Bytes a second that scrub reads and verifies; `0` turns it off.
     pub scrub_rate: ByteSize,
     /// The shortest time between the beginnings of two passes of scrub.
@@ -77,6 +81,8 @@ impl Default for ChunkserverConfig {
             cached_chunks: 2048,
             log_segment: ByteSize(64 << 20),
             log_size: ByteSize(2 << 30),
+            checkpoint_after: ByteSize(64 << 20),
+            log_keep: ByteSize(64 << 20),
             scrub_rate: ByteSize(4 << 20),
             scrub_interval: HumanDuration(Duration::from_secs(24 * 3600)),
             heartbeat_interval: HumanDuration(Duration::from_secs(1)),
@@ -123,6 +129,8 @@ impl ChunkserverConfig {
             election_max: lease,
             clock_margin: lease / 8,
             quiesce_after: Some(self.quiesce_after.0).filter(|after| !after.is_zero()),
+            checkpoint_log_bytes: self.checkpoint_after.0,
+            log_keep_bytes: self.log_keep.0,
             log_segments_max: (self.log_size.0 / self.log().segment_bytes).max(4) as usize,
             snapshot_bytes_per_second: Some(self.snapshot_rate.0).filter(|rate| *rate > 0),
             ..RaftOptions::default()

@@ -24,6 +24,8 @@ pub struct History {
     now: Moment,
     writes: BTreeMap<u64, Write>,
     reads: Vec<Read>,
+    /// Since when a volume's epoch has been open, by epoch.
+    opened: BTreeMap<u64, Moment>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,8 @@ struct Write {
     ended: Option<Moment>,
     /// Surely never happened.
     refused: bool,
+    /// The epoch of its writer.
+    epoch: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,10 +80,16 @@ impl History {
         self.now
     }
 
-    /// Begins a write of a new value to `block`.
-    pub fn begin_write(&mut self, block: u64) -> Value {
+    /// A client has the volume under `epoch`: from now on no write of a lower one may be acknowledged.
+    pub fn open(&mut self, epoch: u64) {
+        let now = self.tick();
+        self.opened.entry(epoch).or_insert(now);
+    }
+
+    /// Begins a write of a new value to `block` by a holder of `epoch`.
+    pub fn begin_write(&mut self, block: u64, epoch: u64) -> Value {
         let started = self.tick();
-        self.writes.insert(started, Write { block, started, ended: None, refused: false });
+        self.writes.insert(started, Write { block, started, ended: None, refused: false, epoch });
         Value(started)
     }
 
@@ -110,6 +120,7 @@ impl History {
     pub fn check(&self) -> Result<(), String> {
         let mut blocks: BTreeMap<u64, BTreeMap<u64, Zone>> = BTreeMap::new();
         for (&value, write) in &self.writes {
+            self.check_fence(value, write)?;
             let first_end = write.ended.unwrap_or(Moment::MAX);
             let zone = Zone { value, first_end, last_start: write.started };
             blocks.entry(write.block).or_default().insert(value, zone);
@@ -134,6 +145,18 @@ impl History {
                 .map_err(|error| format!("{error}\n{}", self.tell(*block)))?;
         }
         Ok(())
+    }
+
+    /// A write that began after somebody else had opened the volume under a higher epoch cannot be acknowledged.
+    fn check_fence(&self, value: u64, write: &Write) -> Result<(), String> {
+        let fenced_by = self.opened.range(write.epoch + 1..).find(|(_, opened)| **opened < write.started);
+        match (write.ended, fenced_by) {
+            (Some(_), Some((epoch, _))) => Err(format!(
+                "block {}: write {value} of epoch {} was acknowledged although epoch {epoch} had been opened",
+                write.block, write.epoch
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_origin(&self, read: &Read) -> Result<(), String> {
@@ -207,7 +230,7 @@ mod tests {
     use super::*;
 
     fn write(history: &mut History, block: u64) -> u64 {
-        let value = history.begin_write(block);
+        let value = history.begin_write(block, 1);
         history.end_write(value);
         value.0
     }
@@ -250,7 +273,7 @@ mod tests {
     fn reads_that_go_back_are_found() {
         let mut history = History::default();
         let old = write(&mut history, 1);
-        let new = history.begin_write(1);
+        let new = history.begin_write(1, 1);
         read(&mut history, 1, new.0);
         read(&mut history, 1, old);
         history.end_write(new);
@@ -261,7 +284,7 @@ mod tests {
     fn a_write_of_unknown_outcome_may_land_late_or_never() {
         let mut history = History::default();
         let a = write(&mut history, 1);
-        let unknown = history.begin_write(1);
+        let unknown = history.begin_write(1, 1);
         read(&mut history, 1, a);
         let b = write(&mut history, 1);
         read(&mut history, 1, b);
@@ -276,7 +299,7 @@ mod tests {
     fn concurrent_writes_may_land_in_either_order() {
         for first in [true, false] {
             let mut history = History::default();
-            let (a, b) = (history.begin_write(1), history.begin_write(1));
+            let (a, b) = (history.begin_write(1, 1), history.begin_write(1, 1));
             history.end_write(a);
             history.end_write(b);
             read(&mut history, 1, if first { a.0 } else { b.0 });
@@ -289,7 +312,7 @@ mod tests {
     #[test]
     fn a_refused_or_foreign_value_is_found() {
         let mut history = History::default();
-        let refused = history.begin_write(1);
+        let refused = history.begin_write(1, 1);
         history.refuse_write(refused);
         read(&mut history, 1, refused.0);
         assert!(history.check().unwrap_err().contains("refused"));
@@ -297,5 +320,19 @@ mod tests {
         let other = write(&mut history, 2);
         read(&mut history, 1, other);
         assert!(history.check().unwrap_err().contains("written to block 2"));
+    }
+
+    #[test]
+    fn an_acknowledged_write_of_a_fenced_holder_is_found() {
+        let mut history = History::default();
+        history.open(1);
+        let before = history.begin_write(1, 1);
+        history.open(2);
+        history.end_write(before);
+        history.check().unwrap();
+        let after = history.begin_write(1, 1);
+        history.check().unwrap();
+        history.end_write(after);
+        assert!(history.check().unwrap_err().contains("although epoch 2"));
     }
 }

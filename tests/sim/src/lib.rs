@@ -8,6 +8,7 @@
 pub mod entropy;
 pub mod faults;
 pub mod history;
+pub mod planted;
 pub mod scenario;
 pub mod workload;
 pub mod world;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use curve_sim::faults::FaultMenu;
+use curve_sim::planted::Planted;
 use curve_sim::scenario::{Scenario, watch_panics};
 use curve_types::HumanDuration;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +34,12 @@ struct Arguments {
     /// How long faults are inflicted, in virtual time.
     #[arg(long, default_value = "20s")]
     length: HumanDuration,
+    /// Plant a bug, to see that it is found.
+    #[arg(long)]
+    planted: Option<Planted>,
+    /// Leave the disks' bits as they are, so that a disk found damaged is a failure and not something to rebuild.
+    #[arg(long)]
+    no_bit_flips: bool,
     /// Print nothing but the summary of the seed.
     #[arg(long)]
     quiet: bool,
@@ -43,7 +51,9 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     }
     watch_panics();
-    let scenario = Scenario { length: arguments.length.0, ..Scenario::default() };
+    let menu = FaultMenu { bit_flips: !arguments.no_bit_flips, ..FaultMenu::ALL };
+    let scenario =
+        Scenario { menu, length: arguments.length.0, planted: arguments.planted, ..Scenario::default() };
     match scenario.run(seed) {
         Ok(summary) => {
             println!("seed {seed}: {summary:?}");

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::faults::{FaultMenu, inflict};
+use crate::planted::Planted;
 use crate::workload::{Recorder, Worker, read_all};
 use crate::world::{Shape, World};
 
@@ -31,6 +32,8 @@ pub struct Scenario {
     pub blocks: u64,
     /// Whether a second client takes the volume over now and then.
     pub takeovers: bool,
+    /// A bug that the run should find.
+    pub planted: Option<Planted>,
 }
 
 impl Default for Scenario {
@@ -42,6 +45,7 @@ impl Default for Scenario {
             workers: 4,
             blocks: 12,
             takeovers: true,
+            planted: None,
         }
     }
 }
@@ -93,7 +97,7 @@ impl Scenario {
 
     async fn play(self, seed: u64) -> Result<Summary, String> {
         let began = Instant::now();
-        let mut world = World::new(seed, self.shape);
+        let mut world = World::new(seed, self.shape, self.planted);
         let recorder = Recorder::default();
         timeout(HEALING_MAX, world.start_all()).await.map_err(|_| "the cluster does not start")??;
         let operator = world.client("operator", ClientConfig::default());
@@ -189,6 +193,7 @@ impl Client {
         let mut life = 0;
         loop {
             let volume = open_while_faults_last(&self.cluster).await;
+            self.recorder.history().open(volume.epoch().get());
             life += 1;
             let mut workers = JoinSet::new();
             for worker in 0..self.scenario.workers as u64 {

@@ -76,7 +76,7 @@ impl Worker {
 
     /// Writes a new value. False: this client can do nothing more.
     async fn write(&self, block: u64) -> bool {
-        let value = self.recorder.history().begin_write(block);
+        let value = self.recorder.history().begin_write(block, self.volume.epoch().get());
         let result = self.volume.write(block_offset(block), vec![encode(value.0)]).await;
         match result {
             Ok(()) => self.recorder.history().end_write(value),

@@ -18,6 +18,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tracing::info;
 
+use crate::planted::Planted;
+
 /// How large a world is.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -67,6 +69,7 @@ pub struct World {
     rng: StdRng,
     /// Whether a chunkserver that finds its disk damaged is rebuilt, as an operator would, instead of failing the run.
     pub may_rebuild: bool,
+    planted: Option<Planted>,
 }
 
 /// Where a chunkserver keeps its data on its disk.
@@ -85,7 +88,7 @@ fn millis(n: u64) -> HumanDuration {
 
 impl World {
     /// Makes the hosts; nothing runs yet.
-    pub fn new(seed: u64, shape: Shape) -> Self {
+    pub fn new(seed: u64, shape: Shape, planted: Option<Planted>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let network = SimNetwork::new(rng.random());
         network.set_default_link(Self::healthy_link());
@@ -107,7 +110,7 @@ impl World {
         for number in 1..=shape.chunkservers {
             hosts.push(host(Role::Chunkserver, number, rng.random()));
         }
-        Self { network, shape, hosts, rng, may_rebuild: false }
+        Self { network, shape, hosts, rng, may_rebuild: false, planted }
     }
 
     /// A link without faults.
@@ -199,21 +202,30 @@ impl World {
 
     async fn start_chunkserver(&self, host: &Host, seed: u64) -> Result<ChunkserverServer, String> {
         let address = address(Role::Chunkserver, host.number);
-        let config = ChunkserverConfig {
+        let mut config = ChunkserverConfig {
             zone: format!("zone-{}", host.number),
             listen_address: address,
             reserve: ByteSize(1 << 20),
             pool_files: 0,
             log_segment: ByteSize(8 << 20),
+            // Small, so that a run of seconds sees checkpoints, trimmed logs and snapshots.
+            checkpoint_after: ByteSize(256 << 10),
+            log_keep: ByteSize(64 << 10),
             cached_chunks: 64,
             heartbeat_interval: millis(500),
             scrub_rate: ByteSize(1 << 20),
             scrub_interval: millis(10_000),
             ..ChunkserverConfig::default()
         };
+        if self.planted == Some(Planted::LeaseTooLong) && host.number == 1 {
+            config.lease = millis(60_000);
+        }
         let network = self.network.node(&host.name);
         let parts = |attempt| ChunkserverParts {
-            disk: host.disk.mount(),
+            disk: match self.planted {
+                Some(bug) => bug.disk(host.disk.mount(), Path::new(CHUNKSERVER_DIR)),
+                None => host.disk.mount(),
+            },
             dir: PathBuf::from(CHUNKSERVER_DIR),
             network: network.clone(),
             mds: Arc::new(MessageMds::framed(network.clone(), &self.mds_addresses())),
@@ -267,6 +279,10 @@ impl World {
     pub fn client(&mut self, name: &str, config: ClientConfig) -> Cluster {
         self.network.bring_up(name);
         let network = self.network.node(name);
+        let network = match self.planted {
+            Some(bug) => bug.client_network(network),
+            None => network,
+        };
         let transport = Arc::new(MessageMds::framed(network.clone(), &self.mds_addresses()));
         Cluster::with_parts(config, network, transport, self.rng.random())
     }

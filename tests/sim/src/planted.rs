@@ -1,0 +1,182 @@
+//! Bugs that are planted on purpose, to prove that a run would find them.
+//!
+//! Each is planted on a seam, beside code that stays as it is: a disk that lies, a network that forges, a setting that
+//! contradicts the others. So nothing in the production code knows of them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curve_io::{
+    BoxFuture, DirEntry, Disk, File, Handler, Message, Network, OpenMode, RpcError, ServerHandle, Space,
+};
+use curve_proto::methods;
+use curve_proto::pb::data::WriteRequest;
+use prost::Message as _;
+
+/// A bug that may be planted into a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// Chunkservers acknowledge before their log is durable.
+    AcknowledgeBeforeFlush,
+    /// The log is trimmed although the chunks it protected are not durable.
+    TrimBeforeChunkSync,
+    /// A leader believes in its lease for longer than the others wait before they elect another.
+    LeaseTooLong,
+    /// Copysets accept writes of whatever epoch.
+    StaleEpochAccepted,
+}
+
+impl Planted {
+    /// All of them, by name.
+    pub const ALL: [(&str, Self); 4] = [
+        ("acknowledge-before-flush", Self::AcknowledgeBeforeFlush),
+        ("trim-before-chunk-sync", Self::TrimBeforeChunkSync),
+        ("lease-too-long", Self::LeaseTooLong),
+        ("stale-epoch-accepted", Self::StaleEpochAccepted),
+    ];
+
+    /// A chunkserver's disk with the bug.
+    pub fn disk(self, disk: Arc<dyn Disk>, dir: &Path) -> Arc<dyn Disk> {
+        let (under, late_by) = match self {
+            Self::AcknowledgeBeforeFlush => (dir.join("log"), Duration::from_millis(500)),
+            Self::TrimBeforeChunkSync => (dir.join("store").join("copysets"), Duration::from_secs(5)),
+            Self::LeaseTooLong | Self::StaleEpochAccepted => return disk,
+        };
+        Arc::new(LyingDisk { inner: disk, under, late_by })
+    }
+
+    /// A client's network with the bug.
+    pub fn client_network(self, network: Arc<dyn Network>) -> Arc<dyn Network> {
+        if self == Self::StaleEpochAccepted { Arc::new(ForgingNetwork(network)) } else { network }
+    }
+}
+
+impl FromStr for Planted {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == name);
+        let names = || Self::ALL.map(|(name, _)| name).join(", ");
+        found.map(|(_, bug)| *bug).ok_or_else(|| format!("no bug `{name}`; there are {}", names()))
+    }
+}
+
+/// A disk whose syncs below one directory return before they are done.
+struct LyingDisk {
+    inner: Arc<dyn Disk>,
+    under: PathBuf,
+    late_by: Duration,
+}
+
+struct LyingFile(Arc<dyn File>, Duration);
+
+impl Disk for LyingDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let file = self.inner.open(path, mode)?;
+        Ok(if path.starts_with(&self.under) { Arc::new(LyingFile(file, self.late_by)) } else { file })
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.inner.list(path)
+    }
+
+    fn sync_dir<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        self.inner.sync_dir(path)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.inner.space()
+    }
+}
+
+impl File for LyingFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn read(self: Arc<Self>, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>> {
+        Arc::clone(&self.0).read(offset, len)
+    }
+
+    fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()> {
+        self.0.write_at(offset, parts)
+    }
+
+    fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
+        let (file, late_by) = (Arc::clone(&self.0), self.1);
+        tokio::spawn(async move {
+            tokio::time::sleep(late_by).await;
+            // Nobody waits for it; that is the bug.
+            let _ = file.sync().await;
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) {
+        self.0.start_writeback(offset, len);
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.allocate(offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+/// A network that makes the epoch of every write the highest there is.
+struct ForgingNetwork(Arc<dyn Network>);
+
+impl Network for ForgingNetwork {
+    fn call(
+        &self,
+        address: &str,
+        mut request: Message,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        if request.method == methods::WRITE
+            && let Ok(mut write) = WriteRequest::decode(request.header.clone())
+        {
+            write.epoch = u64::MAX >> 1;
+            request.header = write.encode_to_vec().into();
+        }
+        self.0.call(address, request, deadline)
+    }
+
+    fn serve<'a>(
+        &'a self,
+        address: &'a str,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<'a, io::Result<Box<dyn ServerHandle>>> {
+        self.0.serve(address, handler)
+    }
+}

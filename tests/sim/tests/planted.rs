@@ -1,0 +1,47 @@
+//! A bug that is planted is found, by seeds that pass without it.
+
+use std::process::{Command, Stdio};
+
+const LENGTH: &str = "20s";
+
+fn passes(seed: u64, more: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_curve-sim"));
+    command.args(["--quiet", "--no-bit-flips", "--length", LENGTH, "--seed", &seed.to_string()]).args(more);
+    let output =
+        command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output().expect("the simulator starts");
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Looks for a seed that fails with the bug, and checks that it passes without.
+fn is_found(bug: &str, seeds: std::ops::Range<u64>) {
+    for seed in seeds.clone() {
+        let (passed, said) = passes(seed, &["--planted", bug]);
+        if !passed {
+            let (clean, without) = passes(seed, &[]);
+            assert!(clean, "seed {seed} fails without the bug, too: {without}");
+            println!("{bug}: {said}");
+            return;
+        }
+    }
+    panic!("{bug} was not found by seeds {seeds:?}");
+}
+
+#[test]
+fn an_acknowledgement_before_the_flush_is_found() {
+    is_found("acknowledge-before-flush", 1..20);
+}
+
+#[test]
+fn a_log_trimmed_before_the_chunks_are_durable_is_found() {
+    is_found("trim-before-chunk-sync", 1..40);
+}
+
+#[test]
+fn a_read_under_a_lease_that_is_too_long_is_found() {
+    is_found("lease-too-long", 1..40);
+}
+
+#[test]
+fn a_stale_epoch_that_is_accepted_is_found() {
+    is_found("stale-epoch-accepted", 1..20);
+}
