@@ -10,7 +10,7 @@ use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one, summarize
 /// build without.
 const STALL_KILL_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5000 } else { 2000 });
 const STALL_PAUSE_MAX: Duration = Duration::from_millis(5000);
-const STALL_STOP_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 200 });
+const STALL_STOP_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2500 } else { 200 });
 
 /// The checker under seeded faults for `$CURVE_SOAK_SECONDS` (60 when absent), with `$CURVE_SOAK_SEED`.
 #[tokio::test]
