@@ -123,7 +123,7 @@ const REBUILD: &str = "the other replicas have the data: run the same command wi
 /// A running chunkserver.
 ///
 /// Start: identity → (first start: registration) → log → store → replicas → listen → heartbeats, scrub, maintenance.
-/// Stop: checkpoints → leaderships handed over and groups stopped → log closed. Everything runs on the caller's
+/// Stop: leaderships handed over → checkpoints → groups stopped → log closed. Everything runs on the caller's
 /// runtime; the tasks are owned here and end with it.
 pub struct ChunkserverServer {
     node: NodeId,
@@ -265,6 +265,7 @@ impl ChunkserverServer {
 
     /// Stops gracefully: clients wait no longer than it takes to hand the leaderships over.
     pub async fn shutdown(mut self) {
+        self.raft.hand_over().await;
         self.tasks.shutdown().await;
         let groups = self.raft.groups();
         let checkpoints = join_all(groups.iter().map(|group| group.checkpoint()));

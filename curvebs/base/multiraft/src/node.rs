@@ -201,6 +201,13 @@ impl MultiRaft {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.hand_over().await;
+        self.halt().await;
+    }
+
+    /// Hands leaderships over; the groups go on as followers. What a process does before it ends, so that its clients
+    /// do not wait while it tidies up.
+    pub async fn hand_over(&self) {
         let groups = self.groups();
         let hand_over = |group: Group| async move {
             let leads = group.inner.leading().is_some();
@@ -211,7 +218,6 @@ impl MultiRaft {
             }
         };
         futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, hand_over).await;
-        self.halt().await;
     }
 
     /// Stops all groups at once, as a crash would: nothing is handed over.
