@@ -1,6 +1,6 @@
 //! Cuts a range of a volume into pieces that one request to one copyset can carry. Pure.
 
-use curve_types::{ChunkIndex, FRAME_PAYLOAD_BYTES_MAX, Geometry, VolumeOffset};
+use curve_types::{BLOCK_BYTES, ChunkIndex, FRAME_PAYLOAD_BYTES_MAX, Geometry, VolumeOffset};
 
 /// One request's worth of a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +11,15 @@ pub struct Piece {
     pub offset: u32,
     /// Bytes.
     pub len: u32,
+}
+
+impl Piece {
+    /// Offset and length of the whole blocks that the piece touches.
+    pub fn whole_blocks(self) -> (u32, u32) {
+        let block = BLOCK_BYTES as u32;
+        let first = self.offset / block * block;
+        (first, (self.offset + self.len).next_multiple_of(block) - first)
+    }
 }
 
 /// The pieces of `offset..offset+len`, in order. None crosses a chunk or is longer than `piece_max` bytes.
@@ -65,6 +74,14 @@ mod tests {
         let lens: Vec<_> = payload_pieces(4096, 2 << 20, g).map(|p| p.len).collect();
         assert_eq!(lens, [(1 << 20) - 4096, 1 << 20, 4096]);
         assert_eq!(payload_pieces(0, 0, g).count(), 0);
+    }
+
+    #[test]
+    fn a_piece_knows_the_blocks_it_touches() {
+        let piece = |offset, len| Piece { chunk: ChunkIndex(0), offset, len };
+        assert_eq!(piece(4096, 8192).whole_blocks(), (4096, 8192));
+        assert_eq!(piece(512, 4096).whole_blocks(), (0, 8192));
+        assert_eq!(piece(4608, 512).whole_blocks(), (4096, 4096));
     }
 
     proptest! {

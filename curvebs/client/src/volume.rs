@@ -246,9 +246,7 @@ impl Volume {
     async fn read_piece(&self, piece: Piece) -> Result<Vec<Bytes>, ClientError> {
         let _slot = self.window.acquire().await.expect("the window is never closed");
         let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
-        let block = BLOCK_BYTES as u32;
-        let first = piece.offset / block * block;
-        let len = (piece.offset + piece.len).next_multiple_of(block) - first;
+        let (first, len) = piece.whole_blocks();
         let build = || Message {
             method: methods::READ,
             header: ReadRequest {
@@ -284,9 +282,7 @@ impl Volume {
         let Some(copyset) = self.copyset(piece, false).await? else {
             return Ok(vec![Extent { len: u64::from(piece.len), allocation: Allocation::Hole }]);
         };
-        let block = BLOCK_BYTES as u32;
-        let first = piece.offset / block * block;
-        let len = (piece.offset + piece.len).next_multiple_of(block) - first;
+        let (first, len) = piece.whole_blocks();
         let build = || Message {
             method: methods::BLOCK_STATUS,
             header: BlockStatusRequest {
