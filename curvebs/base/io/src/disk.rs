@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::aligned::AlignedBuf;
+
 /// A boxed future, so that the traits of this crate can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -78,6 +80,22 @@ pub trait File: Send + Sync + 'static {
     /// Makes all earlier writes and allocations durable (`fdatasync`). An error is final: the caller must stop using
     /// the file, since the kernel may have dropped the dirty pages.
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
+    /// Writes `pages`, whole pages from a page boundary, makes them and all earlier writes and allocations durable, and gives
+    /// the buffer back. May go around the page cache; readers see the new bytes all the same. An error is final, as for
+    /// [`sync`](Self::sync). Nothing else may write to the range meanwhile.
+    fn write_durably(
+        self: Arc<Self>,
+        offset: u64,
+        pages: AlignedBuf,
+    ) -> BoxFuture<'static, (AlignedBuf, io::Result<()>)> {
+        Box::pin(async move {
+            let written = match self.write_at(offset, &[io::IoSlice::new(&pages)]) {
+                Ok(()) => self.sync().await,
+                Err(error) => Err(error),
+            };
+            (pages, written)
+        })
+    }
     /// Starts writing back a range without waiting for it; a hint.
     fn start_writeback(&self, offset: u64, len: u64);
     /// Reserves blocks for a range; the file grows if the range ends after it. Reserved bytes read as zeros.

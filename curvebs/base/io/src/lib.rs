@@ -6,12 +6,15 @@
 //!
 //! `RealDisk` is the machine's file system; `sim` has the simulated disk and network. The real network is `curve-rpc`.
 
+mod aligned;
 mod disk;
 mod durable;
 mod net;
+mod pace;
 mod real;
 pub mod sim;
 
+pub use aligned::{AlignedBuf, PAGE_BYTES};
 pub use disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 pub use durable::{make_dirs_durable, read_whole, replace_file};
 pub use net::{Handler, Message, Network, Reply, RpcError, ServerHandle};

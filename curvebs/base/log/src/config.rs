@@ -35,7 +35,7 @@ impl Default for LogConfig {
             cache_bytes: 16 << 20,
             queue_bytes_max: 64 << 20,
             batch_bytes_max: 4 << 20,
-            spare_segments_max: 2,
+            spare_segments_max: 8,
             settle_after: Duration::from_millis(500),
         }
     }

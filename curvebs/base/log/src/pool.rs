@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use curve_io::{Disk, File, OpenMode};
+use curve_io::{AlignedBuf, Disk, File, OpenMode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,10 +18,8 @@ use crate::format::SegmentHeader;
 
 /// How long after a failed attempt the next one is made.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How much is filled at once, so that the log's own writes never wait behind a large one.
 const FILL_BYTES: usize = 1 << 20;
-/// How much is filled before it is synced, so that the log's own syncs never wait behind a large one.
-const FILL_SYNC_BYTES: u64 = 8 << 20;
-static ZEROS: [u8; FILL_BYTES] = [0; FILL_BYTES];
 
 /// A segment file.
 #[derive(Clone)]
@@ -204,16 +202,15 @@ async fn fill_segment(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Ar
     let file = disk.open(path, OpenMode::Create)?;
     file.set_len(0)?;
     file.allocate(0, bytes)?;
+    let mut pages = AlignedBuf::new();
+    pages.extend_from_slice(&vec![0; FILL_BYTES.min(bytes as usize)]);
     let mut at = 0;
     while at < bytes {
-        let part = FILL_BYTES.min((bytes - at) as usize);
-        file.write_at(at, &[io::IoSlice::new(&ZEROS[..part])])?;
-        at += part as u64;
-        if at % FILL_SYNC_BYTES == 0 {
-            file.clone().sync().await?;
-        } else {
-            tokio::task::yield_now().await;
-        }
+        pages.truncate(pages.len().min((bytes - at) as usize));
+        let written;
+        (pages, written) = file.clone().write_durably(at, pages).await;
+        written?;
+        at += pages.len() as u64;
     }
     let unused = SegmentHeader { segment_bytes: bytes, ..SegmentHeader::default() };
     file.write_at(0, &[io::IoSlice::new(&unused.encode())])?;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use curve_io::PAGE_BYTES;
 use curve_types::GroupId;
 use tokio::time::timeout;
 
@@ -148,8 +149,13 @@ impl Writer {
                 (Active { segment, sequence: 0, capacity: 0, tail: 0 }, 0)
             }
         };
+        let mut prefix = vec![0; tail as usize % PAGE_BYTES];
+        let page = u64::from(tail) - prefix.len() as u64;
+        if active.segment.file.read_at(page, &mut prefix)? < prefix.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut writer = Self {
-            batch: Batch::new(active.sequence, incarnation, tail),
+            batch: Batch::new(active.sequence, incarnation, tail, &prefix),
             queue,
             live,
             counters,
@@ -201,6 +207,9 @@ impl Writer {
 
     async fn serve(&mut self) -> io::Result<()> {
         loop {
+            // A quick disk is waited for without leaving the thread (`RealDisk`). So first everything that is ready runs:
+            // what it sends leaves before the wait, and what it appends comes along.
+            tokio::task::yield_now().await;
             match self.queue.take(self.config.batch_bytes_max) {
                 Taken::Jobs(jobs) => self.write(jobs).await?,
                 Taken::OnlyLazy if self.queue.is_closed() => self.settle().await?,
@@ -449,9 +458,10 @@ impl Writer {
 
     async fn flush_records(&mut self) -> io::Result<()> {
         assert!(self.batch.end() <= self.active.capacity, "a batch ends within its segment");
-        let file = &self.active.segment.file;
-        self.batch.with_slices(|slices| file.write_at(self.batch.start(), slices))?;
-        file.clone().sync().await?;
+        let file = self.active.segment.file.clone();
+        let (pages, written) = file.write_durably(self.batch.start(), self.batch.lend()).await;
+        self.batch.give_back(pages);
+        written?;
         self.active.tail = self.batch.end();
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(self.batch.len(), Ordering::Relaxed);

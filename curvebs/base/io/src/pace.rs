@@ -1,0 +1,68 @@
+//! Whether a disk is quick enough to be waited for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The longest write that is waited for.
+const BYTES_MAX: usize = 256 << 10;
+/// A disk whose usual durable write of a few pages takes less than this is quick.
+const QUICK: Duration = Duration::from_micros(600);
+/// The average moves by this part of the difference.
+const WEIGHT: u64 = 8;
+
+/// Keeps a moving average of how long short durable writes take, over all files of a disk.
+///
+/// A thread that serves a network must not wait for a disk that takes milliseconds: everything else it serves would wait
+/// too. A quick one costs less to wait for than to hand over. One stall is still waited out by whoever met it; from then
+/// on the pool takes over, until the average is low again.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    average_ns: AtomicU64,
+}
+
+impl Default for Pace {
+    /// Nothing is known of a new disk: it is not waited for.
+    fn default() -> Self {
+        Self { average_ns: AtomicU64::new(QUICK.as_nanos() as u64) }
+    }
+}
+
+impl Pace {
+    /// Whether a durable write of so many bytes may be waited for.
+    pub(crate) fn allows(&self, bytes: usize) -> bool {
+        bytes <= BYTES_MAX && Duration::from_nanos(self.average_ns.load(Ordering::Relaxed)) < QUICK
+    }
+
+    /// Notes how long a durable write took. Two at once may lose one, which does not matter.
+    pub(crate) fn note(&self, took: Duration, bytes: usize) {
+        if bytes > BYTES_MAX {
+            return;
+        }
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).min(1 << 40);
+        let average = self.average_ns.load(Ordering::Relaxed);
+        let moved = average - average / WEIGHT + took / WEIGHT;
+        self.average_ns.store(moved, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_trusted_once_it_was_quick_and_no_longer_after_a_stall() {
+        let pace = Pace::default();
+        assert!(!pace.allows(4096));
+        pace.note(Duration::from_micros(80), 4096);
+        assert!(pace.allows(4096) && !pace.allows(BYTES_MAX + 1));
+        pace.note(Duration::from_millis(50), 4096);
+        assert!(!pace.allows(4096));
+        let until = (0..).take_while(|_| {
+            pace.note(Duration::from_micros(80), 4096);
+            !pace.allows(4096)
+        });
+        assert!((5..60).contains(&until.count()));
+        pace.note(Duration::from_secs(5), BYTES_MAX + 1);
+        assert!(pace.allows(4096), "long writes say nothing of short ones");
+    }
+}
