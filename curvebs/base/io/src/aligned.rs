@@ -5,6 +5,10 @@ use std::fmt;
 /// Bytes of a page: what [`AlignedBuf`] begins at a multiple of, and the unit of writes around the page cache.
 pub const PAGE_BYTES: usize = 4096;
 
+/// What memory that is to be written around the page cache must begin at a multiple of, and its length be a multiple of:
+/// the sector of a disk.
+pub const SECTOR_ALIGN: usize = 512;
+
 #[derive(Clone)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);

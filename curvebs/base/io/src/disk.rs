@@ -77,6 +77,12 @@ pub trait File: Send + Sync + 'static {
     fn read(self: Arc<Self>, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>>;
     /// Writes all of `parts`, one after the other, from `offset`. Lands in the page cache.
     fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
+    /// As `write_at`, for much at once that will not be read soon: goes around the page cache and waits for the disk, if that
+    /// is quick enough and the parts are aligned to [`SECTOR_ALIGN`](crate::SECTOR_ALIGN). Says whether it did; otherwise
+    /// nothing was written.
+    fn write_around(&self, _offset: u64, _parts: &[io::IoSlice<'_>]) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Makes all earlier writes and allocations durable (`fdatasync`). An error is final: the caller must stop using
     /// the file, since the kernel may have dropped the dirty pages.
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;

@@ -14,7 +14,7 @@ mod pace;
 mod real;
 pub mod sim;
 
-pub use aligned::{AlignedBuf, PAGE_BYTES};
+pub use aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
 pub use disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 pub use durable::{make_dirs_durable, read_whole, replace_file};
 pub use net::{Handler, Message, Network, Reply, RpcError, ServerHandle};

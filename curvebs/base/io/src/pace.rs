@@ -7,6 +7,8 @@ use std::time::Duration;
 const BYTES_MAX: usize = 256 << 10;
 /// A disk whose usual durable write of a few pages takes less than this is quick.
 const QUICK: Duration = Duration::from_micros(600);
+/// A disk whose usual large write of a mebibyte takes less than this is quick.
+const QUICK_LARGE: Duration = Duration::from_millis(4);
 /// The average moves by this part of the difference.
 const WEIGHT: u64 = 8;
 
@@ -18,12 +20,14 @@ const WEIGHT: u64 = 8;
 #[derive(Debug)]
 pub(crate) struct Pace {
     average_ns: AtomicU64,
+    /// Of large writes, for a mebibyte.
+    large_ns: AtomicU64,
 }
 
 impl Default for Pace {
     /// Nothing is known of a new disk: it is not waited for.
     fn default() -> Self {
-        Self { average_ns: AtomicU64::new(QUICK.as_nanos() as u64) }
+        Self { average_ns: AtomicU64::new(QUICK.as_nanos() as u64), large_ns: AtomicU64::new(0) }
     }
 }
 
@@ -39,10 +43,29 @@ impl Pace {
             return;
         }
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).min(1 << 40);
-        let average = self.average_ns.load(Ordering::Relaxed);
-        let moved = average - average / WEIGHT + took / WEIGHT;
-        self.average_ns.store(moved, Ordering::Relaxed);
+        move_average(&self.average_ns, took);
     }
+
+    /// Whether a large write around the page cache may be waited for. After a slow one some are refused, then one is tried.
+    pub(crate) fn allows_large(&self) -> bool {
+        let average = self.large_ns.load(Ordering::Relaxed);
+        if Duration::from_nanos(average) < QUICK_LARGE {
+            return true;
+        }
+        self.large_ns.store(average - average / (8 * WEIGHT), Ordering::Relaxed);
+        false
+    }
+
+    /// Notes how long a large write took that did not sync.
+    pub(crate) fn note_large(&self, took: Duration, bytes: usize) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).min(1 << 40);
+        move_average(&self.large_ns, took.saturating_mul(1 << 20) / bytes.max(1) as u64);
+    }
+}
+
+fn move_average(average: &AtomicU64, took: u64) {
+    let before = average.load(Ordering::Relaxed);
+    average.store(before - before / WEIGHT + took / WEIGHT, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -64,5 +87,15 @@ mod tests {
         assert!((5..60).contains(&until.count()));
         pace.note(Duration::from_secs(5), BYTES_MAX + 1);
         assert!(pace.allows(4096), "long writes say nothing of short ones");
+    }
+
+    #[test]
+    fn large_writes_are_tried_again_after_a_while() {
+        let pace = Pace::default();
+        pace.note_large(Duration::from_micros(500), 512 << 10);
+        assert!(pace.allows_large());
+        pace.note_large(Duration::from_millis(100), 1 << 20);
+        let refused = (0..).take_while(|_| !pace.allows_large()).count();
+        assert!((10..200).contains(&refused), "{refused}");
     }
 }

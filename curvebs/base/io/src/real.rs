@@ -13,7 +13,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::aligned::{AlignedBuf, PAGE_BYTES};
+use crate::aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 use crate::pace::Pace;
 
@@ -160,6 +160,23 @@ impl File for RealFile {
             offset += len as u64;
         }
         Ok(())
+    }
+
+    fn write_around(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<bool> {
+        let whole = |part: &io::IoSlice<'_>| {
+            part.len().is_multiple_of(SECTOR_ALIGN) && (part.as_ptr() as usize).is_multiple_of(SECTOR_ALIGN)
+        };
+        let aligned = offset.is_multiple_of(PAGE_BYTES as u64) && parts.iter().all(whole);
+        let direct =
+            self.direct().filter(|_| aligned && parts.len() <= PARTS_MAX && self.pace.allows_large());
+        let Some(direct) = direct else { return Ok(false) };
+        let (begun, len) = (Instant::now(), parts.iter().map(|part| part.len()).sum::<usize>());
+        let written = write_once(direct, parts, offset)?;
+        if written < len {
+            write_rest(&self.file, parts, offset, written)?;
+        }
+        self.pace.note_large(begun.elapsed(), len);
+        Ok(true)
     }
 
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
@@ -337,6 +354,25 @@ mod tests {
             assert_eq!(pages.len(), bytes);
             let back = file.clone().read(0, PAGE_BYTES + bytes).await.unwrap();
             assert!(back[..PAGE_BYTES].iter().all(|b| *b == 1) && back[PAGE_BYTES..].iter().all(|b| *b == n));
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_around_the_cache_are_seen_by_all_readers() {
+        let (_dir, disk) = disk();
+        let file = disk.open(Path::new("a"), OpenMode::CreateNew).unwrap();
+        let mut buf = AlignedBuf::new();
+        buf.extend_from_slice(&(0..300_000u32).map(|n| (n / 7) as u8).collect::<Vec<_>>());
+        file.write_at(0, &[io::IoSlice::new(&[1; 200_000])]).unwrap();
+        for (from, len, at) in [(0, 131_072, 4096), (512, 66_048, 0), (1, 131_072, 8192), (4096, 65_536, 77)]
+        {
+            let (one, two) = buf[from..from + len].split_at(8192);
+            let before = file.clone().read(at, len).await.unwrap();
+            let went = file.write_around(at, &[io::IoSlice::new(one), io::IoSlice::new(two)]).unwrap();
+            let after = file.clone().read(at, len).await.unwrap();
+            // Whether a temporary directory can be written around the page cache depends on its file system.
+            assert_eq!(after, if went { Bytes::copy_from_slice(&buf[from..from + len]) } else { before });
+            assert!(!went || (from % SECTOR_ALIGN == 0 && at % 4096 == 0));
         }
     }
 

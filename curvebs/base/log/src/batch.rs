@@ -7,7 +7,9 @@ use curve_types::GroupId;
 use crate::format::{Kind, RECORD_ALIGN, RECORDS_START, RecordHeader, RecordPlace, SegmentHeader};
 
 /// A batch keeps at most this much memory from one to the next.
-const KEPT_BYTES: usize = 1 << 20;
+const KEPT_BYTES: usize = 8 << 20;
+/// And so much while nothing is written.
+const IDLE_BYTES: usize = 64 << 10;
 
 /// Where an entry is on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +68,11 @@ impl Batch {
         self.pages.shrink_to(KEPT_BYTES);
         self.durable = self.end;
         self.first_record = self.end;
+    }
+
+    /// Gives memory back when no more is coming for a while.
+    pub(crate) fn rest(&mut self) {
+        self.pages.shrink_to(IDLE_BYTES);
     }
 
     /// Starts over at the begin of a new segment, whose header is written with the first records.

@@ -254,6 +254,7 @@ impl Writer {
         self.make_room(record_len(0, 0)).await?;
         self.batch.push(NewRecord::small(Kind::Settled, GroupId(0), 0, &[]));
         self.flush().await?;
+        self.batch.rest();
         self.unsettled = false;
         Ok(())
     }

@@ -23,7 +23,7 @@ pub struct RaftOptions {
     pub entry_ops_max: usize,
     /// Bytes in one log entry at most; also the largest operation.
     pub entry_bytes_max: usize,
-    /// Log entries of one group that are proposed and not yet applied, at most.
+    /// Log entries of one group that are proposed and not yet applied, at most. Only large operations use more than one.
     pub rounds_in_flight_max: usize,
     /// Operations of one group that wait or are in flight, at most; further proposals wait.
     pub queue_ops_max: usize,
@@ -84,7 +84,7 @@ impl Default for RaftOptions {
             quiesce_after: Some(Duration::from_secs(5)),
             entry_ops_max: 1024,
             entry_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
-            rounds_in_flight_max: 2,
+            rounds_in_flight_max: 4,
             queue_ops_max: 4096,
             queue_bytes_max: 16 << 20,
             checkpoint_log_bytes: 64 << 20,

@@ -1,9 +1,11 @@
 //! From many callers' operations to few log entries.
 //!
-//! One task per group takes what waits in the queue, puts it into one entry, and proposes it, while earlier entries
-//! are in flight. It never waits for more operations to come: under load they gather by themselves while the rounds in
-//! flight are used up. What is queued or in flight is bounded in operations and bytes; callers wait for room.
+//! One task per group takes what waits in the queue, puts it into one entry, and proposes it. A round costs the same
+//! whatever it carries, so small operations gather while one is in flight; only when much has gathered
+//! ([`WORTH_A_ROUND_BYTES`]) does the next round begin before that. Nothing waits for a timer: without load an operation
+//! goes at once. What is queued or in flight is bounded in operations and bytes; callers wait for room.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ use crate::op::{Op, Proposed};
 use crate::options::RaftOptions;
 use crate::types::{Batch, C, OnComplete, WriteResult, public_index};
 use crate::wire::ENTRY_HEAD_BYTES_MAX;
+
+/// With this much waiting a round begins although others are in flight.
+const WORTH_A_ROUND_BYTES: usize = 128 << 10;
 
 type Answer = oneshot::Sender<Result<Proposed, ProposeError>>;
 
@@ -62,11 +67,13 @@ impl Proposals {
         let rounds = Arc::new(Semaphore::new(options.rounds_in_flight_max));
         let input = ProposerInput {
             waiting,
-            carried: None,
+            gathered: VecDeque::new(),
+            gathered_bytes: 0,
             retry,
             retries,
             gate: gate.subscribe(),
             rounds: rounds.clone(),
+            rounds_max: u32::try_from(options.rounds_in_flight_max).expect("few rounds"),
             ops_max: options.entry_ops_max,
             bytes_max: options.entry_bytes_max,
         };
@@ -116,32 +123,54 @@ impl Proposals {
 /// The proposer's end of the queue.
 pub(crate) struct ProposerInput {
     waiting: mpsc::UnboundedReceiver<Waiting>,
-    carried: Option<Waiting>,
+    /// Taken from the queue, for the next rounds.
+    gathered: VecDeque<Waiting>,
+    gathered_bytes: usize,
     retry: mpsc::UnboundedSender<Retry>,
     retries: mpsc::UnboundedReceiver<Retry>,
     gate: watch::Receiver<bool>,
     rounds: Arc<Semaphore>,
+    rounds_max: u32,
     ops_max: usize,
     bytes_max: usize,
 }
 
 impl ProposerInput {
-    /// Takes what waits and fits one entry.
-    fn gather(&mut self, first: Waiting) -> (Vec<Op>, Vec<(Answer, OwnedSemaphorePermit)>) {
+    fn put(&mut self, waiting: Waiting) {
+        self.gathered_bytes += waiting.op.len();
+        self.gathered.push_back(waiting);
+    }
+
+    /// More would not fit one entry anyway.
+    fn is_full(&self) -> bool {
+        self.gathered.len() >= self.ops_max || self.gathered_bytes >= self.bytes_max
+    }
+
+    /// Waits for the right to begin a round: any free one if much has gathered, otherwise that none is in flight.
+    async fn slot(rounds: Arc<Semaphore>, wanted: u32) -> OwnedSemaphorePermit {
+        let mut all = rounds.acquire_many_owned(wanted).await.expect("never closed");
+        all.split(1).expect("at least one was taken")
+    }
+
+    fn slots_wanted(&self) -> u32 {
+        if self.gathered_bytes >= WORTH_A_ROUND_BYTES { 1 } else { self.rounds_max }
+    }
+
+    /// Takes what fits one entry of what has gathered.
+    fn take(&mut self) -> (Vec<Op>, Vec<(Answer, OwnedSemaphorePermit)>) {
         let (mut head, mut payload) = (0, 0);
         let (mut ops, mut answers) = (Vec::new(), Vec::new());
-        let mut next = Some(first);
-        while let Some(waiting) = next.take() {
+        while let Some(waiting) = self.gathered.front() {
             head += op_head_bytes(&waiting.op);
             payload += waiting.op.len() - waiting.op.header.len();
             let full = ops.len() == self.ops_max || head > ENTRY_HEAD_BYTES_MAX || payload > self.bytes_max;
             if full && !ops.is_empty() {
-                self.carried = Some(waiting);
                 break;
             }
+            let waiting = self.gathered.pop_front().expect("looked at above");
+            self.gathered_bytes -= waiting.op.len();
             ops.push(waiting.op);
             answers.push((waiting.answer, waiting.room));
-            next = self.waiting.try_recv().ok();
         }
         (ops, answers)
     }
@@ -151,6 +180,8 @@ impl ProposerInput {
 pub(crate) async fn run(group: Arc<Inner>, mut input: ProposerInput) {
     loop {
         let open = *input.gate.borrow_and_update();
+        let (has_room, may_begin) = (!input.is_full(), open && !input.gathered.is_empty());
+        let slot = ProposerInput::slot(input.rounds.clone(), input.slots_wanted());
         tokio::select! {
             biased;
             () = group.stopped() => return,
@@ -159,18 +190,17 @@ pub(crate) async fn run(group: Arc<Inner>, mut input: ProposerInput) {
                 propose(&group, &input.retry, retry).await;
             }
             Ok(()) = input.gate.changed(), if !open => {}
-            Ok(permit) = input.rounds.clone().acquire_owned(), if open && input.carried.is_some() => {
+            waiting = input.waiting.recv(), if has_room => match waiting {
+                Some(waiting) => input.put(waiting),
+                None => return,
+            },
+            permit = slot, if may_begin => {
                 group.wake().await;
-                let first = input.carried.take().expect("checked above");
-                let (ops, answers) = input.gather(first);
+                let (ops, answers) = input.take();
                 let round = Round { answers, _permit: permit };
                 let entry = Retry { batch: encode_ops(&ops), round, since: Instant::now() };
                 propose(&group, &input.retry, entry).await;
             }
-            first = input.waiting.recv(), if input.carried.is_none() => match first {
-                Some(first) => input.carried = Some(first),
-                None => return,
-            },
         }
     }
 }

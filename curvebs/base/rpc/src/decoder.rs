@@ -5,6 +5,7 @@ use std::mem;
 use std::task::Poll;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use curve_io::SECTOR_ALIGN;
 use tokio::io::ReadBuf;
 
 use crate::format::{FrameError, PREFIX_BYTES, Prefix, decode_prefix};
@@ -29,7 +30,7 @@ pub struct Frame {
 
 /// Turns bytes into frames. Does no I/O: bytes are put in by `feed` or `fill`, frames taken out by `next_frame`.
 ///
-/// Payloads of 32 KiB and above get a buffer of their own, into which the socket is read directly. Smaller ones are
+/// Payloads of 32 KiB and above get a buffer of their own, aligned for a disk, into which the socket is read directly. Smaller ones are
 /// slices of the 64 KiB block they arrived in, which lives as long as any of its slices; who keeps a small piece for
 /// long should copy it.
 #[derive(Debug, Default)]
@@ -138,7 +139,7 @@ impl Decoder {
             let payload = self.block.split_to(len).freeze();
             return Ok(Some(Frame { prefix, header, payload }));
         }
-        let mut payload = BytesMut::with_capacity(len);
+        let mut payload = aligned(len);
         let here = len.min(self.block.len());
         payload.extend_from_slice(&self.block[..here]);
         self.block.advance(here);
@@ -169,6 +170,15 @@ impl Decoder {
         let room = block.capacity() - block.len();
         (block, room)
     }
+}
+
+/// An empty buffer for `len` bytes that begins where a disk can take it from without a copy.
+fn aligned(len: usize) -> BytesMut {
+    let mut buf = BytesMut::with_capacity(len + SECTOR_ALIGN - 1);
+    let skip = (buf.as_ptr() as usize).next_multiple_of(SECTOR_ALIGN) - buf.as_ptr() as usize;
+    buf.put_bytes(0, skip);
+    buf.advance(skip);
+    buf
 }
 
 /// What one read brought.
