@@ -19,7 +19,7 @@ use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
 const WRITE_BYTES_MAX: usize = 64 << 10;
 /// Most parts of one write call.
 const SLICES_MAX: usize = 16;
-/// From here on a write may go around the page cache: what is written in large pieces is seldom read soon after.
+/// From here on a write is worth a way around the page cache.
 const LARGE_BYTES_MIN: usize = 64 << 10;
 
 /// What header and table say. Runs ahead of the disk between syncs.
@@ -123,8 +123,25 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Writes parts to blocks from `first`: much of it around the page cache if the disk allows, else at most
-    /// [`WRITE_BYTES_MAX`] at a time into it.
+    /// Writes parts to blocks from `first` around the page cache, if much is written and the disk allows; otherwise as
+    /// [`write_blocks`](Self::write_blocks) does.
+    pub(crate) fn write_blocks_around(
+        &self,
+        layout: &Layout,
+        first: usize,
+        parts: &[impl AsRef<[u8]>],
+    ) -> io::Result<()> {
+        let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
+        if total >= LARGE_BYTES_MIN {
+            let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part.as_ref())).collect();
+            if self.file.write_around(layout.block_at(first), &slices)? {
+                return Ok(());
+            }
+        }
+        self.write_blocks(layout, first, parts)
+    }
+
+    /// Writes parts to blocks from `first`, into the page cache, at most [`WRITE_BYTES_MAX`] at a time.
     pub(crate) fn write_blocks(
         &self,
         layout: &Layout,
@@ -132,13 +149,6 @@ impl Chunk {
         parts: &[impl AsRef<[u8]>],
     ) -> io::Result<()> {
         let mut at = layout.block_at(first);
-        let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
-        if total >= LARGE_BYTES_MIN {
-            let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part.as_ref())).collect();
-            if self.file.write_around(at, &slices)? {
-                return Ok(());
-            }
-        }
         let mut batch = [IoSlice::new(&[]); SLICES_MAX];
         let (mut slices, mut bytes) = (0, 0);
         for piece in parts.iter().flat_map(|part| part.as_ref().chunks(WRITE_BYTES_MAX)) {

@@ -182,6 +182,11 @@ impl Group {
         self.inner.id
     }
 
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.inner.node()
+    }
+
     /// Has `op` committed and applied, and returns what the state machine said. Waits while the group's queue is full.
     /// Operations enter the log in the order in which their futures are first polled. Dropping the future does not
     /// withdraw the operation.

@@ -106,6 +106,11 @@ impl Replica {
         self.group.get()
     }
 
+    /// Whether this replica serves reads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.group.get().is_some_and(|group| *group.watch_leader().borrow() == Some(group.node()))
+    }
+
     /// Bad blocks that were found and could not be healed so far.
     pub fn unhealed_blocks(&self) -> u64 {
         self.unhealed().len() as u64

@@ -20,6 +20,9 @@ use super::volumes::{Decision, VolumeTable};
 /// are forgotten, and a replica that missed them is sent the list of all chunks instead.
 const TOMBSTONES_MAX: usize = 16_384;
 
+/// Writes of this size and above are asked whether this replica serves reads.
+const LARGE_BYTES_MIN: u32 = 64 << 10;
+
 /// Applies the log of one copyset to its chunks.
 ///
 /// It owns the volume table (fences and windows) and is the only writer of the copyset's store. It decides on each
@@ -120,6 +123,9 @@ impl CopysetMachine {
         self.store.prepare(m.key).await?;
         let whole_chunk = m.offset == 0 && m.len == self.geometry.chunk_bytes();
         match m.action {
+            Action::Write if m.len >= LARGE_BYTES_MIN && !self.replica.leads() => {
+                self.store.write_unread(m.key, m.offset, payload, &self.crcs, index)
+            }
             Action::Write => self.store.write(m.key, m.offset, payload, &self.crcs, index),
             Action::Discard if whole_chunk => self.store.delete_chunk(m.key, index),
             Action::Discard => self.store.discard(m.key, m.offset, m.len, index),

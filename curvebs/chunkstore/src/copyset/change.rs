@@ -8,9 +8,13 @@ use curve_types::{ChunkKey, LogIndex, VolumeId};
 
 use super::{CopysetStore, Dropped, State};
 use crate::checksum::HOLE;
+use crate::chunk::Chunk;
 use crate::error::{NoSpace, WriteError};
-use crate::layout::BLOCK;
+use crate::layout::{BLOCK, Layout};
 use crate::manifest::volume_range;
+
+/// How the bytes of a write get into the file.
+type Put = fn(&Chunk, &Layout, usize, &[Bytes]) -> io::Result<()>;
 
 /// A file system without preallocation or hole punching: space is not saved, content is right all the same.
 fn unless_unsupported(result: io::Result<()>) -> io::Result<()> {
@@ -52,6 +56,31 @@ impl CopysetStore {
         crcs: &[u32],
         index: LogIndex,
     ) -> Result<(), WriteError> {
+        self.write_with(key, offset, data, crcs, index, Chunk::write_blocks)
+    }
+
+    /// As [`write`](Self::write), on a replica that does not serve reads: large writes may go around the page cache, which
+    /// spares a copy and leaves the cache to the replicas that do.
+    pub fn write_unread(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        data: &[Bytes],
+        crcs: &[u32],
+        index: LogIndex,
+    ) -> Result<(), WriteError> {
+        self.write_with(key, offset, data, crcs, index, Chunk::write_blocks_around)
+    }
+
+    fn write_with(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        data: &[Bytes],
+        crcs: &[u32],
+        index: LogIndex,
+        put: Put,
+    ) -> Result<(), WriteError> {
         let bytes: u64 = data.iter().map(|part| part.len() as u64).sum();
         if bytes != (crcs.len() * BLOCK) as u64 || crcs.contains(&HOLE) {
             return Err(WriteError::BadLength { bytes, crcs: crcs.len() });
@@ -61,7 +90,11 @@ impl CopysetStore {
             return Ok(());
         }
         let mut state = self.writable()?;
-        let written = self.write_locked(&mut state, key, blocks, data, crcs, index);
+        let written = self.write_locked(&mut state, key, blocks, index, |layout, chunk, first| {
+            put(chunk, layout, first, data)?;
+            chunk.tables.set(first, crcs);
+            Ok(())
+        });
         Ok(self.guard("write", written)?)
     }
 
@@ -70,16 +103,14 @@ impl CopysetStore {
         state: &mut State,
         key: ChunkKey,
         blocks: Range<usize>,
-        data: &[Bytes],
-        crcs: &[u32],
         index: LogIndex,
+        put: impl FnOnce(&Layout, &mut Chunk, usize) -> io::Result<()>,
     ) -> io::Result<()> {
         if !self.ensure_loaded(state, key)? {
             self.create_chunk(state, key)?;
         }
         let chunk = state.cached.get_mut(&key).expect("was just loaded");
-        chunk.write_blocks(self.layout(), blocks.start, data)?;
-        chunk.tables.set(blocks.start, crcs);
+        put(self.layout(), chunk, blocks.start)?;
         chunk.tables.touch(self.layout().extents_of(&blocks), index.get());
         state.mark_dirty(key);
         Ok(())
