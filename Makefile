@@ -61,12 +61,14 @@ bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
 	target/release/curve-bench $(ARGS)
 
-lint: ## format, clippy, licences, file lengths
+lint: ## format, clippy, licences, lengths of files and functions
 	tools/deps.sh build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	if command -v cargo-deny >/dev/null; then cargo deny --locked check; else tools/licenses.sh; fi
 	tools/file-lengths.sh
+	tools/function-lengths.py --self-test
+	tools/function-lengths.py
 
 lint-deny: ## install cargo-deny (takes minutes) and run it
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
