@@ -84,6 +84,7 @@ async fn revive(cluster: &mut Cluster, node: NodeId) {
     }
 }
 
+// long: one scenario; its steps share the cluster, the random numbers and who is down
 async fn chaos(seed: u64, steps: u32) {
     let quick_to_sleep = seed.is_multiple_of(2);
     let mut rng = StdRng::seed_from_u64(seed);
