@@ -5,6 +5,7 @@
 #   try     what `make playground` needs
 #   test    what `make test` and `make bench` need beside these
 #   lint    what `make lint` needs beside the first
+#   peers   what `make bench-ceph` needs beside `test`; nothing else does
 set -euo pipefail
 
 build=(
@@ -21,6 +22,12 @@ test=(
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
   /usr/lib/postgresql/15/bin/pgbench:postgresql-15
 )
+lint=(python3:python3)
+peers=(
+  ceph-mon:ceph-mon ceph-mgr:ceph-mgr ceph-osd:ceph-osd ceph:ceph-common rbd:ceph-common
+  uuidgen:uuid-runtime jq:jq "/usr/lib/$(uname -m)-linux-gnu/librbd.so.1:librbd1"
+  "/usr/lib/$(uname -m)-linux-gnu/libtcmalloc_minimal.so.4:libtcmalloc-minimal4"
+)
 
 present() {
   case $1 in
@@ -28,8 +35,6 @@ present() {
     *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
   esac
 }
-
-lint=(python3:python3)
 
 missing() {
   local -n wanted=$1
@@ -41,7 +46,7 @@ missing() {
 
 updated=
 for group in "$@"; do
-  case $group in build | try | test | lint) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
+  case $group in build | try | test | lint | peers) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
   packages=$(missing "$group" | tr '\n' ' ')
   [ -n "${packages// /}" ] || continue
   if ! command -v apt-get >/dev/null; then
