@@ -59,13 +59,52 @@ pub struct Outcome {
     pub median_us: f64,
     /// 99th percentile of the completion latency in microseconds.
     pub p99_us: f64,
-    /// CPU seconds of fio itself.
-    pub cpu_s: f64,
 }
 
-/// Runs one job against `engine` (fio's arguments that name the target).
-pub async fn run(case: &Case, engine: &[String], size: u64, runtime: Duration) -> Result<Outcome, String> {
-    let mut arguments = vec![
+/// How fio reaches a target.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    arguments: Vec<String>,
+    /// `NAME=VALUE` for fio's environment.
+    environment: Vec<String>,
+}
+
+impl Engine {
+    /// A file with `O_DIRECT`.
+    pub fn direct_file(path: &Path) -> Self {
+        Self::of(["--ioengine=libaio".into(), "--direct=1".into(), format!("--filename={}", path.display())])
+    }
+
+    /// The same with `fdatasync` after every write.
+    pub fn syncing(mut self) -> Self {
+        self.arguments.push("--fdatasync=1".into());
+        self
+    }
+
+    /// An NBD export.
+    pub fn nbd(uri: &str) -> Self {
+        Self::of(["--ioengine=nbd".into(), format!("--uri={uri}")])
+    }
+
+    /// An image of the cluster that `conf` describes, through librbd.
+    pub fn rbd(conf: &Path, pool: &str, image: &str) -> Self {
+        let arguments = [
+            "--ioengine=rbd".into(),
+            "--clientname=admin".into(),
+            format!("--pool={pool}"),
+            format!("--rbdname={image}"),
+        ];
+        Self { environment: vec![format!("CEPH_CONF={}", conf.display())], ..Self::of(arguments) }
+    }
+
+    fn of(arguments: impl Into<Vec<String>>) -> Self {
+        Self { arguments: arguments.into(), environment: Vec::new() }
+    }
+}
+
+/// Runs one job.
+pub async fn run(case: &Case, engine: &Engine, size: u64, runtime: Duration) -> Result<Outcome, String> {
+    let arguments = vec![
         format!("--name={}", case.name),
         format!("--rw={}", case.rw),
         format!("--bs={}", case.block),
@@ -78,32 +117,22 @@ pub async fn run(case: &Case, engine: &[String], size: u64, runtime: Duration) -
         "--thread=1".into(),
         "--output-format=json".into(),
     ];
-    arguments.extend_from_slice(engine);
-    parse(&fio(runtime + Duration::from_secs(60), &arguments).await?)
+    parse(&fio(runtime + Duration::from_secs(60), engine, arguments).await?)
 }
 
 /// Writes the whole target once.
-pub async fn fill(engine: &[String], size: u64) -> Result<(), String> {
+pub async fn fill(engine: &Engine, size: u64) -> Result<(), String> {
     let mut arguments: Vec<String> =
         ["--name=fill", "--rw=write", "--bs=1M", "--iodepth=8", "--thread=1"].map(String::from).into();
     arguments.push(format!("--size={size}"));
-    arguments.extend_from_slice(engine);
-    fio(Duration::from_secs(1200), &arguments).await.map(drop)
+    fio(Duration::from_secs(1200), engine, arguments).await.map(drop)
 }
 
-/// Arguments for a file with `O_DIRECT`.
-pub fn direct_file(path: &Path) -> Vec<String> {
-    vec!["--ioengine=libaio".into(), "--direct=1".into(), format!("--filename={}", path.display())]
-}
-
-/// Arguments for an NBD export.
-pub fn nbd(uri: &str) -> Vec<String> {
-    vec!["--ioengine=nbd".into(), format!("--uri={uri}")]
-}
-
-async fn fio(limit: Duration, arguments: &[String]) -> Result<String, String> {
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let finished = run_within(limit, "fio", &arguments).await.map_err(|error| error.to_string())?;
+async fn fio(limit: Duration, engine: &Engine, arguments: Vec<String>) -> Result<String, String> {
+    let environment = engine.environment.iter().map(String::as_str);
+    let arguments = arguments.iter().chain(&engine.arguments).map(String::as_str);
+    let all: Vec<&str> = environment.chain(["fio"]).chain(arguments).collect();
+    let finished = run_within(limit, "env", &all).await.map_err(|error| error.to_string())?;
     Ok(finished.success().map_err(|error| error.to_string())?.stdout)
 }
 
@@ -119,15 +148,17 @@ fn parse(text: &str) -> Result<Outcome, String> {
     let both = |key: &str| number(&job["read"][key]) + number(&job["write"][key]);
     let side =
         if number(&job["write"]["total_ios"]) > number(&job["read"]["total_ios"]) { "write" } else { "read" };
-    let percentile = |key: &str| number(&job[side]["clat_ns"]["percentile"][key]) / 1e3;
-    let wall = number(&job["job_runtime"]) / 1e3;
+    // With `--fdatasync` a write is done when its sync is.
+    let percentile = |key: &str| {
+        let done = number(&job[side]["clat_ns"]["percentile"][key]);
+        (done + number(&job["sync"]["lat_ns"]["percentile"][key])) / 1e3
+    };
     Ok(Outcome {
         operations: both("total_ios") as u64,
         iops: both("iops"),
         megabytes: both("bw_bytes") / 1e6,
         median_us: percentile("50.000000"),
         p99_us: percentile("99.000000"),
-        cpu_s: (number(&job["usr_cpu"]) + number(&job["sys_cpu"])) / 100.0 * wall,
     })
 }
 
@@ -137,13 +168,15 @@ mod tests {
 
     #[test]
     fn fio_json_is_understood() {
-        let text = r#"note {"jobs":[{"error":0,"job_runtime":2000,"usr_cpu":10.0,"sys_cpu":15.0,
+        let text = r#"note {"jobs":[{"error":0,
             "read":{"total_ios":0,"iops":0,"bw_bytes":0},
             "write":{"total_ios":500,"iops":250.0,"bw_bytes":1024000,
                      "clat_ns":{"percentile":{"50.000000":81000,"99.000000":250000}}}}]}"#;
-        let got = parse(&text[5..]).unwrap();
+        let got = parse(text).unwrap();
         assert_eq!((got.operations, got.median_us, got.p99_us), (500, 81.0, 250.0));
-        assert!((got.cpu_s - 0.5).abs() < 1e-9);
         assert!(parse("nothing").is_err());
+        let synced =
+            text.replacen("\"error\"", r#""sync":{"lat_ns":{"percentile":{"50.000000":9000}}},"error""#, 1);
+        assert_eq!(parse(&synced).unwrap().median_us, 90.0);
     }
 }

@@ -1,14 +1,19 @@
-//! Measures a cluster beside the machine's raw limits, in one run, with fio.
+//! Measures a cluster beside the machine's raw limits, and beside Ceph, in one run, with fio.
 //!
-//! Three targets are measured with the same jobs, round after round so that a noisy minute hits all of them: the disk
-//! itself (a file with `O_DIRECT`, and `pwrite` + `fdatasync`), the NBD front end alone (a memory-backed device), and a
-//! cluster of three MDSs and three chunkservers. Medians are printed, with the CPU that all processes of the target
-//! and fio spent per operation, and the flushes that the chunkservers counted meanwhile: a write that was acknowledged
+//! Up to five targets are measured with the same jobs: the disk itself (a file with `O_DIRECT`, without and with
+//! `fdatasync` after each write), the NBD front end alone (a memory-backed device), a cluster of three MDSs and three
+//! chunkservers, and Ceph with three OSDs. All are up at once and measured round after round (see `rounds`). Medians are printed, with the CPU that all processes of the
+//! target and fio spent per operation, and the flushes that the servers counted meanwhile: a write that was acknowledged
 //! without one would show.
 
+mod ceph;
 mod cpu;
 mod fio;
+mod floors;
+mod growth;
+mod ports;
 mod report;
+mod rounds;
 mod target;
 
 use std::path::PathBuf;
@@ -17,15 +22,17 @@ use clap::Parser;
 use curve_types::{ByteSize, HumanDuration};
 
 use crate::fio::{CASES, Case};
-use crate::report::Report;
-use crate::target::{Bench, Target};
+use crate::rounds::Plan;
+use crate::target::Target;
 
-/// Measure the raw disk, the NBD front end alone, and a three-replica cluster, with fio.
+/// Measure the raw disk, the NBD front end alone, a three-replica cluster, and Ceph, with fio.
 ///
 /// Examples:
 ///   curve-bench                                   all cases, medians of 3
 ///   curve-bench --cases randwrite-4k-qd32 --repeats 5
+///   curve-bench --targets disk,disk-sync,nbd-memory,cluster,ceph
 ///   curve-bench --depths                          IOPS and CPU per write at depth 1 to 64
+///   curve-bench --growth 6,30,150 --runtime 5s    the same as a table, for 6, 30 and 150 copysets
 #[derive(Parser, Debug)]
 #[command(verbatim_doc_comment)]
 struct Arguments {
@@ -47,8 +54,11 @@ struct Arguments {
     /// Random 4 KiB writes and reads at depths 1, 2, 4 … 64 instead of the cases.
     #[arg(long, conflicts_with = "cases")]
     depths: bool,
-    /// Targets to measure, separated by commas.
-    #[arg(long, value_delimiter = ',', default_value = "disk,nbd-memory,cluster")]
+    /// Print a table of IOPS and CPU at depths 1 to 64 for clusters with these numbers of copysets instead.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["cases", "depths", "targets", "playground", "json"])]
+    growth: Vec<u16>,
+    /// Targets to measure, separated by commas: disk, disk-sync, nbd-memory, cluster, ceph.
+    #[arg(long, value_delimiter = ',', default_value = "disk,disk-sync,nbd-memory,cluster")]
     targets: Vec<String>,
     /// More arguments for `curve playground start`, for example `--copysets 30`.
     #[arg(long, allow_hyphen_values = true, value_delimiter = ' ')]
@@ -60,11 +70,7 @@ struct Arguments {
 
 fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
     if arguments.depths {
-        let depths = [1, 2, 4, 8, 16, 32, 64];
-        return Ok(["randwrite", "randread"]
-            .iter()
-            .flat_map(|rw| depths.map(|d| Case::random(rw, d)))
-            .collect());
+        return Ok(growth::cases());
     }
     if arguments.cases.is_empty() {
         return Ok(CASES.iter().map(Case::from_table).collect());
@@ -78,20 +84,22 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), String> {
+    let (dir, size, runtime) = (&arguments.dir, arguments.size.0, arguments.runtime.0);
+    if !arguments.growth.is_empty() {
+        return growth::print(dir, size, runtime, &arguments.growth).await;
+    }
     let cases = chosen(&arguments)?;
     let targets: Vec<Target> = arguments.targets.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-    let mut report = Report::default();
-    for &target in &targets {
-        eprintln!("preparing {target}");
-        let bench = Bench::prepare(target, &arguments.dir, arguments.size.0, &arguments.playground).await?;
-        for round in 1..=arguments.repeats {
-            for case in &cases {
-                eprintln!("{target}: {} ({round} of {})", case.name, arguments.repeats);
-                let run = bench.run(case, arguments.runtime.0).await?;
-                report.add(target, case, run);
-            }
-        }
-    }
+    let plan = Plan {
+        dir,
+        targets: &targets,
+        cases: &cases,
+        repeats: arguments.repeats,
+        runtime,
+        size,
+        playground: &arguments.playground,
+    };
+    let report = rounds::measure(&plan).await?;
     if arguments.json {
         report.print_json()
     } else {
@@ -100,11 +108,22 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     Ok(())
 }
 
+/// Ends what was started, by dropping it, when the user has seen enough.
+async fn until_interrupted(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
+    }
+}
+
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    match runtime.block_on(run(arguments)) {
+    match runtime.block_on(until_interrupted(run(arguments))) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("curve-bench: {message}");

@@ -1,37 +1,67 @@
-//! What is measured: the disk, the NBD front end alone, a cluster.
+//! What is measured: the disk, the NBD front end alone, a cluster, and Ceph beside it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use curve_harness::{Playground, PlaygroundOptions, binary};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::ceph::Ceph;
 use crate::cpu;
-use crate::fio::{self, Case, Outcome};
+use crate::fio::{self, Case, Engine, Outcome};
 
 /// A thing to measure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Target {
-    /// A file on the disk that the cluster uses, with `O_DIRECT`.
+    /// A file on the disk that the clusters use, with `O_DIRECT`.
     Disk,
+    /// The same with `fdatasync` after every write: what one durable write costs. Only cases that write.
+    DiskSync,
     /// `curve-nbd` over memory.
     NbdMemory,
     /// Three MDSs, three chunkservers, `curve-nbd`.
     Cluster,
+    /// Ceph with three OSDs, through librbd.
+    Ceph,
+}
+
+impl Target {
+    const ALL: [Self; 5] = [Self::Disk, Self::DiskSync, Self::NbdMemory, Self::Cluster, Self::Ceph];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::DiskSync => "disk-sync",
+            Self::NbdMemory => "nbd-memory",
+            Self::Cluster => "cluster",
+            Self::Ceph => "ceph",
+        }
+    }
+
+    /// Whether a case says something about it that no other target says.
+    pub fn takes(self, case: &Case) -> bool {
+        self != Self::DiskSync || case.writes()
+    }
+
+    /// Memory that its processes use with a volume of `size` bytes, about.
+    pub const fn memory_bytes(self, size: u64) -> u64 {
+        match self {
+            Self::Disk | Self::DiskSync => 0,
+            Self::NbdMemory => size,
+            Self::Cluster => 2 << 30,
+            Self::Ceph => Ceph::MEMORY_BYTES,
+        }
+    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Disk => "disk",
-            Self::NbdMemory => "nbd-memory",
-            Self::Cluster => "cluster",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -39,12 +69,9 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "disk" => Ok(Self::Disk),
-            "nbd-memory" => Ok(Self::NbdMemory),
-            "cluster" => Ok(Self::Cluster),
-            _ => Err(format!("no target `{name}`; there are disk, nbd-memory, cluster")),
-        }
+        let known = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|target| target.name() == name);
+        found.ok_or_else(|| format!("no target `{name}`; there are {}", known()))
     }
 }
 
@@ -53,107 +80,144 @@ impl FromStr for Target {
 pub struct Run {
     /// What fio saw.
     pub fio: Outcome,
-    /// CPU seconds of the target's processes.
-    pub servers_cpu_s: f64,
-    /// Flushes that the chunkservers' logs made.
-    pub flushes: f64,
+    /// CPU seconds of the target's processes and of fio.
+    pub cpu_s: f64,
+    /// Flushes that the target's servers counted, where they do.
+    pub flushes: Option<f64>,
     /// Bytes resident of the target's processes at the end.
     pub resident_bytes: u64,
+    /// Cores that everything else on the machine took meanwhile, the other targets included.
+    pub other_cores: f64,
 }
 
 /// A target that is ready to be measured.
 pub struct Bench {
-    engine: Vec<String>,
+    /// What it is.
+    pub target: Target,
+    engine: Engine,
     size: u64,
     pids: Vec<u32>,
-    playground: Option<Playground>,
-    // Dropped after the playground, whose data is in it.
-    _server: Option<Child>,
+    // Ended before the directory with its data is removed: fields are dropped in order.
+    running: Running,
     _dir: TempDir,
 }
 
+/// What has to be ended.
+enum Running {
+    Nothing,
+    Memory { _server: Child },
+    Cluster(Playground),
+    Ceph(Ceph),
+}
+
 impl Bench {
-    /// Starts the target and writes it through once.
-    pub async fn prepare(target: Target, dir: &Path, size: u64, more: &[String]) -> Result<Self, String> {
+    /// Starts the target and writes it through once. `playground` are more arguments for the cluster's start.
+    pub async fn prepare(
+        target: Target,
+        dir: &Path,
+        size: u64,
+        playground: &[String],
+    ) -> Result<Self, String> {
         let dir =
             tempfile::Builder::new().prefix("curve-bench-").tempdir_in(dir).map_err(|e| e.to_string())?;
-        let bench = match target {
-            Target::Disk => Self {
-                engine: fio::direct_file(&dir.path().join("file")),
-                size,
-                pids: Vec::new(),
-                playground: None,
-                _server: None,
-                _dir: dir,
-            },
-            Target::NbdMemory => Self::memory(dir, size).await?,
-            Target::Cluster => Self::cluster(dir, size, more).await?,
+        let (engine, pids, running) = match target {
+            Target::Disk => (Engine::direct_file(&dir.path().join("file")), Vec::new(), Running::Nothing),
+            Target::DiskSync => {
+                (Engine::direct_file(&dir.path().join("file")).syncing(), Vec::new(), Running::Nothing)
+            }
+            Target::NbdMemory => memory(dir.path(), size).await?,
+            Target::Cluster => cluster(dir.path(), size, playground).await?,
+            Target::Ceph => {
+                let ceph = Ceph::start(dir.path(), size).await?;
+                (ceph.engine(), ceph.pids(), Running::Ceph(ceph))
+            }
         };
-        fio::fill(&bench.engine, size).await?;
-        Ok(bench)
+        fio::fill(&engine, size).await?;
+        Ok(Self { target, engine, size, pids, running, _dir: dir })
     }
 
-    async fn memory(dir: TempDir, size: u64) -> Result<Self, String> {
-        let socket = dir.path().join("s");
-        let mut server = Command::new(binary("curve-nbd"))
-            .args(["serve", "/bench", "--memory", &format!("{size}B"), "--socket"])
-            .arg(&socket)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("cannot start curve-nbd: {error}"))?;
-        let stdout = server.stdout.take().expect("stdout is piped");
-        let line = BufReader::new(stdout).lines().next_line().await.map_err(|e| e.to_string())?;
-        let uri =
-            line.as_deref().and_then(|line| line.strip_prefix("ready ")).ok_or("curve-nbd did not start")?;
-        let pids = server.id().into_iter().collect();
-        Ok(Self { engine: fio::nbd(uri), size, pids, playground: None, _server: Some(server), _dir: dir })
-    }
-
-    async fn cluster(dir: TempDir, size: u64, more: &[String]) -> Result<Self, String> {
-        let options =
-            PlaygroundOptions { dir: Some(dir.path().join("p")), more: more.to_vec(), ..Default::default() };
-        let playground = Playground::start(options).await.map_err(|e| e.to_string())?;
-        playground.create("/bench", &format!("{size}B")).await.map_err(|e| e.to_string())?;
-        let socket: PathBuf = playground.serve_nbd(&["/bench"], &[]).await.map_err(|e| e.to_string())?;
-        let uri = format!("nbd+unix:///bench?socket={}", socket.display());
-        let pids = playground.pids().await.map_err(|e| e.to_string())?;
-        Ok(Self {
-            engine: fio::nbd(&uri),
-            size,
-            pids,
-            playground: Some(playground),
-            _server: None,
-            _dir: dir,
-        })
+    /// CPU seconds that the target's processes have spent.
+    pub fn cpu_seconds(&self) -> f64 {
+        cpu::seconds(&self.pids)
     }
 
     /// Runs one case once.
     pub async fn run(&self, case: &Case, runtime: Duration) -> Result<Run, String> {
         let flushes = self.flushes().await?;
-        let before = cpu::seconds(&self.pids);
+        let begun =
+            (Instant::now(), cpu::machine_seconds(), self.cpu_seconds(), cpu::ended_children_seconds());
         let fio = fio::run(case, &self.engine, self.size, runtime).await?;
-        let servers_cpu_s = cpu::seconds(&self.pids) - before;
-        let flushes = self.flushes().await? - flushes;
-        if self.playground.is_some() && case.writes() && flushes < 1.0 {
-            return Err(format!(
-                "{}: the chunkservers flushed nothing while writes were acknowledged",
-                case.name
-            ));
+        // In between, nothing but fio was started and ended.
+        let cpu_s = self.cpu_seconds() - begun.2 + cpu::ended_children_seconds() - begun.3;
+        let other_s = (cpu::machine_seconds() - begun.1 - cpu_s).max(0.0);
+        let other_cores = other_s / begun.0.elapsed().as_secs_f64();
+        let flushes = self.flushes().await?.zip(flushes).map(|(after, before)| after - before);
+        if case.writes() && flushes.is_some_and(|flushes| flushes < 1.0) {
+            let (case, target) = (&case.name, self.target);
+            return Err(format!("{case}: {target} flushed nothing while writes were acknowledged"));
         }
-        Ok(Run { fio, servers_cpu_s, flushes, resident_bytes: cpu::resident_bytes(&self.pids) })
+        Ok(Run { fio, cpu_s, flushes, resident_bytes: cpu::resident_bytes(&self.pids), other_cores })
     }
 
-    async fn flushes(&self) -> Result<f64, String> {
-        let Some(playground) = &self.playground else { return Ok(0.0) };
-        let mut sum = 0.0;
-        for name in playground.servers().await.map_err(|e| e.to_string())? {
-            if name.starts_with("chunkserver") {
-                let value =
-                    playground.metric(&name, "curve_log_flushes_total").await.map_err(|e| e.to_string())?;
-                sum += value.ok_or_else(|| format!("{name} has no metric curve_log_flushes_total"))?;
-            }
+    async fn flushes(&self) -> Result<Option<f64>, String> {
+        match &self.running {
+            Running::Nothing | Running::Memory { .. } => Ok(None),
+            Running::Cluster(playground) => log_flushes(playground).await.map(Some),
+            Running::Ceph(ceph) => ceph.flushes().await.map(Some),
         }
-        Ok(sum)
+    }
+}
+
+async fn memory(dir: &Path, size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
+    let mut server = Command::new(binary("curve-nbd"))
+        .args(["serve", "/bench", "--memory", &format!("{size}B"), "--socket"])
+        .arg(dir.join("s"))
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot start curve-nbd: {error}"))?;
+    let stdout = server.stdout.take().expect("stdout is piped");
+    let line = BufReader::new(stdout).lines().next_line().await.map_err(|e| e.to_string())?;
+    let uri =
+        line.as_deref().and_then(|line| line.strip_prefix("ready ")).ok_or("curve-nbd did not start")?;
+    let pids = server.id().into_iter().collect();
+    Ok((Engine::nbd(uri), pids, Running::Memory { _server: server }))
+}
+
+async fn cluster(dir: &Path, size: u64, more: &[String]) -> Result<(Engine, Vec<u32>, Running), String> {
+    let options = PlaygroundOptions { dir: Some(dir.join("p")), more: more.to_vec(), ..Default::default() };
+    let playground = Playground::start(options).await.map_err(|e| e.to_string())?;
+    playground.create("/bench", &format!("{size}B")).await.map_err(|e| e.to_string())?;
+    let socket: PathBuf = playground.serve_nbd(&["/bench"], &[]).await.map_err(|e| e.to_string())?;
+    let uri = format!("nbd+unix:///bench?socket={}", socket.display());
+    let pids = playground.pids().await.map_err(|e| e.to_string())?;
+    Ok((Engine::nbd(&uri), pids, Running::Cluster(playground)))
+}
+
+/// Flushes that the chunkservers' logs made.
+async fn log_flushes(playground: &Playground) -> Result<f64, String> {
+    let mut sum = 0.0;
+    for name in playground.servers().await.map_err(|e| e.to_string())? {
+        if name.starts_with("chunkserver") {
+            let value =
+                playground.metric(&name, "curve_log_flushes_total").await.map_err(|e| e.to_string())?;
+            sum += value.ok_or_else(|| format!("{name} has no metric curve_log_flushes_total"))?;
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_found_by_name() {
+        for target in Target::ALL {
+            assert_eq!(target.to_string().parse(), Ok(target));
+        }
+        let refused = "gluster".parse::<Target>().unwrap_err();
+        assert!(refused.contains("disk, disk-sync, nbd-memory, cluster, ceph"), "{refused}");
     }
 }

@@ -35,13 +35,15 @@ pub struct Playground {
     curve: PathBuf,
 }
 
-/// Where the binaries under test are: `$CURVE_BIN_DIR`, else the target directory that this test was built in.
+/// Where the binaries under test are: `$CURVE_BIN_DIR`, else the target directory that this test or program was built in.
 pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("CURVE_BIN_DIR").map_or_else(
         || {
-            let own = std::env::current_exe().expect("a test has a file");
-            // target/PROFILE/deps/test-HASH
-            own.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_path_buf()
+            let own = std::env::current_exe().expect("a program has a file");
+            // target/PROFILE/deps/test-HASH, target/PROFILE/program
+            let dir = own.parent().expect("a file lies in a directory");
+            if dir.ends_with("deps") { dir.parent().expect("deps lies in PROFILE") } else { dir }
+                .to_path_buf()
         },
         PathBuf::from,
     );
