@@ -6,6 +6,7 @@
 
 mod fences;
 mod format;
+pub mod fuzzing;
 mod guards;
 mod install;
 #[cfg(test)]

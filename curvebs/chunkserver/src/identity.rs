@@ -109,6 +109,20 @@ impl Identity {
     }
 }
 
+/// For the fuzzer: valid bytes.
+pub(crate) fn sample(seed: u64) -> Vec<u8> {
+    let node = (!seed.is_multiple_of(2)).then_some(NodeId(seed));
+    let cluster = "c".repeat(seed as usize % 20);
+    Identity { token: u128::from(seed) << 40, node, cluster }.encode().into()
+}
+
+/// For the fuzzer: whether bytes are an identity.
+pub(crate) fn accepts(bytes: &[u8]) -> bool {
+    let Ok(identity) = Identity::decode(bytes) else { return false };
+    assert!(Identity::decode(&identity.encode()).is_ok_and(|again| again == identity));
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use curve_io::sim::{SimDisk, SimDiskConfig};

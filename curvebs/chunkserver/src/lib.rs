@@ -24,6 +24,8 @@ mod server;
 mod service;
 
 pub use config::ChunkserverConfig;
+#[doc(hidden)]
+pub use copyset::fuzzing;
 pub use copyset::{
     Action, CopysetMachine, CopysetOp, Decision, Mutation, OpError, Outcome, RecordError, Replica,
     StateRecord, VolumeTable,

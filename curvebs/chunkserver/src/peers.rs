@@ -119,6 +119,19 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<NodeId, String>> {
     body.is_empty().then_some(addresses)
 }
 
+/// For the fuzzer: valid bytes.
+pub(crate) fn sample(seed: u64) -> Vec<u8> {
+    let address = |n| (NodeId(n), format!("127.0.0.{n}:{}", seed % 60_000));
+    encode(&(0..seed % 5).map(address).collect()).into()
+}
+
+/// For the fuzzer: whether bytes are a list of peers.
+pub(crate) fn accepts(bytes: &[u8]) -> bool {
+    let Some(addresses) = decode(bytes) else { return false };
+    assert_eq!(decode(&encode(&addresses)), Some(addresses));
+    true
+}
+
 /// Which blocks of which chunk are wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyRequest {

@@ -12,6 +12,8 @@ mod copyset;
 mod data;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
 mod manifest;
 mod shared;

@@ -4,13 +4,29 @@
 //! A case is made from `(target, seed, case)` alone: valid bytes, damaged in a few places. No decoder may panic, and
 //! what is accepted must be right: a log gives only entries that were appended, a chunk store only blocks that were
 //! written. A failure prints the command that repeats it. Valid bytes damaged a little reach deeper than noise, which
-//! a checksum stops at the door; so half of the damage is made before the checksums, where a target allows that.
+//! a checksum stops at the door; so formats are also tried with their checksums made right after the damage.
+//!
+//! | target | what |
+//! |---|---|
+//! | frames | frames of the data plane, cut anywhere |
+//! | messages | requests and replies of the MDS |
+//! | data | requests and replies of the data plane |
+//! | raft | log entries, votes, memberships, appends and other messages between replicas |
+//! | copyset | operations, outcomes, checkpoints, snapshots; a chunkserver's identity and peers |
+//! | log | whole logs with damaged segments |
+//! | records | single records and segment headers of a log, the hello of a connection |
+//! | chunk | chunk headers, manifests, records, the store's format |
+//! | store | whole stores with damaged files |
+//! | config | configuration files |
 
 mod config;
 mod damage;
+mod data;
+mod formats;
 mod frames;
 mod log;
 mod messages;
+mod records;
 mod store;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,10 +39,15 @@ use rand::{Rng, SeedableRng};
 /// One case of a target; the text says how it ended, for the counts.
 type Target = fn(&mut StdRng) -> &'static str;
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 10] = [
     ("frames", frames::case),
     ("messages", messages::case),
+    ("data", data::case),
+    ("raft", formats::raft),
+    ("copyset", formats::copyset),
     ("log", log::case),
+    ("records", records::case),
+    ("chunk", formats::chunk),
     ("store", store::case),
     ("config", config::case),
 ];
@@ -91,4 +112,23 @@ fn explain_panics(name: &str, seed: u64) {
         let case = CASE.load(Ordering::Relaxed);
         eprintln!("run it again with: curve-fuzz --target {name} --seed {seed} --case {case}");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With overflow checks, which the release build that fuzzes for long does not have.
+    #[test]
+    fn every_target_survives_its_first_cases() {
+        for (name, target) in TARGETS {
+            // Whole logs and stores take a millisecond a case or more.
+            let cases = if matches!(name, "log" | "store") { 200 } else { 10_000 };
+            explain_panics(name, 1);
+            for case in 0..cases {
+                run(target, 1, case);
+            }
+            let _ = std::panic::take_hook();
+        }
+    }
 }

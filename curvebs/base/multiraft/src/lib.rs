@@ -11,6 +11,8 @@
 mod errors;
 mod flags;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod install;
 mod lifecycle;

@@ -306,10 +306,13 @@ pub(crate) fn decode_append(append: Append, payload: &[Bytes]) -> io::Result<App
         return Err(bad("append"));
     }
     let prev_log_id: Option<LogId> = append.prev.map(Into::into);
-    let first = prev_log_id.map_or(0, |prev| prev.index + 1);
-    let consecutive = entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index);
-    if !consecutive {
-        return Err(bad("append"));
+    let mut index = prev_log_id.map(|prev| prev.index);
+    for entry in &entries {
+        let next = index.map_or(Some(0), |index| index.checked_add(1));
+        if next != Some(entry.log_id.index) {
+            return Err(bad("append"));
+        }
+        index = next;
     }
     Ok(AppendEntriesRequest {
         vote: append.vote.into(),
