@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e soak bench sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e soak catchup bench bench-ceph bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
@@ -45,6 +45,10 @@ soak: deps ## the checker under faults for ten minutes on a release build (SOAK_
 	cargo build --release --locked --workspace --bins
 	CURVE_SOAK_SECONDS=$${SOAK_SECONDS:-600} cargo test --release --locked -p curve-e2e -- --nocapture soak
 
+catchup: deps ## a chunkserver misses 1 GiB of changes to a 4 GiB volume: what it copies, on a release build
+	cargo build --release --locked -p curve -p curve-nbd
+	CURVE_CATCHUP_MIB=4096 cargo test --release --locked -p curve-e2e -- --nocapture a_replica_that_was_away
+
 sim: ## simulator: SEEDS=200 seeds of the production code under faults (FROM=1)
 	tools/deps.sh build
 	cargo build --release --locked -p curve-sim
@@ -60,6 +64,15 @@ fuzz: ## every decoder for SECONDS_EACH=60 seconds
 bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
 	target/release/curve-bench $(ARGS)
+
+bench-ceph: deps ## the same beside Ceph, with the floors that the ratios must keep
+	tools/deps.sh peers
+	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
+	target/release/curve-bench --targets disk,disk-sync,nbd-memory,cluster,ceph $(ARGS)
+
+bench-table: deps ## IOPS and CPU at depth 1 to 64 for 6, 30 and 150 copysets, as a table
+	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
+	target/release/curve-bench --growth 6,30,150 --runtime 5s $(ARGS)
 
 lint: ## format, clippy, licences, lengths of files and functions
 	tools/deps.sh build lint

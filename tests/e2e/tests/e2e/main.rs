@@ -1,5 +1,6 @@
 //! Real clients against real clusters. One file for each kind of client or fault; they run one at a time.
 
+mod catchup;
 mod cli;
 mod clients;
 mod corruption;

@@ -1,4 +1,4 @@
-//! Full disks, and replicas that were away.
+//! Full disks.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use curve_e2e::{Volume, is_root, turn};
 use curve_harness::nbd::{NbdClient, NbdError};
-use curve_harness::{Playground, PlaygroundOptions, run};
+use curve_harness::{PlaygroundOptions, run};
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
@@ -63,53 +63,6 @@ async fn a_full_disk_refuses_keeps_serving_and_recovers() {
     let bytes = client.read(((written - 1) * MIB) as u64, MIB as u32).await.expect("readable");
     assert!(bytes.iter().all(|byte| *byte == pattern(written - 1)));
     drop((client, volume, disks));
-}
-
-#[tokio::test]
-async fn a_replica_that_was_away_receives_only_what_changed() {
-    let _turn = turn("a_replica_that_was_away_receives_only_what_changed").await;
-    const CHANGED_MIB: usize = 128;
-    // A small log, so that what was missed is no longer in it.
-    let more = ["--chunkserver-set=log_size = \"256MiB\""].map(str::to_owned).to_vec();
-    let volume = Volume::start_with(PlaygroundOptions { more, ..PlaygroundOptions::default() }, "1GiB").await;
-    let client = volume.client().await;
-    for at in 0..640 {
-        client.write((at * MIB) as u64, payload(at)).await.unwrap_or_else(|error| panic!("{error}"));
-    }
-    volume.playground.stop("chunkserver-2").await.unwrap_or_else(|error| panic!("{error}"));
-    // The same ranges several times: more log than is kept, no more changed bytes.
-    for round in 0..4 {
-        for at in 0..CHANGED_MIB {
-            let payload = Bytes::from(vec![pattern(at + round + 1); MIB]);
-            client.write((at * MIB) as u64, payload).await.unwrap_or_else(|error| panic!("{error}"));
-        }
-    }
-    let begun = Instant::now();
-    volume.playground.restart("chunkserver-2").await.unwrap_or_else(|error| panic!("{error}"));
-    let received = settled(&volume.playground, "chunkserver-2").await;
-    let mib = received / MIB as f64;
-    println!(
-        "{mib:.1} MiB received for {CHANGED_MIB} MiB changed, healthy after {:.1} s",
-        begun.elapsed().as_secs_f64()
-    );
-    assert!(mib <= 1.1 * CHANGED_MIB as f64, "{mib} MiB received");
-}
-
-/// The bytes received by snapshots, once they grow no more and every copyset is whole.
-async fn settled(playground: &Playground, name: &str) -> f64 {
-    let begun = Instant::now();
-    let mut last = -1.0;
-    loop {
-        let metric = playground.metric(name, "curve_chunkserver_snapshot_received_bytes_total").await;
-        let received = metric.unwrap_or_else(|error| panic!("{error}")).unwrap_or(0.0);
-        let status = playground.json(&["cluster", "status"]).await.unwrap_or_else(|error| panic!("{error}"));
-        if received == last && status["health"] == "OK" {
-            return received;
-        }
-        last = received;
-        assert!(begun.elapsed() < Duration::from_secs(120), "does not settle: {status:#}");
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
 }
 
 /// Writes MiB after MiB until there is no space; returns how many were acknowledged.
