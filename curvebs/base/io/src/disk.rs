@@ -86,8 +86,8 @@ pub trait File: Send + Sync + 'static {
     /// Makes all earlier writes and allocations durable (`fdatasync`). An error is final: the caller must stop using
     /// the file, since the kernel may have dropped the dirty pages.
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
-    /// Writes `pages`, whole pages from a page boundary, makes them and all earlier writes and allocations durable, and gives
-    /// the buffer back. May go around the page cache; readers see the new bytes all the same. An error is final, as for
+    /// Writes `pages`, whole pages from a page boundary, makes them durable, with what is needed to find them (earlier writes
+    /// elsewhere in the file need not be), and gives the buffer back. May go around the page cache; readers see the new bytes all the same. An error is final, as for
     /// [`sync`](Self::sync). Nothing else may write to the range meanwhile.
     fn write_durably(
         self: Arc<Self>,

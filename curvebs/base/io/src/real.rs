@@ -247,11 +247,16 @@ impl RealFile {
         let begun = Instant::now();
         let target = self.direct().unwrap_or(&self.file);
         let parts = [io::IoSlice::new(pages)];
-        let written = write_once(target, &parts, offset)?;
+        let written = loop {
+            match rustix::io::pwritev2(target, &parts, offset, ReadWriteFlags::DSYNC) {
+                Err(Errno::INTR) => {}
+                result => break result?,
+            }
+        };
         if written < pages.len() {
             write_rest(&self.file, &parts, offset, written)?;
+            rustix::fs::fdatasync(&self.file)?;
         }
-        rustix::fs::fdatasync(target)?;
         self.pace.note(begun.elapsed(), pages.len());
         Ok(())
     }

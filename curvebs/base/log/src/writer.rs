@@ -23,6 +23,9 @@ use crate::recover::TailPosition;
 /// Bytes at the end of a segment that only purges may use, and only when there is no room to start another segment.
 const RESERVE_BYTES: u32 = 16 << 10;
 
+/// How often the writer steps back for others before it writes, at most.
+const YIELDS_MAX: usize = 4;
+
 /// What an entry in memory is accounted for besides its record.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
@@ -207,9 +210,7 @@ impl Writer {
 
     async fn serve(&mut self) -> io::Result<()> {
         loop {
-            // A quick disk is waited for without leaving the thread (`RealDisk`). So first everything that is ready runs:
-            // what it sends leaves before the wait, and what it appends comes along.
-            tokio::task::yield_now().await;
+            self.let_others_run().await;
             match self.queue.take(self.config.batch_bytes_max) {
                 Taken::Jobs(jobs) => self.write(jobs).await?,
                 Taken::OnlyLazy if self.queue.is_closed() => self.settle().await?,
@@ -220,6 +221,20 @@ impl Writer {
                 Taken::Nothing => self.rest(self.unsettled).await?,
             }
             self.pool.replenish();
+        }
+    }
+
+    /// A quick disk is waited for without leaving the thread (`RealDisk`). So first everything that is ready runs: what it
+    /// sends leaves before the wait, and what it appends comes along. Again as long as that brings more, but not for ever.
+    async fn let_others_run(&mut self) {
+        for _ in 0..YIELDS_MAX {
+            let before = self.queue.bytes();
+            if before > 0 {
+                tokio::task::yield_now().await;
+            }
+            if self.queue.bytes() == before {
+                return;
+            }
         }
     }
 
