@@ -54,12 +54,14 @@ struct Trail {
     failures: u32,
     /// The member that did not answer last; hints that name it are not followed.
     silent: Option<NodeId>,
+    /// How often it was left out.
+    left_out: u32,
 }
 
 impl Caller {
     /// Sends what `build` makes (anew for each try, since epoch and watermark move) until a replica answers for good.
     pub async fn call(&self, copyset: CopysetId, build: impl Fn() -> Message) -> Result<Answer, ClientError> {
-        let mut trail = Trail { backoff: Backoff::new(self.limits), failures: 0, silent: None };
+        let mut trail = Trail { backoff: Backoff::new(self.limits), failures: 0, silent: None, left_out: 0 };
         loop {
             let route = match self.router.route(copyset).await {
                 Ok(route) => route,
@@ -70,6 +72,11 @@ impl Caller {
                 Err(error) => return Err(error),
             };
             let (at, member) = route.target();
+            if trail.leaves_out(member.node) {
+                route.advance(at);
+                tokio::time::sleep(trail.backoff.pause()).await;
+                continue;
+            }
             let sent = self.network.call(&member.address, build(), trail.backoff.try_for()).await;
             let next = match sent {
                 Ok(message) => match decode(message)? {
@@ -91,6 +98,13 @@ impl Caller {
 }
 
 impl Trail {
+    /// A member that did not answer is left out for a while: the others soon elect another leader, and to wait for it again
+    /// would be to miss that. But it may only have been slow.
+    fn leaves_out(&mut self, node: NodeId) -> bool {
+        self.left_out += u32::from(self.silent == Some(node));
+        self.silent == Some(node) && !self.left_out.is_multiple_of(LEFT_OUT_MAX)
+    }
+
     fn refused(&mut self, route: &Route, at: usize, refusal: ChunkError) -> Result<Next, ClientError> {
         match refusal {
             ChunkError::NotLeader { hint: Some((node, _)) } if self.silent != Some(node) => {
@@ -140,6 +154,9 @@ impl Trail {
         if self.failures.is_multiple_of(2 * route.width() as u32) { Next::Refresh } else { Next::Pause }
     }
 }
+
+/// How often a member that did not answer is left out before it is asked again: with the pauses in between, about a second.
+const LEFT_OUT_MAX: u32 = 5;
 
 /// How often a copyset may say that a range is corrupt before that is believed: repair may be under way.
 const CORRUPT_TRIES_MAX: u32 = 4;

@@ -327,6 +327,43 @@ async fn a_paused_leader_costs_one_try() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_paused_leader_costs_one_try_although_the_others_elect_late() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| {
+        world.silent = vec![1];
+        world.leader = 0;
+    });
+    let elected = {
+        let world = world.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1600)).await;
+            world.with(|world| world.leader = 3);
+        }
+    };
+    let started = tokio::time::Instant::now();
+    let (written, ()) = tokio::join!(volume.write(0, vec![pattern(4, 1)]), elected);
+    written.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(1800), "took {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_slow_once_is_asked_again() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    world.with(|world| world.silent = vec![1]);
+    let better = {
+        let world = world.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            world.with(|world| world.silent.clear());
+        }
+    };
+    let started = tokio::time::Instant::now();
+    let (written, ()) = tokio::join!(volume.write(0, vec![pattern(4, 1)]), better);
+    written.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(3500), "took {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fence_is_final() {
     let (world, volume) = open(ClientConfig::default()).await;
     world.with(|world| world.held_epoch = 2);
