@@ -103,9 +103,10 @@ impl ChunkserverConfig {
         self.advertise_address.as_deref().unwrap_or(&self.listen_address)
     }
 
-    /// File descriptors without which the chunkserver must not start: every cached chunk, the log, connections.
+    /// File descriptors without which the chunkserver must not start: every cached chunk (twice, since one is for writes
+    /// around the page cache), the log, connections.
     pub fn descriptors_needed(&self) -> u64 {
-        self.cached_chunks as u64 + 512
+        2 * self.cached_chunks as u64 + 512
     }
 
     pub(crate) fn store(&self) -> ChunkStoreConfig {
