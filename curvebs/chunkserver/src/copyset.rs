@@ -4,6 +4,7 @@
 //! `record` is what a checkpoint saves, `snapshot` and `install` bring a replica up to date by difference, `guards`
 //! keeps conflicting changes apart on the leader, and `replica` is what the rest of the chunkserver sees.
 
+mod fence;
 mod fences;
 mod format;
 pub mod fuzzing;
@@ -17,7 +18,7 @@ mod snapshot;
 mod state_machine;
 mod volumes;
 
-pub use format::{Action, CopysetOp, Mutation, OpError, Outcome, check_range};
+pub use format::{Action, CopysetOp, Mutation, OpError, Outcome, check_range, encode_kept};
 pub use guards::BlockPermit;
 pub use record::{RecordError, StateRecord};
 pub use replica::Replica;

@@ -23,7 +23,7 @@ use crate::volume::{Opened, Volume};
 pub struct OpenOptions {
     /// Who may hold it beside us.
     pub mode: OpenMode,
-    /// Shut out whoever holds it now, lapsed or not.
+    /// Shut out whoever stands in the way, lapsed or not.
     pub takeover: bool,
     /// Let 512-byte sectors be addressed; otherwise 4 KiB blocks.
     pub sectors: bool,
@@ -71,8 +71,18 @@ impl Cluster {
         &self.mds
     }
 
-    /// Opens a volume. Waits until a former holder whose lease lapsed is shut out of every copyset.
+    /// Opens a volume. Waits until former holders that are displaced are shut out of every copyset.
     pub async fn open(&self, path: &str, options: OpenOptions) -> Result<Arc<Volume>, ClientError> {
+        self.open_displacing(path, options, &[]).await
+    }
+
+    /// Opens a volume, and shuts out holders that are known to be gone: whatever they have under way can no longer land.
+    pub async fn open_displacing(
+        &self,
+        path: &str,
+        options: OpenOptions,
+        gone: &[ClientId],
+    ) -> Result<Arc<Volume>, ClientError> {
         let client = ClientId(self.random.lock().unwrap_or_else(PoisonError::into_inner).random());
         let request = OpenRequest {
             path: path.to_owned(),
@@ -81,6 +91,7 @@ impl Cluster {
             host: self.host.clone(),
             process: std::process::id(),
             takeover: options.takeover,
+            displaced: gone.to_vec(),
         };
         let granted = self.mds.open(&request).await?;
         let record = granted.volume;
@@ -90,15 +101,15 @@ impl Cluster {
             geometry: record.geometry,
             block_min: if options.sectors { SECTOR_BYTES } else { BLOCK_BYTES } as u32,
             read_only: options.mode == OpenMode::ReadOnly,
-            epoch: AtomicU64::new(record.epoch.get()),
+            epoch: AtomicU64::new(granted.epoch.get()),
             size: AtomicU64::new(record.size),
             fenced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
-        let key = SessionKey { volume: record.id, client, epoch: record.epoch };
+        let key = SessionKey { volume: record.id, client, epoch: granted.epoch };
         let session = Session::start(Arc::clone(&self.mds), key, Arc::clone(&opened), granted.lease);
         let exclusive = options.mode == OpenMode::Exclusive;
-        let router = Router::new(Arc::clone(&self.mds), record.id, record.geometry, exclusive);
+        let router = Router::new(Arc::clone(&self.mds), key, record.geometry, exclusive);
         let caller = Caller {
             network: Arc::clone(&self.network),
             router: Arc::new(router),

@@ -2,16 +2,16 @@
 //!
 //! Nothing here is true for ever. A member that does not answer, or says that another leads, moves the guess; when all
 //! members were tried in vain the copyset is asked for again at the MDS. The cache is enough to go on while every MDS
-//! is down.
+//! is down, until something is asked for that was never written.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use curve_proto::MdsError;
-use curve_proto::mds::MdsApi;
-use curve_types::{ChunkIndex, CopysetId, Epoch, Geometry, NodeId, SegmentIndex, VolumeId};
+use curve_proto::mds::{MdsApi, SessionKey};
+use curve_types::{ChunkIndex, CopysetId, Geometry, NodeId, SegmentIndex};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -77,16 +77,54 @@ impl Route {
     }
 }
 
+/// Where a chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In this copyset.
+    In(CopysetId),
+    /// Nowhere: its segment was not allocated at some moment since this was asked.
+    Nowhere,
+    /// Nowhere, provided that we still hold the volume at some moment since this was asked: nobody else may have
+    /// allocated it. `witness` would have been told before anybody was let in instead of us.
+    NowhereIfHeld {
+        /// A copyset that holds another chunk of the volume.
+        witness: CopysetId,
+    },
+}
+
+/// What is known of the segment map.
+#[derive(Default)]
+struct Segments {
+    /// `None`: not allocated when the MDS was asked. Only kept for an exclusive holder.
+    maps: HashMap<SegmentIndex, Option<Arc<[CopysetId]>>>,
+    /// The first copyset that was learnt.
+    witness: Option<CopysetId>,
+}
+
 /// The routes of one volume.
+///
+/// An allocated segment stays where it is for ever, so its map may be remembered. **That a segment is not allocated may
+/// not**, since another holder may allocate it and write:
+///
+/// - Beside others (shared, read-only) the MDS is asked each time. While no MDS answers, reads of what was not allocated
+///   wait, as writes there do.
+/// - An exclusive holder is the only one that allocates, as long as it holds the volume. Whether it does, the MDS need
+///   not be asked: before anybody else is let in, every copyset of the volume refuses the former holder, so one that
+///   still accepts it proves that the segment is as it was. Without any copyset to ask the MDS is asked.
 pub struct Router {
     mds: Arc<MdsApi>,
-    volume: VolumeId,
+    session: SessionKey,
     geometry: Geometry,
-    /// Whether "not allocated" may be remembered: only while nobody else can allocate.
+    /// Whether nobody else can allocate while we hold the volume.
     exclusive: bool,
-    segments: RwLock<HashMap<SegmentIndex, Option<Arc<[CopysetId]>>>>,
+    segments: RwLock<Segments>,
     copysets: RwLock<HashMap<CopysetId, Arc<Route>>>,
-    /// One request to the MDS at a time, so that a burst of first writes asks once.
+    /// Questions about segments so far.
+    questions: AtomicU64,
+    /// Up to which question it was answered that a segment is not allocated. One request about segments at a time, so that
+    /// a burst of first writes asks once; not the same as for copysets, which must be found while this one waits.
+    asking_segment: tokio::sync::Mutex<HashMap<SegmentIndex, u64>>,
+    /// One request about copysets at a time.
     asking: tokio::sync::Mutex<HashMap<CopysetId, Instant>>,
 }
 
@@ -94,52 +132,60 @@ pub struct Router {
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Router {
-    /// An empty cache for `volume`.
-    pub fn new(mds: Arc<MdsApi>, volume: VolumeId, geometry: Geometry, exclusive: bool) -> Self {
+    /// An empty cache for a session's volume.
+    pub fn new(mds: Arc<MdsApi>, session: SessionKey, geometry: Geometry, exclusive: bool) -> Self {
         Self {
             mds,
-            volume,
+            session,
             geometry,
             exclusive,
             segments: RwLock::default(),
             copysets: RwLock::default(),
+            questions: AtomicU64::new(0),
+            asking_segment: tokio::sync::Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The copyset that holds a chunk. `None` when its segment is not allocated and `allocate` is false.
-    pub async fn copyset_of(
-        &self,
-        chunk: ChunkIndex,
-        epoch: Epoch,
-        allocate: bool,
-    ) -> Result<Option<CopysetId>, ClientError> {
+    /// Where a chunk is. With `allocate` it is in a copyset afterwards.
+    pub async fn place_of(&self, chunk: ChunkIndex, allocate: bool) -> Result<Place, ClientError> {
         let segment = chunk.segment(self.geometry);
-        let place = chunk.in_segment(self.geometry) as usize;
-        match self.cached_segment(segment) {
-            Some(Some(copysets)) => return Ok(Some(copysets[place])),
-            Some(None) if !allocate => return Ok(None),
-            _ => {}
+        let at = chunk.in_segment(self.geometry) as usize;
+        if let Some(place) = self.cached_place(segment, at, allocate) {
+            return Ok(place);
         }
-        let _asking = self.asking.lock().await;
-        match self.cached_segment(segment) {
-            Some(Some(copysets)) => return Ok(Some(copysets[place])),
-            Some(None) if !allocate => return Ok(None),
-            _ => {}
+        let question = self.questions.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut answered = self.asking_segment.lock().await;
+        if let Some(place) = self.cached_place(segment, at, allocate) {
+            return Ok(place);
         }
-        let found = self.mds.segment(self.volume, segment, epoch, allocate).await?;
-        let copysets: Option<Arc<[CopysetId]>> = found.map(Into::into);
-        if let Some(copysets) = &copysets {
-            assert_eq!(
-                copysets.len(),
-                self.geometry.chunks_per_segment() as usize,
-                "a segment names each of its chunks"
-            );
+        if !allocate && answered.get(&segment).is_some_and(|upto| *upto >= question) {
+            return Ok(Place::Nowhere);
         }
-        if copysets.is_some() || self.exclusive {
-            self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(segment, copysets.clone());
+        let questions = self.questions.load(Ordering::Relaxed);
+        let found = self.mds.segment(self.session, segment, allocate).await?;
+        let place = found.as_ref().map_or(Place::Nowhere, |copysets| Place::In(copysets[at]));
+        match found {
+            Some(copysets) => {
+                answered.remove(&segment);
+                self.learn(segment, copysets);
+            }
+            None => {
+                answered.insert(segment, questions);
+                if self.exclusive {
+                    self.segments_mut().maps.insert(segment, None);
+                }
+            }
         }
-        Ok(copysets.map(|copysets| copysets[place]))
+        Ok(place)
+    }
+
+    fn learn(&self, segment: SegmentIndex, copysets: Vec<CopysetId>) {
+        let chunks = self.geometry.chunks_per_segment() as usize;
+        assert_eq!(copysets.len(), chunks, "a segment names each of its chunks");
+        let mut segments = self.segments_mut();
+        segments.witness = segments.witness.or(Some(copysets[0]));
+        segments.maps.insert(segment, Some(copysets.into()));
     }
 
     /// The members of a copyset, from the cache or the MDS.
@@ -181,8 +227,17 @@ impl Router {
         Ok(route)
     }
 
-    fn cached_segment(&self, segment: SegmentIndex) -> Option<Option<Arc<[CopysetId]>>> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    fn cached_place(&self, segment: SegmentIndex, at: usize, allocate: bool) -> Option<Place> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        match segments.maps.get(&segment)? {
+            Some(copysets) => Some(Place::In(copysets[at])),
+            None if allocate => None,
+            None => segments.witness.map(|witness| Place::NowhereIfHeld { witness }),
+        }
+    }
+
+    fn segments_mut(&self) -> RwLockWriteGuard<'_, Segments> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cached_route(&self, copyset: CopysetId) -> Option<Arc<Route>> {

@@ -43,6 +43,19 @@ impl Session {
         }
     }
 
+    /// Asks the MDS what became of the volume and of the session.
+    pub async fn ask(&self, opened: &Opened) -> Result<(), MdsError> {
+        for state in self.mds.refresh(&[self.key]).await?.sessions {
+            match state.outcome {
+                Ok(record) => update(opened, &record),
+                Err(MdsError::Fenced { .. }) => opened.fenced.store(true, Ordering::Release),
+                // It says nothing of the volume; the background task tells of it.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn stop(&self) {
         if let Some(task) = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner).take() {
             task.abort();

@@ -21,7 +21,8 @@ use curve_proto::pb::data::{
     BlockStatusRequest, DiscardRequest, ReadRequest, WriteRequest, WriteZeroesRequest,
 };
 use curve_types::{
-    BLOCK_BYTES, BlockRange, ClientId, CopysetId, Epoch, FRAME_PAYLOAD_BYTES_MAX, Geometry, VolumeId,
+    BLOCK_BYTES, BlockRange, ChunkIndex, ClientId, CopysetId, Epoch, FRAME_PAYLOAD_BYTES_MAX, Geometry,
+    VolumeId,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use prost::Message as _;
@@ -30,9 +31,11 @@ use tokio::sync::Semaphore;
 use crate::call::Caller;
 use crate::error::ClientError;
 use crate::payload::{Parts, block_crcs, blocks_match, total_len, zeros};
+use crate::route::Place;
 use crate::sequence::Sequences;
 use crate::session::Session;
 use crate::split::{Piece, chunk_pieces, payload_pieces};
+use crate::together::Together;
 
 /// Chunks that one `block_status` looks at; a longer question gets a shorter answer, as the trait allows.
 const STATUS_CHUNKS_MAX: u64 = 64;
@@ -75,6 +78,8 @@ pub struct Volume {
     window_slots: u32,
     io_timeout: Option<Duration>,
     session: Session,
+    /// Whether we still hold the volume, for those who ask a copyset at the same time.
+    held: Together,
 }
 
 /// A kind of mutation without a payload.
@@ -101,12 +106,18 @@ impl Volume {
             window_slots,
             io_timeout,
             session,
+            held: Together::default(),
         }
     }
 
     /// The volume's id.
     pub fn id(&self) -> VolumeId {
         self.opened.volume
+    }
+
+    /// The id of this opener's session.
+    pub fn client(&self) -> ClientId {
+        self.opened.client
     }
 
     /// The epoch of this opener.
@@ -156,15 +167,49 @@ impl Volume {
         result
     }
 
-    /// The copyset of a piece. Waits as long as no MDS answers; `None` when nothing was ever written there.
+    /// The copyset of a piece. Waits as long as no MDS answers; `None` when nothing was ever written there, by anybody.
     async fn copyset(&self, piece: Piece, allocate: bool) -> Result<Option<CopysetId>, ClientError> {
         let mut backoff = crate::retry::Backoff::new(self.caller.limits);
         loop {
-            match self.caller.router.copyset_of(piece.chunk, self.epoch(), allocate).await {
+            match self.caller.router.place_of(piece.chunk, allocate).await {
+                Ok(Place::In(copyset)) => return Ok(Some(copyset)),
+                Ok(Place::Nowhere) => return Ok(None),
+                Ok(Place::NowhereIfHeld { witness }) => {
+                    self.held.ask(self.ask_if_held(witness)).await?;
+                    return Ok(None);
+                }
+                Err(error) if error.is_passing() => tokio::time::sleep(backoff.pause()).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks a copyset of the volume whether it still accepts us.
+    async fn ask_if_held(&self, witness: CopysetId) -> Result<(), ClientError> {
+        let smallest = Piece { chunk: ChunkIndex(0), offset: 0, len: BLOCK_BYTES as u32 };
+        self.caller.call(witness, || self.status_message(witness, smallest)).await.map(drop)
+    }
+
+    /// Asks the MDS what became of the volume, until one answers.
+    async fn ask_mds(&self) -> Result<(), ClientError> {
+        let mut backoff = crate::retry::Backoff::new(self.caller.limits);
+        loop {
+            match self.session.ask(&self.opened).await.map_err(ClientError::from) {
                 Err(error) if error.is_passing() => tokio::time::sleep(backoff.pause()).await,
                 result => return result,
             }
         }
+    }
+
+    /// Checks an operation. One beyond the end asks the MDS whether the volume has grown, before it is refused.
+    async fn admit(&self, offset: u64, len: u64, mutation: bool) -> Result<(), BlockError> {
+        let checked = self.check(offset, len, mutation);
+        let size = self.opened.size.load(Ordering::Acquire);
+        if !matches!(checked, Err(BlockError::BadRange { .. })) || offset.saturating_add(len) <= size {
+            return checked;
+        }
+        self.bounded(offset, len, self.ask_mds()).await?;
+        self.check(offset, len, mutation)
     }
 
     async fn write_piece(&self, piece: Piece, payload: Vec<Bytes>) -> Result<(), ClientError> {
@@ -247,6 +292,7 @@ impl Volume {
         let _slot = self.window.acquire().await.expect("the window is never closed");
         let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
         let (first, len) = piece.whole_blocks();
+        let client = self.opened.client.get();
         let build = || Message {
             method: methods::READ,
             header: ReadRequest {
@@ -256,6 +302,7 @@ impl Volume {
                 offset: first,
                 len,
                 epoch: self.epoch().get(),
+                client,
             }
             .encode_to_vec()
             .into(),
@@ -282,27 +329,28 @@ impl Volume {
         let Some(copyset) = self.copyset(piece, false).await? else {
             return Ok(vec![Extent { len: u64::from(piece.len), allocation: Allocation::Hole }]);
         };
-        let (first, len) = piece.whole_blocks();
-        let build = || Message {
-            method: methods::BLOCK_STATUS,
-            header: BlockStatusRequest {
-                copyset: copyset.get(),
-                volume: self.opened.volume.get(),
-                chunk: piece.chunk.0,
-                offset: first,
-                len,
-                epoch: self.epoch().get(),
-            }
-            .encode_to_vec()
-            .into(),
-            payload: Vec::new(),
-        };
-        let answer = self.caller.call(copyset, build).await?;
+        let (first, _) = piece.whole_blocks();
+        let answer = self.caller.call(copyset, || self.status_message(copyset, piece)).await?;
         let extents = answer.reply.extents.iter().map(|extent| Extent {
             len: u64::from(extent.len),
             allocation: if extent.allocated { Allocation::Data } else { Allocation::Hole },
         });
         Ok(clip(extents, u64::from(piece.offset - first), u64::from(piece.len)))
+    }
+
+    fn status_message(&self, copyset: CopysetId, piece: Piece) -> Message {
+        let (offset, len) = piece.whole_blocks();
+        let header = BlockStatusRequest {
+            copyset: copyset.get(),
+            volume: self.opened.volume.get(),
+            chunk: piece.chunk.0,
+            offset,
+            len,
+            epoch: self.epoch().get(),
+            client: self.opened.client.get(),
+        };
+        let header = header.encode_to_vec().into();
+        Message { method: methods::BLOCK_STATUS, header, payload: Vec::new() }
     }
 
     async fn write_all(&self, offset: u64, data: Vec<Bytes>) -> Result<(), ClientError> {
@@ -400,7 +448,7 @@ impl BlockDevice for Volume {
     fn read(&self, offset: u64, len: u32) -> BlockFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
             let len = u64::from(len);
-            self.check(offset, len, false)?;
+            self.admit(offset, len, false).await?;
             self.bounded(offset, len, self.read_all(offset, len)).await
         })
     }
@@ -408,7 +456,7 @@ impl BlockDevice for Volume {
     fn write(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()> {
         Box::pin(async move {
             let len = total_len(&data);
-            self.check(offset, len, true)?;
+            self.admit(offset, len, true).await?;
             self.bounded(offset, len, self.write_all(offset, data)).await
         })
     }
@@ -420,7 +468,7 @@ impl BlockDevice for Volume {
 
     fn discard(&self, offset: u64, len: u64) -> BlockFuture<'_, ()> {
         Box::pin(async move {
-            self.check(offset, len, true)?;
+            self.admit(offset, len, true).await?;
             let Some((first, whole)) = Self::whole_blocks(offset, len) else { return Ok(()) };
             self.bounded(offset, len, self.clear_all(first, whole, Clear::Discard)).await
         })
@@ -428,7 +476,7 @@ impl BlockDevice for Volume {
 
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> BlockFuture<'_, ()> {
         Box::pin(async move {
-            self.check(offset, len, true)?;
+            self.admit(offset, len, true).await?;
             if mode.fast_only && mode.keep_allocated {
                 return Err(BlockError::Unsupported("zeroing in place is as slow as writing"));
             }
@@ -439,7 +487,7 @@ impl BlockDevice for Volume {
 
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         Box::pin(async move {
-            self.check(offset, len, false)?;
+            self.admit(offset, len, false).await?;
             self.bounded(offset, len, self.status_all(offset, len)).await
         })
     }

@@ -1,12 +1,13 @@
 //! An open volume against a scripted copyset: three members, one of which leads, and an MDS that can be silenced.
 //! Time is tokio's paused clock, so every wait is checked for its length and none is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use curve_blockdev::{Allocation, BlockDevice, BlockError, Extent, ZeroMode};
+use curve_client::mds::OpenMode;
 use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
 use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
 use curve_proto::ChunkError;
@@ -36,7 +37,10 @@ struct World {
     mds_down: bool,
     calls: Vec<(u64, u16)>,
     writes: Vec<WriteRequest>,
-    segment_allocated: bool,
+    segments: BTreeSet<u32>,
+    /// Bytes of the volume beyond the 4 GiB that it has at first.
+    grown: u64,
+    segment_questions: usize,
 }
 
 #[derive(Clone, Default)]
@@ -118,6 +122,7 @@ impl World {
             }
             methods::BLOCK_STATUS => {
                 let status = BlockStatusRequest::decode(request.header).unwrap();
+                self.check_fence(status.epoch)?;
                 let first = status.offset / BLOCK as u32;
                 let extents = (first..first + status.len / BLOCK as u32).map(|block| WireExtent {
                     len: BLOCK as u32,
@@ -129,10 +134,13 @@ impl World {
         }
     }
 
+    fn check_fence(&self, epoch: u64) -> Result<(), ChunkError> {
+        let held = self.held_epoch;
+        if epoch < held { Err(ChunkError::Fenced { held: Epoch(held) }) } else { Ok(()) }
+    }
+
     fn write(&mut self, write: WriteRequest, data: &[u8]) -> Result<(ChunkReply, Vec<Bytes>), ChunkError> {
-        if write.epoch < self.held_epoch {
-            return Err(ChunkError::Fenced { held: Epoch(self.held_epoch) });
-        }
+        self.check_fence(write.epoch)?;
         assert!(data.len() <= 1 << 20, "a payload is at most one frame");
         for (i, block) in data.chunks(BLOCK).enumerate() {
             assert_eq!(write.crcs[i], crc32fast::hash(block), "checksums are made by the client");
@@ -144,6 +152,7 @@ impl World {
     }
 
     fn read(&mut self, read: &ReadRequest) -> Result<(ChunkReply, Vec<Bytes>), ChunkError> {
+        self.check_fence(read.epoch)?;
         let first = read.offset / BLOCK as u32;
         let (mut crcs, mut data) = (Vec::new(), Vec::new());
         for block in first..first + read.len / BLOCK as u32 {
@@ -168,7 +177,11 @@ impl MdsTransport for Scripted {
         let answer = self.with(|world| if world.mds_down { None } else { Some(world.control(request)) });
         Box::pin(async move {
             match answer {
-                Some(answer) => Ok(pb::MdsResponse { result: Some(answer) }),
+                Some(answer) => {
+                    // Others may ask meanwhile.
+                    tokio::task::yield_now().await;
+                    Ok(pb::MdsResponse { result: Some(answer) })
+                }
                 None => {
                     tokio::time::sleep(deadline).await;
                     Err(MdsCallError::Unavailable {
@@ -186,7 +199,7 @@ impl World {
     fn control(&mut self, request: pb::MdsRequest) -> Answer {
         let volume = pb::Volume {
             id: 7,
-            size: 4 << 30,
+            size: (4 << 30) + self.grown,
             epoch: 1,
             block_bytes: 4096,
             chunk_bytes: 16 << 20,
@@ -194,7 +207,7 @@ impl World {
             ..pb::Volume::default()
         };
         match request.op.unwrap() {
-            Op::Open(_) => Answer::Opened(pb::Opened { volume: Some(volume), lease_ms: 8000 }),
+            Op::Open(_) => Answer::Opened(pb::Opened { volume: Some(volume), lease_ms: 8000, epoch: 1 }),
             Op::Refresh(refresh) => Answer::Refreshed(pb::Refreshed {
                 sessions: refresh
                     .sessions
@@ -209,8 +222,11 @@ impl World {
             }),
             Op::Close(_) => Answer::Done(pb::Empty {}),
             Op::Segment(segment) => {
-                self.segment_allocated |= segment.allocate;
-                let copysets = if self.segment_allocated { vec![1; 64] } else { Vec::new() };
+                self.segment_questions += 1;
+                if segment.allocate {
+                    self.segments.insert(segment.index);
+                }
+                let copysets = if self.segments.contains(&segment.index) { vec![1; 64] } else { Vec::new() };
                 Answer::SegmentMap(pb::SegmentMap { copysets })
             }
             Op::GetCopysets(_) => Answer::Copysets(pb::Copysets {
@@ -234,10 +250,14 @@ impl World {
 }
 
 async fn open(config: ClientConfig) -> (Scripted, Arc<Volume>) {
+    open_as(OpenMode::Exclusive, config).await
+}
+
+async fn open_as(mode: OpenMode, config: ClientConfig) -> (Scripted, Arc<Volume>) {
     let world = Scripted::default();
     world.with(|world| world.leader = 1);
     let cluster = Cluster::with_parts(config, Arc::new(world.clone()), Arc::new(world.clone()), 42);
-    let volume = cluster.open("/demo", OpenOptions::default()).await.unwrap();
+    let volume = cluster.open("/demo", OpenOptions { mode, ..OpenOptions::default() }).await.unwrap();
     (world, volume)
 }
 
@@ -268,7 +288,7 @@ async fn a_volume_never_written_needs_no_segment() {
         volume.block_status(0, 1 << 30).await.unwrap(),
         [Extent { len: 1 << 30, allocation: Allocation::Hole }]
     );
-    assert!(!world.with(|world| world.segment_allocated));
+    assert!(world.with(|world| world.segments.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -433,4 +453,108 @@ async fn refusals_become_the_devices_errors() {
     let size = 4 << 30;
     assert_eq!(volume.read(size, 4096).await, Err(BlockError::BadRange { offset: size, len: 4096, size }));
     assert_eq!(volume.read(512, 4096).await, Err(BlockError::BadRange { offset: 512, len: 4096, size }));
+}
+
+const SEGMENT: u64 = 1 << 30;
+
+/// Another holder allocates a segment of the volume and fills its first block.
+fn write_elsewhere(world: &Scripted, segment: u32, byte: u8) {
+    world.with(|world| {
+        world.segments.insert(segment);
+        world.blocks.insert((segment * 64, 0), pattern(byte, 1));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_holder_allocates_is_seen_at_once() {
+    for mode in [OpenMode::Shared, OpenMode::ReadOnly] {
+        let (world, volume) = open_as(mode, ClientConfig::default()).await;
+        write_elsewhere(&world, 0, 1);
+        assert_eq!(volume.read(0, 4096).await.unwrap().concat(), pattern(1, 1));
+        for _ in 0..2 {
+            assert_eq!(volume.read(2 * SEGMENT, 4096).await.unwrap().concat(), pattern(0, 1));
+        }
+        write_elsewhere(&world, 2, 7);
+        assert_eq!(volume.read(2 * SEGMENT, 4096).await.unwrap().concat(), pattern(7, 1), "{mode:?}");
+        let status = volume.block_status(3 * SEGMENT, 4096).await.unwrap();
+        assert_eq!(status, [Extent { len: 4096, allocation: Allocation::Hole }]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beside_others_a_hole_waits_for_the_mds_and_the_rest_goes_on() {
+    let (world, volume) = open_as(OpenMode::Shared, ClientConfig::default()).await;
+    volume.write(0, vec![pattern(1, 1)]).await.unwrap();
+    assert_eq!(volume.read(SEGMENT, 4096).await.unwrap().concat(), pattern(0, 1));
+    world.with(|world| world.mds_down = true);
+    let hole = volume.read(SEGMENT, 4096);
+    let others = async {
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let begun = tokio::time::Instant::now();
+            assert_eq!(volume.read(0, 4096).await.unwrap().concat(), pattern(1, 1));
+            assert!(begun.elapsed() < Duration::from_millis(100), "allocated data is read at once");
+        }
+        // Written by another holder in the last moment before this one's question is answered.
+        write_elsewhere(&world, 1, 9);
+        world.with(|world| world.mds_down = false);
+    };
+    let (read, ()) = tokio::join!(hole, others);
+    assert_eq!(read.unwrap().concat(), pattern(9, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_ask_for_a_hole_share_the_answer() {
+    let (world, volume) = open_as(OpenMode::Shared, ClientConfig::default()).await;
+    let reads = (0..100).map(|i| volume.read(SEGMENT + i * 4096, 4096));
+    for read in futures::future::join_all(reads).await {
+        assert_eq!(read.unwrap().concat(), pattern(0, 1));
+    }
+    assert_eq!(
+        world.with(|world| world.segment_questions),
+        2,
+        "the first, and one for all that asked while it ran"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_holders_hole_is_confirmed_by_a_copyset_and_needs_no_mds() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    volume.write(0, vec![pattern(1, 1)]).await.unwrap();
+    assert_eq!(volume.read(SEGMENT, 4096).await.unwrap().concat(), pattern(0, 1));
+    world.with(|world| {
+        world.mds_down = true;
+        world.calls.clear();
+    });
+    assert_eq!(volume.read(SEGMENT, 4096).await.unwrap().concat(), pattern(0, 1));
+    assert_eq!(world.with(|world| std::mem::take(&mut world.calls)), [(1, methods::BLOCK_STATUS)]);
+
+    // Somebody else was let in: the copysets were fenced first, then it allocated and wrote.
+    world.with(|world| world.held_epoch = 2);
+    write_elsewhere(&world, 1, 5);
+    assert_eq!(volume.read(SEGMENT, 4096).await, Err(BlockError::Fenced), "no stale zeros");
+    assert_eq!(volume.discard(2 * SEGMENT, 4096).await, Err(BlockError::Fenced));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_of_a_volume_without_data_is_asked_of_the_mds() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    for _ in 0..2 {
+        assert_eq!(volume.read(0, 4096).await.unwrap().concat(), pattern(0, 1));
+    }
+    assert_eq!(world.with(|world| world.segment_questions), 2, "there is no copyset to ask");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_beyond_the_end_asks_whether_the_volume_has_grown() {
+    let (world, volume) = open_as(OpenMode::Shared, ClientConfig::default()).await;
+    let size = 4 << 30;
+    assert_eq!(
+        volume.write(size, vec![pattern(1, 1)]).await,
+        Err(BlockError::BadRange { offset: size, len: 4096, size })
+    );
+    world.with(|world| world.grown = 1 << 20);
+    volume.write(size, vec![pattern(1, 1)]).await.unwrap();
+    assert_eq!(volume.read(size, 4096).await.unwrap().concat(), pattern(1, 1));
+    assert_eq!(volume.shape().size, size + (1 << 20));
 }

@@ -98,10 +98,10 @@ impl Memory {
         self.refreshed.retain(|_, at| now.saturating_duration_since(*at) <= lease);
     }
 
-    /// Whether a session's lease has run out. A leader gives every session a whole lease first.
-    pub(crate) fn lapsed(&self, volume: u64, client: u64, lease: Duration, now: Instant) -> bool {
+    /// What is left of a session's lease; zero when it has run out. A leader gives every session a whole lease first.
+    pub(crate) fn lease_left(&self, volume: u64, client: u64, lease: Duration, now: Instant) -> Duration {
         let refreshed = self.refreshed.get(&(volume, client)).copied().unwrap_or(self.since);
-        now.saturating_duration_since(refreshed) > lease
+        lease.saturating_sub(now.saturating_duration_since(refreshed))
     }
 }
 
@@ -141,11 +141,15 @@ mod tests {
         let lease = Duration::from_secs(10);
         memory.with(Term(1), |m| m.refreshed.insert((1, 1), Instant::now()));
         tokio::time::advance(Duration::from_secs(11)).await;
-        assert!(memory.with(Term(1), |m| m.lapsed(1, 1, lease, Instant::now())));
+        let left = |term| memory.with(term, |m| m.lease_left(1, 1, lease, Instant::now()));
+        assert_eq!(left(Term(1)), Duration::ZERO);
         memory.with(Term(1), |m| m.forget_refreshes(lease, Instant::now()));
-        assert!(memory.with(Term(1), |m| m.refreshed.is_empty() && m.lapsed(1, 1, lease, Instant::now())));
-        assert!(!memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert!(memory.with(Term(2), |m| m.lapsed(1, 1, lease, Instant::now())));
+        assert!(memory.with(Term(1), |m| m.refreshed.is_empty()));
+        assert_eq!(left(Term(1)), Duration::ZERO);
+        assert_eq!(left(Term(2)), lease);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(left(Term(2)), Duration::from_secs(6));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(left(Term(2)), Duration::ZERO);
     }
 }

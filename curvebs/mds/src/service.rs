@@ -135,7 +135,7 @@ async fn answer(call: Call<'_>, op: Op) -> Result<Answer, MdsError> {
         Op::Open(op) => sessions::open(call, op).await,
         Op::Refresh(op) => sessions::refresh(call, op),
         Op::Close(op) => call.command(state::command::Op::Close(op)).await,
-        Op::BreakSessions(op) => call.command(state::command::Op::BreakSessions(op)).await,
+        Op::BreakSessions(op) => sessions::break_sessions(call, op).await,
         Op::Segment(op) => volumes::segment(call, op).await,
         Op::GetCopysets(op) => cluster::copysets(call, &op),
         Op::Register(op) => cluster::register(call, op).await,

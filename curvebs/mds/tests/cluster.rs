@@ -8,7 +8,7 @@ use curve_proto::MdsError;
 use curve_proto::mds::{
     ChunkserverState, CopysetHealth, CopysetInfo, HealthLevel, OpenMode, OpenRequest, SessionKey,
 };
-use curve_types::{ClientId, Epoch, SegmentIndex};
+use curve_types::{ClientId, Epoch, SegmentIndex, VolumeId};
 use support::{Cluster, eventually};
 use tokio::time::{Instant, sleep};
 
@@ -22,7 +22,13 @@ fn open_as(client: u64, path: &str) -> OpenRequest {
         host: format!("host-{client}"),
         process: client as u32,
         takeover: false,
+        displaced: Vec::new(),
     }
+}
+
+/// No session's holder; the newest epoch needs none.
+fn nobody(volume: VolumeId, epoch: u64) -> SessionKey {
+    SessionKey { volume, client: ClientId(99), epoch: Epoch(epoch) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,15 +78,15 @@ async fn three_chunkservers_become_a_healthy_cluster_that_allocates() {
     assert_eq!(copysets.len(), 4);
     assert!(copysets.iter().all(|copyset| copyset.members.len() == 3 && copyset.health == CopysetHealth::Ok));
     let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
-    assert_eq!(api.segment(volume.id, SegmentIndex(0), Epoch(1), false).await.unwrap(), None);
-    let map = api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap().unwrap();
+    assert_eq!(api.segment(nobody(volume.id, 1), SegmentIndex(0), false).await.unwrap(), None);
+    let map = api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap().unwrap();
     assert_eq!(map.len(), 64);
-    assert_eq!(api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap().unwrap(), map);
+    assert_eq!(api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap().unwrap(), map);
     for copyset in &copysets {
         assert_eq!(map.iter().filter(|id| **id == copyset.id).count(), 16);
     }
     assert!(matches!(
-        api.segment(volume.id, SegmentIndex(4), Epoch(1), true).await,
+        api.segment(nobody(volume.id, 1), SegmentIndex(4), true).await,
         Err(MdsError::BadRequest { .. })
     ));
     assert_eq!(api.disk_usage("/").await.unwrap().allocated, GIB);
@@ -100,7 +106,7 @@ async fn a_second_opener_is_refused_until_the_lease_ends_and_then_fences() {
     let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
     let first = api.open(&open_as(1, "/disk")).await.unwrap();
     assert_eq!(first.volume.epoch, Epoch(1), "nobody had it before: no fence");
-    api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap();
+    api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap();
 
     let held = api.open(&open_as(2, "/disk")).await.unwrap_err();
     let MdsError::HeldBy { holder, .. } = &held else { panic!("{held}") };
@@ -127,9 +133,67 @@ async fn a_second_opener_is_refused_until_the_lease_ends_and_then_fences() {
         Err(MdsError::Fenced { held: Epoch(2) })
     ));
     assert!(matches!(
-        api.segment(volume.id, SegmentIndex(1), Epoch(1), true).await,
+        api.segment(nobody(volume.id, 1), SegmentIndex(1), true).await,
         Err(MdsError::Fenced { held: Epoch(2) })
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lapsed_shared_holder_is_fenced_and_the_live_ones_are_kept() {
+    let cluster = Cluster::start(3, 3).await;
+    let api = cluster.api(1);
+    cluster.wait_healthy(&api).await;
+    let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
+    let shared = |client| OpenRequest { mode: OpenMode::Shared, ..open_as(client, "/disk") };
+    let key = |client, epoch| SessionKey { volume: volume.id, client: ClientId(client), epoch: Epoch(epoch) };
+    let lease = api.open(&shared(1)).await.unwrap().lease;
+    assert_eq!(api.open(&shared(2)).await.unwrap().epoch, Epoch(1));
+    api.segment(key(1, 1), SegmentIndex(0), true).await.unwrap();
+    for _ in 0..4 {
+        sleep(lease / 2).await;
+        api.refresh(&[key(2, 1)]).await.unwrap();
+    }
+    let holders = api.stat("/disk").await.unwrap().holders;
+    assert_eq!(
+        holders.iter().map(|h| (h.client.get(), h.lapsed)).collect::<Vec<_>>(),
+        [(1, true), (2, false)]
+    );
+    assert!(holders[1].lease_left > lease / 2 && holders[1].epoch == Epoch(1));
+
+    cluster.refuse_fences(true);
+    assert!(api.open(&shared(3)).await.is_err(), "not before the lapsed one is shut out");
+    cluster.refuse_fences(false);
+    assert_eq!(api.open(&shared(3)).await.unwrap().epoch, Epoch(2));
+    assert_eq!(cluster.fences(volume.id), [(1, 2), (2, 2), (3, 2), (4, 2)]);
+    assert!(cluster.kept(volume.id).iter().all(|kept| *kept == [(2, 1)]), "{:?}", cluster.kept(volume.id));
+    assert!(matches!(
+        api.segment(key(1, 1), SegmentIndex(1), true).await,
+        Err(MdsError::Fenced { held: Epoch(2) })
+    ));
+    api.segment(key(2, 1), SegmentIndex(1), true).await.unwrap();
+    assert!(api.refresh(&[key(2, 1)]).await.unwrap().sessions[0].outcome.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn breaking_a_session_returns_once_every_copyset_refuses_its_holder() {
+    let cluster = Cluster::start(3, 3).await;
+    let api = cluster.api(1);
+    cluster.wait_healthy(&api).await;
+    let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
+    let shared = |client| OpenRequest { mode: OpenMode::Shared, ..open_as(client, "/disk") };
+    for client in [1, 2] {
+        api.open(&shared(client)).await.unwrap();
+    }
+    api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap();
+    cluster.refuse_fences(true);
+    let patience = Duration::from_secs(5);
+    let error = api.break_sessions("/disk", &[ClientId(1)], patience).await.unwrap_err();
+    assert!(matches!(error, MdsError::InProgress { .. } | MdsError::Unavailable { .. }), "{error}");
+    cluster.refuse_fences(false);
+    // Its session is gone, its fence is not: asking again without naming it waits for that.
+    api.break_sessions("/disk", &[], patience).await.unwrap();
+    assert!(cluster.fences(volume.id).iter().all(|(_, epoch)| *epoch == 2));
+    assert!(cluster.kept(volume.id).iter().all(|kept| *kept == [(2, 1)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +205,7 @@ async fn a_clean_close_needs_no_fence_and_an_unclean_one_does() {
     for (client, drained, epoch) in [(1, true, 1), (2, false, 1), (3, true, 2), (4, true, 2)] {
         let opened = api.open(&open_as(client, "/disk")).await.unwrap();
         assert_eq!(opened.volume.epoch, Epoch(epoch), "client {client}");
-        api.segment(volume.id, SegmentIndex(0), Epoch(epoch), true).await.unwrap();
+        api.segment(nobody(volume.id, epoch), SegmentIndex(0), true).await.unwrap();
         let key = SessionKey { volume: volume.id, client: ClientId(client), epoch: Epoch(epoch) };
         api.close(key, drained).await.unwrap();
     }
@@ -154,7 +218,7 @@ async fn an_open_waits_for_every_copyset_to_be_fenced() {
     cluster.wait_healthy(&api).await;
     let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
     api.open(&open_as(1, "/disk")).await.unwrap();
-    api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap();
+    api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap();
     cluster.refuse_fences(true);
     let takeover = OpenRequest { takeover: true, ..open_as(2, "/disk") };
     let error = api.open(&takeover).await.unwrap_err();
@@ -185,7 +249,7 @@ async fn a_deleted_volume_leaves_nothing_behind() {
     let api = cluster.api(1);
     cluster.wait_healthy(&api).await;
     let volume = api.create_volume("/disk", 4 * GIB).await.unwrap().volume;
-    api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap();
+    api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap();
     cluster.refuse_fences(true);
     api.delete("/disk").await.unwrap();
     assert!(matches!(api.stat("/disk").await, Err(MdsError::NotFound { .. })));
@@ -275,11 +339,11 @@ async fn full_disks_refuse_segments_with_no_space() {
         api.status().await.unwrap().health.iter().any(|item| item.code == "CAPACITY_FULL")
     })
     .await;
-    let error = api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.unwrap_err();
+    let error = api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.unwrap_err();
     assert!(matches!(error, MdsError::NoSpace { .. }), "{error}");
     cluster.set_free(cluster.chunkserver(0), 1 << 40);
     eventually("there is room again", || async {
-        api.segment(volume.id, SegmentIndex(0), Epoch(1), true).await.is_ok()
+        api.segment(nobody(volume.id, 1), SegmentIndex(0), true).await.is_ok()
     })
     .await;
 }

@@ -60,9 +60,13 @@ pub struct Serve {
     /// Listen on a TCP address; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", group = "place")]
     pub listen: Option<String>,
-    /// Refuse whatever would change a volume.
+    /// Refuse whatever would change a volume. It is then open beside any other holder, with --shared or without.
     #[arg(long)]
     pub read_only: bool,
+    /// Open the volumes beside other servers that share them, and let those write, too. All see each other's writes at
+    /// once; which of their clients writes where is up to those (a cluster file system, a clustered database).
+    #[arg(long, conflicts_with = "memory")]
+    pub shared: bool,
     /// Client configuration [default: $CURVE_CONFIG, ./curve.toml, /etc/curve/curve.toml].
     #[arg(long, value_name = "FILE", conflicts_with = "memory")]
     pub config: Option<PathBuf>,
@@ -72,7 +76,8 @@ pub struct Serve {
     /// Smallest unit that clients may address, in bytes.
     #[arg(long, value_name = "BYTES", value_enum, default_value = "4096")]
     pub block_size: BlockSize,
-    /// Shut out whoever has a volume open. A former server on this host that is gone needs no such permission.
+    /// Shut out whoever has a volume open and stands in the way. A former server on this host that is gone needs no such
+    /// permission.
     #[arg(long, conflicts_with_all = ["memory", "read_only"])]
     pub takeover: bool,
     /// Require TLS, with this certificate (PEM, followed by those between it and its authority).

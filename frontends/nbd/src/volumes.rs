@@ -7,7 +7,7 @@ use curve_client::mds::{Holder, MdsError, OpenMode};
 use curve_client::{ClientConfig, ClientError, Cluster, OpenOptions, Volume};
 use curve_config::ConfigError;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
-use curve_types::SECTOR_BYTES;
+use curve_types::{ClientId, SECTOR_BYTES};
 use thiserror::Error;
 use tracing::warn;
 
@@ -83,31 +83,54 @@ async fn open_one(cluster: &Cluster, path: &str, serve: &Serve) -> Result<Arc<Vo
     // A volume's path is absolute; the export's name may come without the slash.
     let absolute = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let options = OpenOptions {
-        mode: if serve.read_only { OpenMode::ReadOnly } else { OpenMode::Exclusive },
+        mode: mode(serve),
         takeover: serve.takeover,
         sectors: u64::from(serve.block_size.bytes()) == SECTOR_BYTES,
     };
-    let holder = match cluster.open(&absolute, options).await {
-        Err(ClientError::Mds(MdsError::HeldBy { holder, .. })) => holder,
-        opened => return opened.map_err(|cause| VolumeError::Open { path: path.to_owned(), cause }),
-    };
-    if !died_here(&holder) {
-        return Err(VolumeError::Held { path: path.to_owned(), holder });
+    let gone = if serve.read_only { Vec::new() } else { predecessors(cluster, path, &absolute).await? };
+    match cluster.open_displacing(&absolute, options, &gone).await {
+        Err(ClientError::Mds(MdsError::HeldBy { holder, .. })) => {
+            Err(VolumeError::Held { path: path.to_owned(), holder })
+        }
+        opened => opened.map_err(|cause| VolumeError::Open { path: path.to_owned(), cause }),
     }
-    // Waiting for the lease of a process that cannot come back would only keep clients waiting. Should it live after
-    // all, in a container that shares the host's name, it is shut out as any former holder is: no write is mixed.
-    warn!(path, %holder, "the process that had the volume is gone; taking over");
-    let takeover = OpenOptions { takeover: true, ..options };
-    cluster
-        .open(&absolute, takeover)
-        .await
-        .map_err(|cause| VolumeError::Open { path: path.to_owned(), cause })
 }
 
-/// Whether a holder was a process of this host that no longer exists.
+/// A reader is beside others anyway.
+const fn mode(serve: &Serve) -> OpenMode {
+    match (serve.read_only, serve.shared) {
+        (true, _) => OpenMode::ReadOnly,
+        (false, true) => OpenMode::Shared,
+        (false, false) => OpenMode::Exclusive,
+    }
+}
+
+/// Holders that were processes of this host and are gone. Waiting for the lease of one would only keep clients waiting;
+/// and what it had under way must not land after its clients have repeated it to us and gone on, so it is shut out even
+/// where it would not stand in the way. Should it live after all, in a container that shares the host's name, it is shut
+/// out as any former holder is: no write is mixed.
+async fn predecessors(cluster: &Cluster, path: &str, absolute: &str) -> Result<Vec<ClientId>, VolumeError> {
+    let entry = cluster.mds().stat(absolute).await;
+    let entry = entry.map_err(|cause| VolumeError::Open { path: path.to_owned(), cause: cause.into() })?;
+    let gone = entry.holders.into_iter().filter(|holder| holder.mode.writes() && died_here(holder));
+    let told = gone.inspect(|holder| {
+        warn!(path, %holder, "the process that had the volume is gone; it is shut out");
+    });
+    Ok(told.map(|holder| holder.client).collect())
+}
+
+/// Whether a holder was a process of this host that no longer runs.
 fn died_here(holder: &Holder) -> bool {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    host.trim() == holder.host && !Path::new("/proc").join(holder.process.to_string()).exists()
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.process));
+    host.trim() == holder.host && stat.map_or(true, |stat| is_dead(&stat))
+}
+
+/// Whether a process whose `/proc/PID/stat` this is has ended and only waits for its parent to notice.
+fn is_dead(stat: &str) -> bool {
+    // The name of the program, in parentheses, may hold anything.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, Some('Z' | 'X'))
 }
 
 /// What `/healthz` says: whether every volume is still ours. What is wrong with the cluster, the cluster says itself.
@@ -124,5 +147,18 @@ impl HealthSource for VolumesHealth {
             remedy: "stop this server; start it again only where the volume is to be served".to_owned(),
         });
         HealthReport::new(fenced.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_is_dead_and_a_stopped_process_is_not() {
+        assert!(is_dead("17 (curve-nbd) Z 1 17 17 0"));
+        assert!(!is_dead("17 (curve-nbd) T 1 17 17 0"));
+        assert!(!is_dead("17 (odd ) Z name) S 1 17 17 0"));
+        assert!(!is_dead(""));
     }
 }

@@ -16,7 +16,10 @@ pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// The largest encoded header of one data-plane frame: 64 KiB.
 pub const FRAME_HEADER_BYTES_MAX: usize = 64 << 10;
+/// Sessions of one volume at a time. A fence names those that go on, in one header and one operation of a log.
+pub const HOLDERS_MAX: usize = 128;
 
+const _: () = assert!(32 * HOLDERS_MAX < FRAME_HEADER_BYTES_MAX, "a fence fits a header");
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(SEGMENT_BYTES.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(VOLUME_BYTES_UNIT.is_multiple_of(BLOCK_BYTES));

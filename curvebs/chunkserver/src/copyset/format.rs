@@ -28,9 +28,11 @@
 //!
 //! Kinds 5 to 7 end after 64 bytes too; the fields they do not use are 0. There is no checksum here: the log and the
 //! frames have their own.
+//!
+//! The payload of a fence names the holders of lower epochs that go on: for each u64 client, u64 epoch.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use curve_types::{ChunkKey, ClientId, Epoch, Geometry, Sequence, Term, VolumeId};
+use curve_types::{ChunkKey, ClientId, Epoch, Geometry, HOLDERS_MAX, Sequence, Term, VolumeId};
 
 const VERSION: u8 = 1;
 /// Bytes of the header before the checksums.
@@ -82,7 +84,7 @@ pub struct Mutation {
 pub enum CopysetOp {
     /// A client's change.
     Mutation(Mutation),
-    /// Refuse operations of the volume with a lower epoch from now on.
+    /// Refuse operations of the volume with a lower epoch from now on, but for the holders that the payload names.
     Fence {
         /// The volume.
         volume: VolumeId,
@@ -185,6 +187,9 @@ impl CopysetOp {
             other => return Err(OpError::Kind(other)),
         };
         let Self::Mutation(m) = &op else {
+            if matches!(op, Self::Fence { .. }) && !is_kept_length(payload_len) {
+                return Err(OpError::Length(payload_len));
+            }
             return if header.len() == HEADER_BYTES { Ok(op) } else { Err(OpError::Length(header.len())) };
         };
         check_range(m.offset, m.len, geometry)?;
@@ -211,6 +216,30 @@ pub fn check_range(offset: u32, len: u32, geometry: Geometry) -> Result<(), OpEr
         Some(end) if aligned && end <= geometry.chunk_bytes() => Ok(()),
         _ => Err(OpError::Range { offset, len }),
     }
+}
+
+/// Bytes of one holder that a fence keeps.
+const KEPT_BYTES: usize = 16;
+
+fn is_kept_length(bytes: usize) -> bool {
+    bytes.is_multiple_of(KEPT_BYTES) && bytes <= KEPT_BYTES * HOLDERS_MAX
+}
+
+/// Encodes the holders that a fence keeps: its payload.
+pub fn encode_kept(kept: &[(ClientId, Epoch)]) -> Bytes {
+    let mut out = BytesMut::with_capacity(KEPT_BYTES * kept.len());
+    for (client, epoch) in kept {
+        out.put_u64_le(client.get());
+        out.put_u64_le(epoch.get());
+    }
+    out.freeze()
+}
+
+/// Decodes the payload of a fence whose length was checked.
+pub fn decode_kept(payload: &[Bytes]) -> Vec<(ClientId, Epoch)> {
+    let joined = payload.concat();
+    let pairs = joined.as_chunks::<KEPT_BYTES>().0.iter();
+    pairs.map(|pair| (ClientId(u64_at(pair, 0)), Epoch(u64_at(pair, 8)))).collect()
 }
 
 fn mutation_kind(action: Action) -> u8 {
@@ -361,6 +390,20 @@ mod tests {
         ));
         for (offset, len) in [(1, 4096), (0, 0), (0, 512), (16 << 20, 4096), (u32::MAX - 4095, 4096)] {
             assert!(check_range(offset, len, geometry).is_err(), "{offset}+{len}");
+        }
+    }
+
+    #[test]
+    fn a_fence_names_whom_it_keeps() {
+        let fence = CopysetOp::Fence { volume: VolumeId(1), epoch: Epoch(3) };
+        let kept = [(ClientId(5), Epoch(1)), (ClientId(6), Epoch(2))];
+        let payload = encode_kept(&kept);
+        let decode = |len| CopysetOp::decode(&fence.encode(&[]), len, Geometry::default(), &mut Vec::new());
+        assert_eq!(decode(payload.len()), Ok(fence));
+        assert_eq!(decode_kept(&[payload.slice(..7), payload.slice(7..)]), kept);
+        assert_eq!(decode_kept(&[]), []);
+        for len in [8, 16 * (HOLDERS_MAX + 1)] {
+            assert_eq!(decode(len), Err(OpError::Length(len)));
         }
     }
 

@@ -7,7 +7,7 @@
 //! state record
 //!  at  bytes  what
 //!   0      4  magic "CvSt"
-//!   4      2  version, 1
+//!   4      2  version, 2
 //!   6      2  0
 //!   8      8  index of the last applied entry
 //!  16      4  n, bytes of the runtime's marker (opaque here)
@@ -17,18 +17,21 @@
 //!
 //! volume table
 //!   0      4  number of volumes
-//!   then for each: u64 volume, u64 fence, u32 number of clients
+//!   then for each: u64 volume, u64 fence, u32 number of holders that it keeps
+//!     then for each: u64 client, u64 epoch
+//!     then u32 number of clients
 //!     then for each: u64 client, u64 epoch, u64 answered below, u64 last used index, u32 n, n × u64 sequence
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use curve_types::{ClientId, Epoch, LogIndex, VolumeId};
+use curve_types::{ClientId, Epoch, HOLDERS_MAX, LogIndex, VolumeId};
 use thiserror::Error;
 
+use super::fence::Fence;
 use super::volumes::{CLIENTS_MAX, VolumeState, VolumeTable, WINDOW_MAX, Window};
 
 const MAGIC: [u8; 4] = *b"CvSt";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 24;
 
 /// What a checkpoint keeps.
@@ -49,7 +52,7 @@ pub enum RecordError {
     #[error("not a copyset state record")]
     Magic,
     /// Written by a newer program.
-    #[error("copyset state record of version {0}; this program knows version 1")]
+    #[error("copyset state record of version {0}; this program knows version 2")]
     Version(u16),
     /// The checksum does not match.
     #[error("copyset state record is corrupt (checksum)")]
@@ -113,7 +116,12 @@ pub fn encode_table(table: &VolumeTable) -> Bytes {
     out.put_u32_le(table.volumes.len() as u32);
     for (volume, state) in &table.volumes {
         out.put_u64_le(volume.get());
-        out.put_u64_le(state.fence.get());
+        out.put_u64_le(state.fence.lowest.get());
+        out.put_u32_le(state.fence.kept.len() as u32);
+        for (client, epoch) in &state.fence.kept {
+            out.put_u64_le(client.get());
+            out.put_u64_le(epoch.get());
+        }
         out.put_u32_le(state.clients.len() as u32);
         for (client, window) in &state.clients {
             out.put_u64_le(client.get());
@@ -135,7 +143,7 @@ pub fn decode_table(mut bytes: &[u8]) -> Result<VolumeTable, RecordError> {
     let volumes = u32_of(&mut bytes)?;
     for _ in 0..volumes {
         let volume = VolumeId(u64_of(&mut bytes)?);
-        let mut state = VolumeState { fence: Epoch(u64_of(&mut bytes)?), ..VolumeState::default() };
+        let mut state = VolumeState { fence: fence_of(&mut bytes)?, ..VolumeState::default() };
         let clients = u32_of(&mut bytes)? as usize;
         if clients > CLIENTS_MAX {
             return Err(RecordError::Length);
@@ -147,6 +155,19 @@ pub fn decode_table(mut bytes: &[u8]) -> Result<VolumeTable, RecordError> {
         table.volumes.insert(volume, state);
     }
     if bytes.is_empty() { Ok(table) } else { Err(RecordError::Length) }
+}
+
+fn fence_of(bytes: &mut &[u8]) -> Result<Fence, RecordError> {
+    let mut fence = Fence { lowest: Epoch(u64_of(bytes)?), ..Fence::default() };
+    let kept = u32_of(bytes)? as usize;
+    if kept > HOLDERS_MAX {
+        return Err(RecordError::Length);
+    }
+    for _ in 0..kept {
+        let client = ClientId(u64_of(bytes)?);
+        fence.kept.insert(client, Epoch(u64_of(bytes)?));
+    }
+    Ok(fence)
 }
 
 fn window_of(bytes: &mut &[u8]) -> Result<Window, RecordError> {
@@ -188,7 +209,7 @@ mod tests {
 
     fn record() -> StateRecord {
         let mut volumes = VolumeTable::default();
-        volumes.fence(VolumeId(3), Epoch(4));
+        volumes.fence(VolumeId(3), Epoch(4), &[(ClientId(9), Epoch(2))]);
         for sequence in [5, 7, 6] {
             let m = Mutation {
                 key: ChunkKey { volume: VolumeId(3), index: 1 },

@@ -326,7 +326,7 @@ mod tests {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         let mut volumes = VolumeTable::default();
-        volumes.fence(VolumeId(1), Epoch(2));
+        volumes.fence(VolumeId(1), Epoch(2), &[]);
         let changes = Changes {
             chunks: vec![ChunkChange { key, last_changed: LogIndex(5), deleted: true }],
             volumes: vec![VolumeDeletion { volume: VolumeId(2), index: LogIndex(4) }],

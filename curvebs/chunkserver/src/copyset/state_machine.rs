@@ -9,7 +9,7 @@ use curve_io::BoxFuture;
 use curve_multiraft::{Applied, Op, SnapshotFetch, SnapshotSource, StateMachine};
 use curve_types::{Geometry, LogIndex, Term};
 
-use super::format::{Action, CopysetOp, Mutation, Outcome};
+use super::format::{Action, CopysetOp, Mutation, Outcome, decode_kept};
 use super::install;
 use super::record::StateRecord;
 use super::replica::Replica;
@@ -104,13 +104,13 @@ impl CopysetMachine {
                 Decision::Apply => self.mutate(&m, &op.payload, index).await,
             },
             CopysetOp::Fence { volume, epoch } => {
-                let held = self.state.volumes.fence(volume, epoch);
-                self.replica.fences().set(volume, held);
+                let fence = self.state.volumes.fence(volume, epoch, &decode_kept(&op.payload));
+                self.replica.fences().set(volume, fence.clone());
                 Ok(Outcome::Applied)
             }
             CopysetOp::DeleteVolume { volume } => {
-                self.state.volumes.delete(volume);
-                self.replica.fences().set(volume, self.state.volumes.fence_of(volume));
+                let fence = self.state.volumes.delete(volume);
+                self.replica.fences().set(volume, fence.clone());
                 self.store.delete_volume(volume, index).map_err(store_error)?;
                 Ok(Outcome::Applied)
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use curve_types::{ClientId, Epoch, LogIndex, Sequence, VolumeId};
 
+use super::fence::Fence;
 use super::format::{Mutation, Outcome};
 
 /// The most sequences remembered for one client. It is far above any inflight window; a client that exceeds it has
@@ -66,8 +67,8 @@ impl Window {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct VolumeState {
-    /// The lowest epoch that is accepted.
-    pub(super) fence: Epoch,
+    /// Whose operations are accepted.
+    pub(super) fence: Fence,
     pub(super) clients: BTreeMap<ClientId, Window>,
 }
 
@@ -76,12 +77,14 @@ pub(super) struct VolumeState {
 /// Pure: the same operations in the same order give the same decisions on every replica, and the table is stored with
 /// the applied index it belongs to, so a replay after a crash decides as the first run did.
 ///
-/// - An operation whose epoch is below the volume's fence is refused. A fence only rises.
+/// - An operation whose epoch is below the volume's fence is refused, unless the fence keeps its client. A fence only
+///   tightens.
 /// - An operation whose `(client, sequence)` was applied is answered as applied and not done again.
 /// - A sequence below the client's `answered_below` is refused as stale: the client has its answer, so this is a late
 ///   copy, and doing it again could undo a later write.
-/// - When a fence rises, the windows of clients with a lower epoch are dropped: they can only be refused. A session
-///   therefore never carries its sequences over into a higher epoch.
+/// - When a fence rises, the windows of clients that it refuses are dropped. Those it keeps stay: a kept client's
+///   repeated operation must find its first result, whatever happens to others. A session never carries its sequences
+///   over into a higher epoch.
 ///
 /// Cost: 8 bytes per operation in flight and about 100 bytes per client and volume; a deleted volume leaves its fence
 /// behind, since a delayed write must not bring its chunks back.
@@ -94,8 +97,8 @@ impl VolumeTable {
     /// Decides on a mutation logged at `index` in `term`, and remembers it as done when the answer is to apply it.
     pub fn decide(&mut self, m: &Mutation, index: LogIndex, term: curve_types::Term) -> Decision {
         let volume = self.volumes.entry(m.key.volume).or_default();
-        if m.epoch < volume.fence {
-            return Decision::Answer(Outcome::Fenced { held: volume.fence });
+        if !volume.fence.accepts(m.client, m.epoch) {
+            return Decision::Answer(Outcome::Fenced { held: volume.fence.lowest });
         }
         if !volume.clients.contains_key(&m.client) && volume.clients.len() >= CLIENTS_MAX {
             volume.drop_idlest();
@@ -122,32 +125,27 @@ impl VolumeTable {
         Decision::Apply
     }
 
-    /// Raises a volume's fence; a lower one changes nothing. Returns the fence that holds now.
-    pub fn fence(&mut self, volume: VolumeId, epoch: Epoch) -> Epoch {
-        let state = self.volumes.entry(volume).or_default();
-        if epoch > state.fence {
-            state.fence = epoch;
-            state.clients.retain(|_, window| window.epoch >= epoch);
+    /// Raises a volume's fence, keeping some holders of lower epochs; a lower one changes nothing. Returns the fence that
+    /// holds now.
+    pub fn fence(&mut self, volume: VolumeId, epoch: Epoch, kept: &[(ClientId, Epoch)]) -> &Fence {
+        let VolumeState { fence, clients } = self.volumes.entry(volume).or_default();
+        if fence.raise(epoch, kept) {
+            clients.retain(|client, window| fence.accepts(*client, window.epoch));
         }
-        state.fence
+        fence
     }
 
-    /// Shuts a volume for good.
-    pub fn delete(&mut self, volume: VolumeId) {
-        self.fence(volume, DELETED);
-    }
-
-    /// The lowest epoch that is accepted for a volume; 0 when it was never fenced.
-    pub fn fence_of(&self, volume: VolumeId) -> Epoch {
-        self.volumes.get(&volume).map_or(Epoch(0), |state| state.fence)
+    /// Shuts a volume for good. Returns the fence that does.
+    pub fn delete(&mut self, volume: VolumeId) -> &Fence {
+        self.fence(volume, DELETED, &[])
     }
 
     /// All volumes with a fence, in order.
-    pub fn fences(&self) -> impl Iterator<Item = (VolumeId, Epoch)> {
+    pub fn fences(&self) -> impl Iterator<Item = (VolumeId, &Fence)> {
         self.volumes
             .iter()
-            .filter(|(_, state)| state.fence > Epoch(0))
-            .map(|(volume, state)| (*volume, state.fence))
+            .filter(|(_, state)| state.fence.lowest > Epoch(0))
+            .map(|(volume, state)| (*volume, &state.fence))
     }
 
     /// Sequences a client's window holds; for tests and status.
@@ -212,11 +210,25 @@ mod tests {
         for (m, expected) in steps {
             assert_eq!(decide(&mut table, m), expected, "{m:?}");
         }
-        assert_eq!(table.fence(VolumeId(1), Epoch(2)), Epoch(2));
+        assert_eq!(table.fence(VolumeId(1), Epoch(2), &[]).lowest, Epoch(2));
         assert_eq!(decide(&mut table, op(1, 1, 5, 3)), Decision::Answer(Fenced { held: Epoch(2) }));
         assert_eq!(decide(&mut table, op(2, 2, 1, 1)), Decision::Apply);
-        assert_eq!(table.fence(VolumeId(1), Epoch(1)), Epoch(2), "a fence never falls");
+        assert_eq!(table.fence(VolumeId(1), Epoch(1), &[]).lowest, Epoch(2), "a fence never falls");
         assert_eq!(table.remembered(VolumeId(1), ClientId(1)), [], "a fenced client is forgotten");
+    }
+
+    #[test]
+    fn a_kept_client_keeps_its_epoch_and_its_results() {
+        let mut table = VolumeTable::default();
+        for client in [1, 2] {
+            assert_eq!(decide(&mut table, op(1, client, 1, 1)), Decision::Apply);
+        }
+        table.fence(VolumeId(1), Epoch(2), &[(ClientId(1), Epoch(1))]);
+        let repeated = decide(&mut table, op(1, 1, 1, 1));
+        assert_eq!(repeated, Decision::Answer(Outcome::Applied), "its first result is still known");
+        assert_eq!(decide(&mut table, op(1, 1, 2, 1)), Decision::Apply);
+        assert_eq!(decide(&mut table, op(1, 2, 2, 1)), Decision::Answer(Outcome::Fenced { held: Epoch(2) }));
+        assert_eq!(table.remembered(VolumeId(1), ClientId(2)), []);
     }
 
     #[test]
@@ -275,7 +287,7 @@ mod tests {
     enum Step {
         Send { client: u64, sequence: u64 },
         Answered { client: u64 },
-        Fence { epoch: u64 },
+        Fence { epoch: u64, kept: Option<u64> },
         NewEpoch { client: u64 },
     }
 
@@ -283,7 +295,7 @@ mod tests {
         let step = prop_oneof![
             8 => (0u64..3, 1u64..20).prop_map(|(client, sequence)| Step::Send { client, sequence }),
             3 => (0u64..3).prop_map(|client| Step::Answered { client }),
-            1 => (1u64..5).prop_map(|epoch| Step::Fence { epoch }),
+            1 => (1u64..5, proptest::option::of(0u64..3)).prop_map(|(epoch, kept)| Step::Fence { epoch, kept }),
             1 => (0u64..3).prop_map(|client| Step::NewEpoch { client }),
         ];
         proptest::collection::vec(step, 1..200)
@@ -296,6 +308,8 @@ mod tests {
         fn behaves_as_a_model_that_forgets_nothing(steps in steps()) {
             let mut table = VolumeTable::default();
             let mut fence = 0u64;
+            // Names of clients that go on below the fence.
+            let mut kept_names: BTreeSet<u64> = BTreeSet::new();
             let mut epoch: HashMap<u64, u64> = HashMap::new();
             let mut below: HashMap<u64, u64> = HashMap::new();
             // A session that gets a new epoch is a new client to the copyset.
@@ -307,7 +321,7 @@ mod tests {
                         let name = client * 100 + e;
                         let low = *below.get(&name).unwrap_or(&1);
                         let got = table.decide(&op(e, name, sequence, low), LogIndex(i as u64 + 1), Term(1));
-                        let expected = if e < fence {
+                        let expected = if e < fence && !kept_names.contains(&name) {
                             Decision::Answer(Outcome::Fenced { held: Epoch(fence) })
                         } else if sequence < low {
                             Decision::Answer(Outcome::Stale)
@@ -326,9 +340,16 @@ mod tests {
                             *low += 1;
                         }
                     }
-                    Step::Fence { epoch } => {
-                        fence = fence.max(epoch);
-                        prop_assert_eq!(table.fence(VolumeId(1), Epoch(epoch)), Epoch(fence));
+                    Step::Fence { epoch: at, kept } => {
+                        let own = kept.map(|client| *epoch.get(&client).unwrap_or(&1));
+                        let pair = kept.zip(own).map(|(client, e)| (client * 100 + e, e));
+                        if at > fence {
+                            let accepted = |(name, e): &(u64, u64)| *e >= fence || kept_names.contains(name);
+                            kept_names = pair.filter(accepted).map(|(name, _)| name).into_iter().collect();
+                            fence = at;
+                        }
+                        let list: Vec<_> = pair.map(|(name, e)| (ClientId(name), Epoch(e))).into_iter().collect();
+                        prop_assert_eq!(table.fence(VolumeId(1), Epoch(at), &list).lowest, Epoch(fence));
                     }
                     Step::NewEpoch { client } => {
                         epoch.insert(client, fence.max(1));

@@ -9,7 +9,7 @@ use curve_io::{Message, Reply};
 use curve_multiraft::{Group, ReadError};
 use curve_proto::ChunkError;
 use curve_proto::pb::data::ChunkReply;
-use curve_types::{CopysetId, Epoch, NodeId, VolumeId};
+use curve_types::{ClientId, CopysetId, Epoch, NodeId, VolumeId};
 use prost::Message as _;
 use tokio::time::Instant;
 
@@ -137,11 +137,16 @@ pub fn not_leader(replica: &Replica, hint: Option<NodeId>) -> ChunkError {
     ChunkError::NotLeader { hint }
 }
 
-/// Waits until a read of this replica sees every acknowledged write, and checks the reader's epoch after that.
-pub async fn may_read(replica: &Replica, volume: VolumeId, epoch: Epoch) -> Result<(), ChunkError> {
+/// Waits until a read of this replica sees every acknowledged write, and checks the reader against the fence after that.
+pub async fn may_read(
+    replica: &Replica,
+    volume: VolumeId,
+    client: ClientId,
+    epoch: Epoch,
+) -> Result<(), ChunkError> {
     group(replica)?.read_barrier().await.map_err(|error| read_error(replica, error))?;
     // After the barrier every fence that was acknowledged is applied here.
-    match replica.fences().refused(volume, epoch) {
+    match replica.fences().refused(volume, client, epoch) {
         Some(held) => Err(ChunkError::Fenced { held }),
         None => Ok(()),
     }

@@ -7,11 +7,11 @@ use curve_io::Message;
 use curve_multiraft::{Group, Op, ProposeError, Proposed};
 use curve_proto::ChunkError;
 use curve_proto::pb::data::{DeleteVolumeRequest, FenceRequest};
-use curve_types::{ChunkKey, ClientId, Epoch, Sequence, VolumeId};
+use curve_types::{ChunkKey, ClientId, Epoch, HOLDERS_MAX, Sequence, VolumeId};
 use futures::future::join_all;
 
 use super::call::{Answer, Call, bad_request, decode, group, not_leader, stopped};
-use crate::copyset::{Action, BlockPermit, CopysetOp, Mutation, Outcome, Replica};
+use crate::copyset::{Action, BlockPermit, CopysetOp, Mutation, Outcome, Replica, encode_kept};
 
 /// The largest payload of one operation in the log; a larger change becomes several that count as one.
 pub const PART_BYTES_MAX: u32 = 512 << 10;
@@ -65,7 +65,7 @@ impl Requester {
 
     /// Refuses early what the state machine would refuse; final, since a fence never falls.
     pub fn check_fence(&self, replica: &Replica, volume: VolumeId) -> Result<(), ChunkError> {
-        match replica.fences().refused(volume, self.epoch) {
+        match replica.fences().refused(volume, self.client, self.epoch) {
             Some(held) => Err(ChunkError::Fenced { held }),
             None => Ok(()),
         }
@@ -178,8 +178,12 @@ pub fn serve_fence(request: Message, call: Call) {
     match replica {
         Err(error) => call.finish(Err(error)),
         Ok((replica, r)) => call.spawn(async move {
+            if r.kept.len() > HOLDERS_MAX {
+                return Err(bad_request(format!("a fence keeps at most {HOLDERS_MAX} holders")));
+            }
             let op = CopysetOp::Fence { volume: VolumeId(r.volume), epoch: Epoch(r.epoch) };
-            propose_plain(&replica, op).await
+            let kept: Vec<_> = r.kept.iter().map(|kept| (ClientId(kept.client), Epoch(kept.epoch))).collect();
+            propose_plain(&replica, op, encode_kept(&kept)).await
         }),
     }
 }
@@ -191,13 +195,15 @@ pub fn serve_delete_volume(request: Message, call: Call) {
     match replica {
         Err(error) => call.finish(Err(error)),
         Ok((replica, r)) => call.spawn(async move {
-            propose_plain(&replica, CopysetOp::DeleteVolume { volume: VolumeId(r.volume) }).await
+            propose_plain(&replica, CopysetOp::DeleteVolume { volume: VolumeId(r.volume) }, Bytes::new())
+                .await
         }),
     }
 }
 
-async fn propose_plain(replica: &Replica, op: CopysetOp) -> Result<Answer, ChunkError> {
-    let result = group(replica)?.propose(Op { header: op.encode(&[]), payload: Vec::new() }).await;
+async fn propose_plain(replica: &Replica, op: CopysetOp, payload: Bytes) -> Result<Answer, ChunkError> {
+    let payload = if payload.is_empty() { Vec::new() } else { vec![payload] };
+    let result = group(replica)?.propose(Op { header: op.encode(&[]), payload }).await;
     answer(outcome(replica, result)?, 0)
 }
 

@@ -16,7 +16,7 @@ use curve_proto::ChunkError;
 use curve_types::Term;
 
 use super::call::{group, may_read, stopped};
-use super::change::{Part, split, submit};
+use super::change::{Part, Requester, split, submit};
 use super::write::Checked;
 use crate::copyset::{Action, Mutation, Outcome};
 
@@ -30,7 +30,8 @@ pub async fn write(write: &Checked, more: bool) -> Result<Outcome, ChunkError> {
     for _ in 0..ATTEMPTS {
         let permit = replica.guards().exclusive(write.key, blocks_touched(write)).await;
         let term = group(replica)?.status().term;
-        may_read(replica, write.key.volume, write.requester.epoch).await?;
+        let Requester { client, epoch, .. } = write.requester;
+        may_read(replica, write.key.volume, client, epoch).await?;
         match merge_ends(write, term, more).await {
             Ok(parts) => match submit(replica, parts, permit).await? {
                 Outcome::AnotherTerm => {}

@@ -6,7 +6,7 @@ use curve_chunkstore::{HOLE, ReadData, ReadError};
 use curve_io::Message;
 use curve_proto::ChunkError;
 use curve_proto::pb::data::{ChunkReply, ReadRequest};
-use curve_types::{ChunkKey, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
+use curve_types::{ChunkKey, ClientId, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
 
 use super::ServiceState;
 use super::call::{Answer, Call, bad_request, decode, may_read, stopped};
@@ -44,7 +44,7 @@ fn check(
 
 async fn run(read: &ReadRequest, replica: &Arc<Replica>) -> Result<Answer, ChunkError> {
     let key = ChunkKey { volume: VolumeId(read.volume), index: read.chunk };
-    may_read(replica, key.volume, Epoch(read.epoch)).await?;
+    may_read(replica, key.volume, ClientId(read.client), Epoch(read.epoch)).await?;
     let data = read_healing(replica, key, read.offset, read.len).await?;
     Ok(answer(data, u64::from(read.len)))
 }

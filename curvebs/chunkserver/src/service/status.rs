@@ -4,7 +4,7 @@ use curve_chunkstore::ReadError;
 use curve_io::Message;
 use curve_proto::ChunkError;
 use curve_proto::pb::data::{BlockStatusRequest, ChunkReply, Extent};
-use curve_types::{ChunkKey, Epoch, VolumeId};
+use curve_types::{ChunkKey, ClientId, Epoch, VolumeId};
 
 use super::call::{Answer, Call, bad_request, decode, may_read, stopped};
 use crate::copyset::check_range;
@@ -23,7 +23,7 @@ pub fn serve(request: Message, call: Call) {
         Err(error) => call.finish(Err(error)),
         Ok((replica, r)) => call.run(async move {
             let key = ChunkKey { volume: VolumeId(r.volume), index: r.chunk };
-            may_read(&replica, key.volume, Epoch(r.epoch)).await?;
+            may_read(&replica, key.volume, ClientId(r.client), Epoch(r.epoch)).await?;
             match replica.store().extents(key, r.offset, r.len).await {
                 Ok(extents) => {
                     let extents = bounded(extents, r.len);

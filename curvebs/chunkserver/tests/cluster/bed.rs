@@ -10,7 +10,9 @@ use curve_chunkstore::{HOLE, block_crc};
 use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_io::{Disk, Message, Network, OpenMode};
 use curve_multiraft::Role;
-use curve_proto::pb::data::{ChunkReply, FenceRequest, ReadRequest, WriteRequest, WriteZeroesRequest};
+use curve_proto::pb::data::{
+    ChunkReply, FenceRequest, KeptHolder, ReadRequest, WriteRequest, WriteZeroesRequest,
+};
 use curve_proto::{ChunkError, methods};
 use curve_types::{ByteSize, CopysetId, Epoch, HumanDuration, NodeId, VolumeId};
 use prost::Message as _;
@@ -298,6 +300,16 @@ impl Bed {
     }
 
     pub async fn read(&self, epoch: Epoch, block: u32, blocks: u32) -> Result<Vec<u8>, ChunkError> {
+        self.read_as(0, epoch, block, blocks).await
+    }
+
+    pub async fn read_as(
+        &self,
+        client: u64,
+        epoch: Epoch,
+        block: u32,
+        blocks: u32,
+    ) -> Result<Vec<u8>, ChunkError> {
         let len = blocks * BLOCK as u32;
         let request = ReadRequest {
             copyset: COPYSET.get(),
@@ -306,6 +318,7 @@ impl Bed {
             offset: block * BLOCK as u32 % CHUNK,
             len,
             epoch: epoch.get(),
+            client,
         };
         let (reply, payload) = self.call(methods::READ, request.encode_to_vec(), Vec::new()).await?;
         let bytes = if payload.is_empty() { vec![0; len as usize] } else { payload.to_vec() };
@@ -319,7 +332,13 @@ impl Bed {
     }
 
     pub async fn fence(&self, epoch: Epoch) -> Result<(), ChunkError> {
-        let request = FenceRequest { copyset: COPYSET.get(), volume: VOLUME.get(), epoch: epoch.get() };
+        self.fence_keeping(epoch, &[]).await
+    }
+
+    pub async fn fence_keeping(&self, epoch: Epoch, kept: &[(u64, Epoch)]) -> Result<(), ChunkError> {
+        let kept = kept.iter().map(|&(client, epoch)| KeptHolder { client, epoch: epoch.get() }).collect();
+        let (copyset, volume, epoch) = (COPYSET.get(), VOLUME.get(), epoch.get());
+        let request = FenceRequest { copyset, volume, epoch, kept };
         self.call(methods::FENCE, request.encode_to_vec(), Vec::new()).await.map(|_| ())
     }
 

@@ -72,6 +72,30 @@ fn a_fence_shuts_out_the_old_epoch_for_reads_and_writes() {
 }
 
 #[test]
+fn a_kept_holder_goes_on_below_the_fence_whoever_leads() {
+    bed::run(13, async |bed: &mut Bed| {
+        let mut kept = Writer::new(7, Epoch(1));
+        let mut out = Writer::new(8, Epoch(1));
+        bed.write(&mut kept, 0, pattern(1, 1)).await.unwrap();
+        bed.write(&mut out, 1, pattern(2, 1)).await.unwrap();
+        bed.fence_keeping(Epoch(2), &[(7, Epoch(1))]).await.unwrap();
+        let fenced = Err(ChunkError::Fenced { held: Epoch(2) });
+        for _ in 0..2 {
+            bed.write(&mut kept, 0, pattern(3, 1)).await.unwrap();
+            assert_eq!(bed.read_as(7, Epoch(1), 0, 1).await.unwrap(), pattern(3, 1));
+            assert_eq!(bed.write(&mut out, 1, pattern(4, 1)).await, fenced);
+            assert_eq!(bed.read_as(8, Epoch(1), 1, 1).await, fenced.clone().map(|()| Vec::new()));
+            let leader = bed.leader().await;
+            bed.crash(leader);
+            bed.leader().await;
+            bed.start(leader).await;
+        }
+        bed.fence(Epoch(3)).await.unwrap();
+        assert_eq!(bed.write(&mut kept, 0, pattern(5, 1)).await, Err(ChunkError::Fenced { held: Epoch(3) }));
+    });
+}
+
+#[test]
 fn a_repeated_write_is_done_once() {
     bed::run(4, async |bed: &mut Bed| {
         let mut writer = Writer::new(7, Epoch(1));

@@ -1,5 +1,7 @@
 //! Sessions as they are applied.
 
+use std::time::Duration;
+
 use curve_kv::{KvError, Txn};
 use curve_proto::MdsError;
 use curve_proto::mds::{Holder, OpenMode};
@@ -7,8 +9,9 @@ use curve_proto::pb::mds as pb;
 use curve_proto::pb::mds::mds_response::Result as Answer;
 use curve_proto::pb::mds_state as state;
 use curve_proto::pb::mds_state::{SessionRow, VolumeRow};
-use curve_types::ClientId;
+use curve_types::{ClientId, Epoch, HOLDERS_MAX};
 
+use super::rules::{self, Refused, Seat, Wanted};
 use crate::keys;
 use crate::namespace::{NamePath, volume_at, volume_message};
 use crate::rows::{Refusal, Rows, all, cluster, get, put};
@@ -18,38 +21,65 @@ pub(crate) fn sessions_of(rows: &(impl Rows + ?Sized), volume: u64) -> Result<Ve
     all(rows, &keys::sessions_of(volume))
 }
 
-/// Sessions as clients see them; `lapsed` knows whose lease has run out.
-pub(crate) fn holders(sessions: Vec<SessionRow>, lapsed: impl Fn(ClientId) -> bool) -> Vec<Holder> {
-    let holder = |session: SessionRow| Holder {
-        mode: session.mode().into(),
-        client: ClientId(session.client),
-        host: session.host,
-        process: session.process,
-        opened_at_ms: session.opened_at_ms,
-        lapsed: lapsed(ClientId(session.client)),
+/// A client's session, if it is the one that was granted `epoch`.
+pub(crate) fn session(
+    rows: &(impl Rows + ?Sized),
+    volume: u64,
+    client: u64,
+    epoch: u64,
+) -> Result<Option<SessionRow>, KvError> {
+    let session = get::<SessionRow>(rows, &keys::session(volume, client))?;
+    Ok(session.filter(|session| session.epoch == epoch))
+}
+
+/// Whether a holder may still change the volume's map: as long as nobody has shut it out. That its session is gone is no
+/// reason to refuse it before the epoch rises.
+pub(crate) fn may_go_on(
+    rows: &(impl Rows + ?Sized),
+    volume: &VolumeRow,
+    client: u64,
+    epoch: u64,
+) -> Result<(), Refusal> {
+    if epoch > volume.epoch {
+        let why = format!("epoch {epoch} of volume {} is not given out yet", volume.id);
+        return Err(MdsError::BadRequest { why }.into());
+    }
+    if epoch == volume.epoch || session(rows, volume.id, client, epoch)?.is_some() {
+        return Ok(());
+    }
+    Err(MdsError::Fenced { held: Epoch(volume.epoch) }.into())
+}
+
+/// Sessions as clients see them; `lease_left` knows what is left of whose lease.
+pub(crate) fn holders(sessions: Vec<SessionRow>, lease_left: impl Fn(ClientId) -> Duration) -> Vec<Holder> {
+    let holder = |session: SessionRow| {
+        let lease_left = lease_left(ClientId(session.client));
+        Holder {
+            mode: session.mode().into(),
+            client: ClientId(session.client),
+            host: session.host,
+            process: session.process,
+            opened_at_ms: session.opened_at_ms,
+            epoch: Epoch(session.epoch),
+            lease_left,
+            lapsed: lease_left.is_zero(),
+        }
     };
     sessions.into_iter().map(holder).collect()
 }
 
-fn writes(session: &SessionRow) -> bool {
-    OpenMode::from(session.mode()) != OpenMode::ReadOnly
-}
-
-fn excludes(wanted: OpenMode, session: &SessionRow) -> bool {
-    match (wanted, OpenMode::from(session.mode())) {
-        (OpenMode::ReadOnly, _) | (_, OpenMode::ReadOnly) => false,
-        (OpenMode::Shared, OpenMode::Shared) => false,
-        (OpenMode::Exclusive, _) | (_, OpenMode::Exclusive) => true,
-    }
+fn mode(session: &SessionRow) -> OpenMode {
+    session.mode().into()
 }
 
 fn held_by(path: String, session: SessionRow) -> Refusal {
-    let holder = holders(vec![session], |_| false).remove(0);
+    // How much of the lease is left is not known to the rows; the refusal itself says that it has not run out.
+    let holder = holders(vec![session], |_| Duration::from_millis(1)).remove(0);
     MdsError::HeldBy { path, holder }.into()
 }
 
-/// Opens a volume: records the session, and raises the epoch when a writer may still be about. The answer is not for
-/// the client before the volume's copysets have been fenced up to that epoch.
+/// Opens a volume by the [`rules`]: records the session, and raises the epoch when somebody must be shut out. The answer
+/// is not for the client before the volume's copysets have been fenced up to that epoch.
 pub(crate) fn open(txn: &mut Txn<'_>, now_ms: u64, op: &state::Open) -> Result<Answer, Refusal> {
     let Some(open) = &op.open else {
         return Err(MdsError::BadRequest { why: "an open without its request".into() }.into());
@@ -57,22 +87,30 @@ pub(crate) fn open(txn: &mut Txn<'_>, now_ms: u64, op: &state::Open) -> Result<A
     let path = NamePath::parse(&open.path)?;
     let mut volume = volume_at(txn, &path)?;
     let cluster = cluster(txn)?;
-    let mode = OpenMode::from(open.mode());
-    let opened = |volume: &VolumeRow| {
-        Answer::Opened(pb::Opened { volume: Some(volume_message(&cluster, volume)), lease_ms: 0 })
+    let opened = |volume: &VolumeRow, epoch: u64| {
+        let volume = Some(volume_message(&cluster, volume));
+        Answer::Opened(pb::Opened { volume, lease_ms: 0, epoch })
     };
-    if get::<SessionRow>(txn, &keys::session(volume.id, open.client))?.is_some() {
-        return Ok(opened(&volume));
+    if let Some(session) = get::<SessionRow>(txn, &keys::session(volume.id, open.client))? {
+        return Ok(opened(&volume, session.epoch));
     }
-    for session in sessions_of(txn, volume.id)?.into_iter().filter(|session| excludes(mode, session)) {
-        if !open.takeover && !op.lapsed.contains(&session.client) {
-            return Err(held_by(path.text(), session));
+    let sessions = sessions_of(txn, volume.id)?;
+    let admission = admit(op, open, &sessions, volume.stray_writer).map_err(|refused| match refused {
+        Refused::By(client) => {
+            let holder = sessions.iter().find(|session| session.client == client);
+            held_by(path.text(), holder.expect("the rules name one of the sessions").clone())
         }
-        txn.delete(keys::session(volume.id, session.client));
-        volume.stray_writer = true;
+        Refused::Full => {
+            let why = format!("{} is open {HOLDERS_MAX} times, which is the limit", path.text());
+            MdsError::Conflict { why }.into()
+        }
+    })?;
+    for client in &admission.displaced {
+        txn.delete(keys::session(volume.id, *client));
     }
-    if volume.stray_writer && mode != OpenMode::ReadOnly {
+    if admission.raise {
         raise_epoch(&mut volume);
+        put(txn, keys::volume(volume.id), &volume);
     }
     let session = SessionRow {
         client: open.client,
@@ -80,17 +118,33 @@ pub(crate) fn open(txn: &mut Txn<'_>, now_ms: u64, op: &state::Open) -> Result<A
         process: open.process,
         mode: open.mode,
         opened_at_ms: now_ms,
+        epoch: volume.epoch,
     };
     put(txn, keys::session(volume.id, session.client), &session);
-    put(txn, keys::volume(volume.id), &volume);
-    Ok(opened(&volume))
+    Ok(opened(&volume, session.epoch))
+}
+
+fn admit(
+    op: &state::Open,
+    open: &pb::Open,
+    sessions: &[SessionRow],
+    stray: bool,
+) -> Result<rules::Admission, Refused> {
+    let seat = |session: &SessionRow| Seat {
+        client: session.client,
+        mode: mode(session),
+        lapsed: op.lapsed.contains(&session.client),
+    };
+    let seats: Vec<Seat> = sessions.iter().map(seat).collect();
+    let wanted = Wanted { mode: open.mode().into(), takeover: open.takeover, displaced: &open.displaced };
+    rules::admit(wanted, &seats, stray)
 }
 
 fn raise_epoch(volume: &mut VolumeRow) {
     volume.epoch += 1;
     volume.stray_writer = false;
     if volume.segments_allocated == 0 {
-        // No copyset knows the volume yet, and the MDS itself refuses segments to the old epoch.
+        // No copyset knows the volume yet, and the MDS itself refuses segments to whoever was shut out.
         volume.fenced_epoch = volume.epoch;
     }
 }
@@ -110,27 +164,32 @@ pub(crate) fn fenced(txn: &mut Txn<'_>, op: &state::Fenced) -> Result<Answer, Re
 /// Ends a session. One that is gone already is no error.
 pub(crate) fn close(txn: &mut Txn<'_>, op: &pb::Close) -> Result<Answer, Refusal> {
     let key = op.session.unwrap_or_default();
-    let row = keys::session(key.volume, key.client);
-    if let Some(session) = get::<SessionRow>(txn, &row)? {
-        txn.delete(row);
-        if writes(&session) && !op.drained {
+    if let Some(session) = session(txn, key.volume, key.client, key.epoch)? {
+        txn.delete(keys::session(key.volume, key.client));
+        if mode(&session).writes() && !op.drained {
             mark_stray(txn, key.volume)?;
         }
     }
     Ok(Answer::Done(pb::Empty {}))
 }
 
-/// Ends all sessions of a volume.
+/// Ends the sessions of some clients, and raises the epoch when there was one, or when a former writer may still have
+/// requests under way. The sessions that stay go on, lapsed or not: nobody is let in.
 pub(crate) fn break_sessions(txn: &mut Txn<'_>, op: &pb::BreakSessions) -> Result<Answer, Refusal> {
-    let volume = volume_at(txn, &NamePath::parse(&op.path)?)?;
-    let sessions = sessions_of(txn, volume.id)?;
-    for session in &sessions {
-        txn.delete(keys::session(volume.id, session.client));
+    let mut volume = volume_at(txn, &NamePath::parse(&op.path)?)?;
+    let mut raise = volume.stray_writer;
+    for client in &op.clients {
+        let key = keys::session(volume.id, *client);
+        if get::<SessionRow>(txn, &key)?.is_some() {
+            txn.delete(key);
+            raise = true;
+        }
     }
-    if sessions.iter().any(writes) {
-        mark_stray(txn, volume.id)?;
+    if raise {
+        raise_epoch(&mut volume);
+        put(txn, keys::volume(volume.id), &volume);
     }
-    Ok(Answer::Done(pb::Empty {}))
+    Ok(Answer::Volume(volume_message(&cluster(txn)?, &volume)))
 }
 
 /// Ends the sessions of a volume that is about to be deleted; refused when one is alive.

@@ -11,7 +11,7 @@ use curve_types::Epoch;
 use tokio::time::Instant;
 
 use crate::keys;
-use crate::lease::FenceProgress;
+use crate::lease::{self, FenceProgress};
 use crate::namespace::{path_of, volume_message};
 use crate::rows::{cluster, get};
 use crate::service::{Call, store_failed};
@@ -22,14 +22,15 @@ const FENCE_WAIT: Duration = Duration::from_millis(1500);
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 const FENCE_RETRY: Duration = Duration::from_millis(100);
 
-/// Opens a volume, and answers only when every copyset of it refuses older epochs.
+/// Opens a volume, and answers only when every copyset of it refuses whoever was shut out.
 pub(super) async fn open(call: Call<'_>, op: pb::Open) -> Result<Answer, MdsError> {
     if op.client == 0 {
         return Err(MdsError::BadRequest { why: "a session needs a client id other than 0".into() });
     }
     let client = op.client;
     let lapsed = call.lapsed_at(&op.path)?;
-    let answer = call.command(state::command::Op::Open(state::Open { open: Some(op), lapsed })).await?;
+    // A copy of the request that arrives late gets the first answer, and does not open the volume again.
+    let answer = call.mutate(state::command::Op::Open(state::Open { open: Some(op), lapsed })).await?;
     let Answer::Opened(mut opened) = answer else { return Ok(answer) };
     let id = opened.volume.as_ref().expect("an open is answered with its volume").id;
     touch(call, id, client);
@@ -38,9 +39,10 @@ pub(super) async fn open(call: Call<'_>, op: pb::Open) -> Result<Answer, MdsErro
     let rows = call.shared.rows();
     let volume = get::<VolumeRow>(rows, &keys::volume(id)).map_err(store_failed)?;
     let session = get::<SessionRow>(rows, &keys::session(id, client)).map_err(store_failed)?;
-    let (Some(volume), Some(_)) = (volume, session) else {
+    let (Some(volume), Some(session)) = (volume, session) else {
         return Err(MdsError::NotHeld { what: format!("volume {id}") });
     };
+    opened.epoch = session.epoch;
     opened.volume = Some(volume_message(&cluster(rows)?, &volume));
     opened.lease_ms = call.shared.config.lease.0.as_millis() as u64;
     touch(call, id, client);
@@ -69,10 +71,18 @@ async fn fence(call: Call<'_>, id: u64) -> Result<(), MdsError> {
             Ok(())
         }
         FenceProgress::Waiting(why) => {
-            let why = format!("shutting the former holder out of {}: {why}", path_of(&volume));
+            let why = format!("shutting former holders out of {}: {why}", path_of(&volume));
             Err(MdsError::InProgress { why, retry_after: FENCE_RETRY })
         }
     }
+}
+
+/// Ends sessions, and answers only when every copyset of the volume refuses their holders.
+pub(super) async fn break_sessions(call: Call<'_>, op: pb::BreakSessions) -> Result<Answer, MdsError> {
+    let answer = call.command(state::command::Op::BreakSessions(op)).await?;
+    let Answer::Volume(volume) = answer else { return Ok(answer) };
+    fence(call, volume.id).await?;
+    Ok(Answer::Done(pb::Empty {}))
 }
 
 /// Keeps sessions alive.
@@ -97,7 +107,7 @@ fn refresh_one(call: Call<'_>, key: &pb::SessionKey) -> Result<pb::Volume, MdsEr
     let Some(volume) = get::<VolumeRow>(rows, &keys::volume(key.volume)).map_err(store_failed)? else {
         return Err(MdsError::NotFound { what: format!("volume {}", key.volume) });
     };
-    let session = get::<SessionRow>(rows, &keys::session(key.volume, key.client)).map_err(store_failed)?;
+    let session = lease::session(rows, key.volume, key.client, key.epoch).map_err(store_failed)?;
     if session.is_none() {
         return Err(if key.epoch < volume.epoch {
             MdsError::Fenced { held: Epoch(volume.epoch) }

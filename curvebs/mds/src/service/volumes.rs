@@ -22,10 +22,10 @@ use crate::{keys, lease, namespace, placement};
 const PLACEMENT_RETRY: Duration = Duration::from_millis(250);
 
 impl Call<'_> {
-    /// Whether a session's lease has run out.
-    pub(super) fn lapsed(&self, volume: u64, client: u64) -> bool {
+    /// What is left of a session's lease; zero when it has run out.
+    fn lease_left(&self, volume: u64, client: u64) -> Duration {
         let lease = self.shared.config.lease.0;
-        self.shared.memory.with(self.term, |memory| memory.lapsed(volume, client, lease, Instant::now()))
+        self.shared.memory.with(self.term, |memory| memory.lease_left(volume, client, lease, Instant::now()))
     }
 
     /// The sessions of the volume at a path whose lease has run out; none when there is no such volume.
@@ -38,12 +38,12 @@ impl Call<'_> {
         };
         let sessions = lease::sessions_of(rows, volume.id).map_err(store_failed)?;
         let clients = sessions.into_iter().map(|session| session.client);
-        Ok(clients.filter(|&client| self.lapsed(volume.id, client)).collect())
+        Ok(clients.filter(|&client| self.lease_left(volume.id, client).is_zero()).collect())
     }
 
     fn holders(&self, volume: u64) -> Result<Vec<Holder>, Refusal> {
         let sessions = lease::sessions_of(self.shared.rows(), volume)?;
-        Ok(lease::holders(sessions, |client| self.lapsed(volume, client.get())))
+        Ok(lease::holders(sessions, |client| self.lease_left(volume, client.get())))
     }
 }
 
@@ -97,7 +97,8 @@ pub(super) async fn segment(call: Call<'_>, op: pb::Segment) -> Result<Answer, M
         return Ok(Answer::SegmentMap(map));
     }
     let copysets = choose(call)?;
-    let allocate = state::Allocate { volume: op.volume, index: op.index, epoch: op.epoch, copysets };
+    let pb::Segment { volume, index, epoch, client, .. } = op;
+    let allocate = state::Allocate { volume, index, epoch, copysets, client };
     call.command(state::command::Op::Allocate(allocate)).await
 }
 

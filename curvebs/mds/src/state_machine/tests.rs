@@ -265,7 +265,7 @@ fn open(client: u64, mode: pb::OpenMode, lapsed: &[u64], takeover: bool) -> Op {
 /// The epoch that an open got, or its refusal.
 fn epoch(answer: &Answer) -> Result<u64, pb::ErrorCode> {
     match answer {
-        Answer::Opened(opened) => Ok(opened.volume.as_ref().unwrap().epoch),
+        Answer::Opened(opened) => Ok(opened.epoch),
         other => Err(code(other).unwrap()),
     }
 }
@@ -301,6 +301,55 @@ fn who_may_open_beside_whom() {
             assert_eq!(epoch(&replica.apply(open(2, second, &[], false))), expected);
         }
     }
+}
+
+fn segment(replica: &Replica, client: u64, epoch: u64) -> Result<pb::SegmentMap, crate::rows::Refusal> {
+    let op = pb::Segment { volume: 1, index: 0, epoch, allocate: false, client };
+    crate::placement::segment(replica.reader(), &op)
+}
+
+#[test]
+fn live_holders_go_on_below_the_epoch_and_displaced_ones_do_not() {
+    use pb::OpenMode::Shared;
+    let mut replica = runtime().block_on(Replica::new());
+    replica.apply(Op::CreateVolume(pb::CreateVolume { path: "/v".into(), size: MIB }));
+    for client in [1, 2] {
+        assert_eq!(epoch(&replica.apply(open(client, Shared, &[], false))), Ok(1));
+    }
+    assert_eq!(epoch(&replica.apply(open(3, Shared, &[1], false))), Ok(2), "the lapsed one is displaced");
+    assert!(
+        segment(&replica, 1, 1).is_err()
+            && segment(&replica, 2, 1).is_ok()
+            && segment(&replica, 3, 2).is_ok()
+    );
+    assert!(segment(&replica, 2, 2).is_ok(), "the newest epoch needs no session");
+    // A copy of the displaced client's open makes a new session, which says nothing of the old one's requests.
+    assert_eq!(epoch(&replica.apply(open(1, Shared, &[], false))), Ok(2));
+    assert!(segment(&replica, 1, 1).is_err());
+    let sessions = crate::lease::sessions_of(replica.reader(), 1).unwrap();
+    assert_eq!(sessions.iter().map(|s| (s.client, s.epoch)).collect::<Vec<_>>(), [(1, 2), (2, 1), (3, 2)]);
+}
+
+#[test]
+fn breaking_sessions_raises_the_epoch_once() {
+    let mut replica = runtime().block_on(Replica::new());
+    replica.apply(Op::CreateVolume(pb::CreateVolume { path: "/v".into(), size: MIB }));
+    for client in [1, 2] {
+        replica.apply(open(client, pb::OpenMode::Shared, &[], false));
+    }
+    for expected in [2, 2] {
+        let op = pb::BreakSessions { path: "/v".into(), clients: vec![1, 9] };
+        let Answer::Volume(volume) = replica.apply(Op::BreakSessions(op)) else { panic!("no volume") };
+        assert_eq!(volume.epoch, expected);
+    }
+    assert!(segment(&replica, 1, 1).is_err() && segment(&replica, 2, 1).is_ok());
+    let key = |client, epoch| Some(pb::SessionKey { volume: 1, client, epoch });
+    // The end of another session of the same client is not this one's.
+    replica.apply(Op::Close(pb::Close { session: key(2, 2), drained: false }));
+    assert_eq!(crate::lease::sessions_of(replica.reader(), 1).unwrap().len(), 1);
+    replica.apply(Op::Close(pb::Close { session: key(2, 1), drained: false }));
+    assert_eq!(epoch(&replica.apply(open(3, pb::OpenMode::ReadOnly, &[], false))), Ok(2));
+    assert_eq!(epoch(&replica.apply(open(4, pb::OpenMode::Shared, &[], false))), Ok(3), "a stray writer");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct World {
     pub replicas: BTreeMap<NodeId, BTreeSet<u32>>,
     pub creations: BTreeMap<NodeId, usize>,
     pub fences: BTreeMap<(u32, u64), u64>,
+    /// Client and epoch of the holders that the last fence of each copyset and volume lets go on.
+    pub kept: BTreeMap<(u32, u64), Vec<(u64, u64)>>,
     pub deleted: BTreeSet<(u32, u64)>,
     pub free: BTreeMap<NodeId, u64>,
     pub refuse: bool,
@@ -131,6 +133,8 @@ impl World {
                 self.lead(node, fence.copyset)?;
                 let held = self.fences.entry((fence.copyset, fence.volume)).or_default();
                 *held = fence.epoch.max(*held);
+                let kept = fence.kept.iter().map(|kept| (kept.client, kept.epoch)).collect();
+                self.kept.insert((fence.copyset, fence.volume), kept);
             }
             methods::DELETE_VOLUME => {
                 let delete = DeleteVolumeRequest::decode(header).unwrap();

@@ -171,6 +171,13 @@ impl Cluster {
         of.map(|((copyset, _), epoch)| (*copyset, *epoch)).collect()
     }
 
+    /// Client and epoch of the holders that each copyset's last fence lets go on.
+    pub fn kept(&self, volume: VolumeId) -> Vec<Vec<(u64, u64)>> {
+        let world = self.fleet.world();
+        let of = world.kept.iter().filter(|((_, fenced), _)| *fenced == volume.get());
+        of.map(|(_, kept)| kept.clone()).collect()
+    }
+
     /// The copysets that deleted a volume's data.
     pub fn deleted(&self, volume: VolumeId) -> Vec<u32> {
         let world = self.fleet.world();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use curve_types::{ClientId, CopysetId, Epoch, NodeId, SegmentIndex, VolumeId};
+use curve_types::{ClientId, CopysetId, Epoch, NodeId, SegmentIndex};
 use tokio::time::{Instant, sleep};
 
 use crate::mds::wire::{BadReply, required};
@@ -132,20 +132,27 @@ impl MdsApi {
             host: request.host.clone(),
             process: request.process,
             takeover: request.takeover,
+            displaced: request.displaced.iter().map(|client| client.get()).collect(),
         });
-        let until = Instant::now() + self.deadline;
+        let opened = answer!(self.call_until_done(op, self.deadline).await?, Opened)?;
+        Ok(Opened {
+            volume: required(opened.volume, "volume")?.try_into()?,
+            epoch: Epoch(opened.epoch),
+            lease: Duration::from_millis(opened.lease_ms),
+        })
+    }
+
+    /// Calls again and again what is in progress, until it is done or `deadline` is over.
+    async fn call_until_done(&self, op: Op, deadline: Duration) -> Result<Answer, MdsError> {
+        let until = Instant::now() + deadline;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let answer = match self.call_within(op.clone(), left).await {
+            match self.call_within(op.clone(), left).await {
                 Err(MdsError::InProgress { retry_after, .. }) if retry_after < left => {
                     sleep(retry_after).await;
-                    continue;
                 }
-                other => other?,
-            };
-            let opened = answer!(answer, Opened)?;
-            let lease = Duration::from_millis(opened.lease_ms);
-            return Ok(Opened { volume: required(opened.volume, "volume")?.try_into()?, lease });
+                other => return other,
+            }
         }
     }
 
@@ -163,22 +170,34 @@ impl MdsApi {
         answer!(self.call(op).await?, Done).map(drop)
     }
 
-    /// Ends all sessions of a volume without asking their holders; the next opener shuts them out.
-    pub async fn break_sessions(&self, path: &str) -> Result<(), MdsError> {
-        let op = Op::BreakSessions(pb::BreakSessions { path: path.into() });
-        answer!(self.call(op).await?, Done).map(drop)
+    /// Ends sessions of a volume without asking their holders, and returns once every copyset of the volume refuses
+    /// them. A client that holds it no longer is no error: whoever was ended before is waited for, too. After `deadline`
+    /// the holders are ended, but may not be shut out everywhere; asking again goes on.
+    pub async fn break_sessions(
+        &self,
+        path: &str,
+        clients: &[ClientId],
+        deadline: Duration,
+    ) -> Result<(), MdsError> {
+        let clients = clients.iter().map(|client| client.get()).collect();
+        let op = Op::BreakSessions(pb::BreakSessions { path: path.into(), clients });
+        answer!(self.call_until_done(op, deadline).await?, Done).map(drop)
     }
 
     /// The copysets of a segment's chunks, one for each chunk. `None`: not allocated, and `allocate` was false.
     pub async fn segment(
         &self,
-        volume: VolumeId,
+        session: SessionKey,
         segment: SegmentIndex,
-        epoch: Epoch,
         allocate: bool,
     ) -> Result<Option<Vec<CopysetId>>, MdsError> {
-        let op =
-            Op::Segment(pb::Segment { volume: volume.get(), index: segment.0, epoch: epoch.get(), allocate });
+        let op = Op::Segment(pb::Segment {
+            volume: session.volume.get(),
+            index: segment.0,
+            epoch: session.epoch.get(),
+            allocate,
+            client: session.client.get(),
+        });
         let map = answer!(self.call(op).await?, SegmentMap)?;
         Ok((!map.copysets.is_empty()).then(|| map.copysets.into_iter().map(CopysetId).collect()))
     }

@@ -276,6 +276,8 @@ mod tests {
             process: 42,
             mode: OpenMode::Exclusive,
             opened_at_ms: 5,
+            epoch: Epoch(2),
+            lease_left: Duration::ZERO,
             lapsed: true,
         };
         let errors = [

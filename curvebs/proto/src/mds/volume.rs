@@ -16,7 +16,7 @@ pub struct VolumeRecord {
     pub id: VolumeId,
     /// Bytes; a multiple of 1 MiB.
     pub size: u64,
-    /// The epoch that requests must carry.
+    /// Its newest epoch. A session's requests carry the one that the session was granted.
     pub epoch: Epoch,
     /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
@@ -67,8 +67,24 @@ pub enum OpenMode {
     Exclusive,
     /// Several writers that coordinate among themselves.
     Shared,
-    /// Reads only; beside any writer.
+    /// Reads only; beside anybody.
     ReadOnly,
+}
+
+impl OpenMode {
+    /// Whether a holder of this mode may change the volume.
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Exclusive | Self::Shared)
+    }
+
+    /// Its name, for people and scripts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+            Self::ReadOnly => "read-only",
+        }
+    }
 }
 
 /// Who has a volume open.
@@ -84,7 +100,11 @@ pub struct Holder {
     pub mode: OpenMode,
     /// Since when, in milliseconds since 1970.
     pub opened_at_ms: u64,
-    /// Whether the lease has run out, so that the next opener may displace it.
+    /// The epoch that it was granted.
+    pub epoch: Epoch,
+    /// What is left of its lease.
+    pub lease_left: Duration,
+    /// Whether the lease has run out, so that the next writer displaces it.
     pub lapsed: bool,
 }
 
@@ -108,15 +128,19 @@ pub struct OpenRequest {
     pub host: String,
     /// The process id, for HELD_BY messages.
     pub process: u32,
-    /// Shut out whoever holds the volume, lapsed or not.
+    /// Shut out whoever stands in the way, lapsed or not.
     pub takeover: bool,
+    /// Shut these holders out in any case: they are known to be gone.
+    pub displaced: Vec<ClientId>,
 }
 
 /// An opened volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// The volume; requests carry its epoch.
+    /// The volume.
     pub volume: VolumeRecord,
+    /// What the session's requests carry.
+    pub epoch: Epoch,
     /// How long the session lives without a refresh.
     pub lease: Duration,
 }
@@ -232,6 +256,8 @@ impl From<Holder> for pb::Holder {
             process: h.process,
             mode: pb::OpenMode::from(h.mode).into(),
             opened_at_ms: h.opened_at_ms,
+            epoch: h.epoch.get(),
+            lease_left_ms: h.lease_left.as_millis() as u64,
             lapsed: h.lapsed,
         }
     }
@@ -245,6 +271,8 @@ impl From<pb::Holder> for Holder {
             host: h.host,
             process: h.process,
             opened_at_ms: h.opened_at_ms,
+            epoch: Epoch(h.epoch),
+            lease_left: Duration::from_millis(h.lease_left_ms),
             lapsed: h.lapsed,
         }
     }
