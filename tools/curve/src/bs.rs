@@ -1,5 +1,7 @@
 //! `curve bs`: volumes and directories.
 
+mod holders;
+
 use std::path::Path;
 
 use curve_client::mds::{Entry, Holder, VolumeRecord};
@@ -35,6 +37,10 @@ pub async fn run(config: Option<&Path>, command: BsCommand) -> Result<(), Failur
             done(Ok(()), json, || (format!("{path} has {size} now"), volume_json(&path, &volume, &[])))
         }
         BsCommand::Du { path, json } => usage(&api, &path, json).await,
+        BsCommand::Holders { path, json } => holders::list(&api, &path, json).await,
+        BsCommand::Fence { path, holder, destroy, json } => {
+            holders::fence(&api, &path, holder.map(|holder| holder.0), destroy, json).await
+        }
     }
 }
 
@@ -83,7 +89,7 @@ async fn stat(api: &Api, path: &str, json: bool) -> Result<(), Failure> {
         println!("  open by    nobody");
     }
     for holder in &entry.holders {
-        println!("  open by    {holder}, {}", mode_name(holder));
+        println!("  open by    {holder}, {}", holder.mode.name());
     }
     Ok(())
 }
@@ -168,7 +174,7 @@ fn entry_json(path: &str, entry: &Entry) -> Value {
 }
 
 fn volume_json(path: &str, volume: &VolumeRecord, holders: &[Holder]) -> Value {
-    let holders: Vec<Value> = holders.iter().map(holder_json).collect();
+    let holders: Vec<Value> = holders.iter().map(holders::describe).collect();
     json!({
         "path": path,
         "name": path.rsplit('/').next(),
@@ -184,23 +190,4 @@ fn volume_json(path: &str, volume: &VolumeRecord, holders: &[Holder]) -> Value {
         "created_at_ms": volume.created_at_ms,
         "holders": holders,
     })
-}
-
-fn holder_json(holder: &Holder) -> Value {
-    json!({
-        "client": holder.client.get().to_string(),
-        "host": holder.host,
-        "process": holder.process,
-        "mode": mode_name(holder),
-        "opened_at_ms": holder.opened_at_ms,
-        "lapsed": holder.lapsed,
-    })
-}
-
-const fn mode_name(holder: &Holder) -> &'static str {
-    match holder.mode {
-        curve_client::mds::OpenMode::Exclusive => "exclusive",
-        curve_client::mds::OpenMode::Shared => "shared",
-        curve_client::mds::OpenMode::ReadOnly => "read-only",
-    }
 }

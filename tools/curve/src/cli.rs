@@ -1,9 +1,10 @@
 //! The grammar of the command line. Only shapes: nothing here acts.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use curve_types::{ByteSize, HumanDuration};
+use curve_types::{ByteSize, ClientId, HumanDuration};
 
 /// Replicated block storage: volumes, the cluster behind them, and a playground to try both.
 #[derive(Parser, Debug)]
@@ -237,6 +238,9 @@ pub struct NbdArgs {
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,
+    /// Open beside other servers that share the volumes.
+    #[arg(long)]
+    pub shared: bool,
     /// How long to wait until the exports are ready.
     #[arg(long, default_value = "30s")]
     pub timeout: HumanDuration,
@@ -340,6 +344,35 @@ pub enum BsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List who has a volume open: host, process, mode, epoch, since when, and what is left of the lease.
+    #[command(
+        after_help = "Examples:\n  curve bs holders /demo\n  curve bs holders /demo --json | jq -r '.[].client'"
+    )]
+    Holders {
+        /// Absolute path.
+        path: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shut holders of a volume out: from the return of this command on, no request of theirs is accepted anywhere.
+    ///
+    /// Without --holder all of them. The others go on without noticing. Given again after a failure it goes on.
+    #[command(
+        after_help = "Examples:\n  curve bs fence /demo --dry-run\n  curve bs fence /demo --holder 1234567 --yes"
+    )]
+    Fence {
+        /// Absolute path.
+        path: String,
+        /// Only this holder, by its id in `curve bs holders`.
+        #[arg(long, value_name = "ID")]
+        holder: Option<HolderId>,
+        #[command(flatten)]
+        destroy: DestroyArgs,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how much space a volume or directory takes.
     #[command(after_help = "Examples:\n  curve bs du /demo --json")]
     Du {
@@ -349,6 +382,21 @@ pub enum BsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A holder's id, as `curve bs holders` prints it (or as messages name it, with `client-` before it).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HolderId(pub ClientId);
+
+impl FromStr for HolderId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("client-").unwrap_or(text).parse();
+        number
+            .map(|id| Self(ClientId(id)))
+            .map_err(|_| "an id is a number; `curve bs holders PATH` lists them".into())
+    }
 }
 
 /// `curve cluster`.
@@ -413,6 +461,8 @@ impl Cli {
                 | BsCommand::Rm { json, .. }
                 | BsCommand::Mv { json, .. }
                 | BsCommand::Resize { json, .. }
+                | BsCommand::Holders { json, .. }
+                | BsCommand::Fence { json, .. }
                 | BsCommand::Du { json, .. } => json,
             },
             Command::Cluster(args) => match args.command {
@@ -449,6 +499,8 @@ mod tests {
             "curve --config c.toml bs create /a --size 4GiB --json",
             "curve bs ls --config c.toml",
             "curve bs mv /a /b",
+            "curve bs holders /a --json",
+            "curve bs fence /a --holder client-12 --yes",
             "curve cluster status --json",
             "curve serve chunkserver --config c.toml",
         ] {

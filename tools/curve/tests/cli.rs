@@ -33,6 +33,8 @@ fn every_command_has_help_with_examples() {
         &["bs", "resize"],
         &["bs", "du"],
         &["bs", "mkdir"],
+        &["bs", "holders"],
+        &["bs", "fence"],
         &["cluster", "status"],
         &["cluster", "copysets"],
         &["cluster", "chunkservers"],

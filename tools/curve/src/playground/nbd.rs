@@ -49,7 +49,11 @@ pub(super) fn launch(layout: &Layout, member: &Member, begin: Begin) -> Result<L
     if member.read_only {
         arguments.push("--read-only".to_owned());
     }
-    if begin == Begin::Replace && !member.read_only {
+    if member.shared {
+        arguments.push("--shared".to_owned());
+    }
+    // A server that shares shuts out its own predecessor only, which it does by itself.
+    if begin == Begin::Replace && !member.read_only && !member.shared {
         arguments.push("--takeover".to_owned());
     }
     arguments.extend(member.paths.iter().cloned());
@@ -89,6 +93,7 @@ fn wanted(layout: &Layout, plan: &Plan, args: &NbdArgs) -> Result<Member, Failur
     let same = plan.of(Role::Nbd).find(|member| {
         member.paths == args.paths
             && member.read_only == args.read_only
+            && member.shared == args.shared
             && socket.as_ref().is_none_or(|socket| *socket == member.socket)
     });
     if let Some(member) = same {
@@ -107,6 +112,7 @@ fn wanted(layout: &Layout, plan: &Plan, args: &NbdArgs) -> Result<Member, Failur
         paths: args.paths.clone(),
         socket,
         read_only: args.read_only,
+        shared: args.shared,
     })
 }
 

@@ -104,6 +104,9 @@ pub struct Member {
     /// For `nbd-N`: whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
+    /// For `nbd-N`: whether others may have the volumes open, too.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 impl Member {

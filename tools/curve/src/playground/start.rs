@@ -113,6 +113,7 @@ fn member(name: MemberName, port: u16) -> Member {
         paths: Vec::new(),
         socket: String::new(),
         read_only: false,
+        shared: false,
     }
 }
 
