@@ -26,6 +26,8 @@ pub struct History {
     reads: Vec<Read>,
     /// Since when a volume's epoch has been open, by epoch.
     opened: BTreeMap<u64, Moment>,
+    /// Since when a writer has been shut out.
+    shut_out: BTreeMap<u64, Moment>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,8 @@ struct Write {
     refused: bool,
     /// The epoch of its writer.
     epoch: u64,
+    /// Its writer, where writers are told apart; else 0.
+    writer: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +93,22 @@ impl History {
     /// Begins a write of a new value to `block` by a holder of `epoch`.
     pub fn begin_write(&mut self, block: u64, epoch: u64) -> Value {
         let started = self.tick();
-        self.writes.insert(started, Write { block, started, ended: None, refused: false, epoch });
+        self.writes.insert(started, Write { block, started, ended: None, refused: false, epoch, writer: 0 });
         Value(started)
+    }
+
+    /// Begins a write of a new value to `block` by one of several writers, who are told apart by a number above 0 and not
+    /// by their epochs.
+    pub fn begin_write_by(&mut self, block: u64, writer: u64) -> Value {
+        let value = self.begin_write(block, 0);
+        self.writes.get_mut(&value.0).expect("it was begun").writer = writer;
+        value
+    }
+
+    /// A writer was shut out at `moment` at the latest: what it began before took effect before, or never does, and what
+    /// it begins after never does.
+    pub fn shut_out(&mut self, writer: u64, moment: Moment) {
+        self.shut_out.entry(writer).or_insert(moment);
     }
 
     /// The write was acknowledged.
@@ -121,7 +139,8 @@ impl History {
         let mut blocks: BTreeMap<u64, BTreeMap<u64, Zone>> = BTreeMap::new();
         for (&value, write) in &self.writes {
             self.check_fence(value, write)?;
-            let first_end = write.ended.unwrap_or(Moment::MAX);
+            let shut_out = self.shut_out_at(write);
+            let first_end = write.ended.unwrap_or(Moment::MAX).min(shut_out);
             let zone = Zone { value, first_end, last_start: write.started };
             blocks.entry(write.block).or_default().insert(value, zone);
         }
@@ -147,8 +166,15 @@ impl History {
         Ok(())
     }
 
-    /// A write that began after somebody else had opened the volume under a higher epoch cannot be acknowledged.
+    /// A write that began after its writer was shut out, or after somebody else had opened the volume under a higher
+    /// epoch, cannot be acknowledged.
     fn check_fence(&self, value: u64, write: &Write) -> Result<(), String> {
+        if write.ended.is_some() && self.shut_out_at(write) < write.started {
+            let (block, writer) = (write.block, write.writer);
+            return Err(format!(
+                "block {block}: write {value} was acknowledged after writer {writer} was shut out"
+            ));
+        }
         let fenced_by = self.opened.range(write.epoch + 1..).find(|(_, opened)| **opened < write.started);
         match (write.ended, fenced_by) {
             (Some(_), Some((epoch, _))) => Err(format!(
@@ -157,6 +183,10 @@ impl History {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn shut_out_at(&self, write: &Write) -> Moment {
+        self.shut_out.get(&write.writer).copied().unwrap_or(Moment::MAX)
     }
 
     fn check_origin(&self, read: &Read) -> Result<(), String> {
@@ -176,6 +206,12 @@ impl History {
             return Err(format!(
                 "block {}: a read returned {}, whose write was refused",
                 read.block, read.value
+            ));
+        }
+        if self.shut_out_at(write) < write.started {
+            return Err(format!(
+                "block {}: a read returned {}, written after writer {} was shut out",
+                read.block, read.value, write.writer
             ));
         }
         if write.started > read.ended {
@@ -320,6 +356,32 @@ mod tests {
         let other = write(&mut history, 2);
         read(&mut history, 1, other);
         assert!(history.check().unwrap_err().contains("written to block 2"));
+    }
+
+    #[test]
+    fn a_write_that_lands_after_its_writer_was_shut_out_is_found() {
+        let mut history = History::default();
+        let old = write(&mut history, 1);
+        let early = history.begin_write_by(1, 7);
+        let late = history.begin_write_by(1, 7);
+        let now = history.tick();
+        history.shut_out(7, now);
+        read(&mut history, 1, early.0);
+        history.check().unwrap();
+        read(&mut history, 1, late.0);
+        assert!(history.check().is_err(), "it was not there when its writer was shut out");
+
+        let mut history = History::default();
+        let now = history.tick();
+        history.shut_out(7, now);
+        let after = history.begin_write_by(1, 7);
+        read(&mut history, 1, NEVER_WRITTEN);
+        history.check().unwrap();
+        read(&mut history, 1, after.0);
+        assert!(history.check().unwrap_err().contains("written after writer 7 was shut out"));
+        history.end_write(after);
+        assert!(history.check().unwrap_err().contains("acknowledged after"));
+        let _ = old;
     }
 
     #[test]

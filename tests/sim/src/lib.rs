@@ -7,6 +7,7 @@
 
 pub mod entropy;
 pub mod faults;
+pub mod fencing;
 pub mod history;
 pub mod planted;
 pub mod scenario;

@@ -4,8 +4,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use curve_sim::faults::FaultMenu;
+use curve_sim::fencing::Fencing;
 use curve_sim::planted::Planted;
 use curve_sim::scenario::{Scenario, watch_panics};
 use curve_types::HumanDuration;
@@ -15,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Examples:
 ///   curve-sim --seeds 200                 seeds 1 to 200, two at a time
+///   curve-sim --scenario fencing          holders that are paused and displaced
 ///   curve-sim --seed 17                   one seed, with its story (CURVE_SIM_LOG=debug for more)
 #[derive(Parser, Debug)]
 #[command(verbatim_doc_comment)]
@@ -31,6 +33,9 @@ struct Arguments {
     /// Seeds that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// What is played.
+    #[arg(long, value_enum, default_value = "takeovers")]
+    scenario: Play,
     /// How long faults are inflicted, in virtual time.
     #[arg(long, default_value = "20s")]
     length: HumanDuration,
@@ -45,6 +50,15 @@ struct Arguments {
     quiet: bool,
 }
 
+/// What can be played.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Play {
+    /// Two clients take the volume from each other.
+    Takeovers,
+    /// Holders share it, are paused and displaced.
+    Fencing,
+}
+
 fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
     if !arguments.quiet {
         let filter = EnvFilter::try_from_env("CURVE_SIM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -52,9 +66,12 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     watch_panics();
     let menu = FaultMenu { bit_flips: !arguments.no_bit_flips, ..FaultMenu::ALL };
-    let scenario =
-        Scenario { menu, length: arguments.length.0, planted: arguments.planted, ..Scenario::default() };
-    match scenario.run(seed) {
+    let (length, planted) = (arguments.length.0, arguments.planted);
+    let summary = match arguments.scenario {
+        Play::Takeovers => Scenario { menu, length, planted, ..Scenario::default() }.run(seed),
+        Play::Fencing => Fencing { menu, length, planted }.run(seed),
+    };
+    match summary {
         Ok(summary) => {
             println!("seed {seed}: {summary:?}");
             ExitCode::SUCCESS
@@ -67,12 +84,13 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
 }
 
 /// Runs one seed in a process of its own; the text says what failed.
-fn run_apart(seed: u64, length: Duration) -> Result<(), String> {
+fn run_apart(seed: u64, length: Duration, play: Play) -> Result<(), String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let length = format!("{}ms", length.as_millis());
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", "300"]).arg(own);
     command.args(["--quiet", "--seed", &seed.to_string(), "--length", &length]);
+    command.args(["--scenario", play.to_possible_value().expect("none is hidden").get_name()]);
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
@@ -93,7 +111,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    if let Err(error) = run_apart(seed, arguments.length.0) {
+                    if let Err(error) = run_apart(seed, arguments.length.0, arguments.scenario) {
                         println!("{error}");
                         failed.lock().expect("no panic while held").push(seed);
                     }

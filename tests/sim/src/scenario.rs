@@ -66,7 +66,7 @@ pub struct Summary {
 }
 
 /// How long a cluster without faults may need for anything.
-const HEALING_MAX: Duration = Duration::from_secs(120);
+pub(crate) const HEALING_MAX: Duration = Duration::from_secs(120);
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -79,6 +79,11 @@ pub fn watch_panics() {
     }));
 }
 
+/// Whether a task has panicked since [`watch_panics`].
+pub(crate) fn panicked() -> bool {
+    PANICKED.load(Ordering::SeqCst)
+}
+
 impl Scenario {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
@@ -89,7 +94,7 @@ impl Scenario {
             .build()
             .expect("a runtime starts");
         let summary = runtime.block_on(self.play(seed))?;
-        if PANICKED.load(Ordering::SeqCst) {
+        if panicked() {
             return Err("a task panicked; see above".into());
         }
         Ok(summary)
@@ -142,11 +147,11 @@ impl Scenario {
     }
 }
 
-fn disk_bytes(world: &World) -> u64 {
+pub(crate) fn disk_bytes(world: &World) -> u64 {
     (0..world.host_count()).map(|host| world.disk(host).stats().bytes_written).sum()
 }
 
-async fn wait_healthy(operator: &Cluster) -> Result<(), String> {
+pub(crate) async fn wait_healthy(operator: &Cluster) -> Result<(), String> {
     let until = Instant::now() + HEALING_MAX;
     let mut last = "no answer".to_owned();
     while Instant::now() < until {
