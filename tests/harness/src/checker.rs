@@ -15,5 +15,5 @@ mod workload;
 
 pub use judge::{Judge, ReadTicket, Violation};
 pub use report::{Report, Stall};
-pub use stamp::{BLOCK, Found, Stamp};
+pub use stamp::{BLOCK, Found, Stamp, read as read_stamp};
 pub use workload::{Checker, CheckerOptions, write_stamp};

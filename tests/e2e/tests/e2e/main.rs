@@ -9,4 +9,5 @@ mod filesystems;
 mod guest;
 mod playground;
 mod postgres;
+mod sharing;
 mod space;
