@@ -35,7 +35,9 @@ pub struct Cluster {
     network: Arc<dyn Network>,
     mds: Arc<MdsApi>,
     random: Mutex<StdRng>,
+    /// Who this is, for the people who find a volume held.
     host: String,
+    process: u32,
 }
 
 impl Cluster {
@@ -49,10 +51,13 @@ impl Cluster {
         }
         let network = RpcNetwork::new(RpcConfig::default());
         let transport = Arc::new(GrpcMds::grpc(&config.mds_addresses));
-        Ok(Self::with_parts(config.clone(), network, transport, rand::rng().random()))
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
+        let cluster = Self::with_parts(config.clone(), network, transport, rand::rng().random());
+        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), ..cluster })
     }
 
-    /// Reaches a cluster over any network; `seed` feeds all random draws. For the simulator.
+    /// Reaches a cluster over any network; `seed` feeds all random draws, and nothing of the machine shows in what is
+    /// sent. For the simulator.
     pub fn with_parts(
         config: ClientConfig,
         network: Arc<dyn Network>,
@@ -62,8 +67,7 @@ impl Cluster {
         let mut random = StdRng::seed_from_u64(seed);
         let caller = ClientId(random.random());
         let mds = Arc::new(MdsApi::new(transport, caller, config.mds_timeout.0));
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
-        Self { config, network, mds, random: Mutex::new(random), host: host.trim().to_owned() }
+        Self { config, network, mds, random: Mutex::new(random), host: "simulated".into(), process: 0 }
     }
 
     /// Control calls: the namespace, copysets, chunkservers, health.
@@ -89,7 +93,7 @@ impl Cluster {
             mode: options.mode,
             client,
             host: self.host.clone(),
-            process: std::process::id(),
+            process: self.process,
             takeover: options.takeover,
             displaced: gone.to_vec(),
         };
