@@ -21,7 +21,8 @@ impl Default for RepairLimits {
 
 /// The next steps. A copyset with a dead or leaving member first gets a new one on the best other disk and then loses
 /// the old one, so that it never has fewer copies than before; one with too few members gets one, one with too many
-/// loses one. A copyset with something running, or without a leader to carry the step out, is left alone.
+/// loses one. A member that can never come back goes first: it is no copy, and with one more member beside it the two
+/// that are left would be no majority if the new one were lost as well. A copyset with something running, or without a leader to carry the step out, is left alone.
 pub fn plan_repair(view: &ClusterView, limits: RepairLimits) -> Vec<Operator> {
     let mut plan = Repair { view, limits, counts: view.replica_counts(), adding: adding(view) };
     let mut operators = Vec::new();
@@ -69,6 +70,9 @@ fn healthy(view: &ClusterView, copyset: &CopysetView) -> Vec<NodeId> {
 impl Repair<'_> {
     fn step(&mut self, copyset: &CopysetView) -> Option<Step> {
         let healthy = healthy(self.view, copyset);
+        if let Some(gone) = copyset.members.iter().find(|&&node| state(self.view, node) == DiskState::Gone) {
+            return Some(Step::Remove(*gone));
+        }
         if copyset.members.len() > REPLICAS {
             return Some(Step::Remove(self.surplus(copyset)));
         }
@@ -85,7 +89,7 @@ impl Repair<'_> {
     /// The member to give up: the one that is worst off, then one that shares a zone, then the one on the busiest disk.
     fn surplus(&self, copyset: &CopysetView) -> NodeId {
         let badness = |node: NodeId| match state(self.view, node) {
-            DiskState::Dead => 3,
+            DiskState::Dead | DiskState::Gone => 3,
             DiskState::Leaving => 2,
             DiskState::Down => 1,
             DiskState::Up => 0,
@@ -185,6 +189,15 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_never_comes_back_is_removed_before_it_is_replaced() {
+        let mut view = cluster(&["a", "b", "c", "c"], &[&[1, 2, 3]]);
+        set(&mut view, 3, DiskState::Gone);
+        assert_eq!(steps(&view), [Step::Remove(NodeId(3))]);
+        view.copysets.get_mut(&CopysetId(1)).unwrap().members = [1, 2].map(NodeId).to_vec();
+        assert_eq!(steps(&view), [Step::Add(NodeId(4))]);
+    }
+
+    #[test]
     fn nothing_is_done_without_a_spare_a_leader_or_a_majority() {
         let mut view = cluster(&["a", "b", "c"], &[&[1, 2, 3]]);
         set(&mut view, 3, DiskState::Dead);
@@ -239,7 +252,7 @@ mod tests {
     proptest! {
         #[test]
         fn carried_out_to_the_end_every_copyset_is_whole_again(
-            sizes in [2usize..5, 2usize..5, 2usize..5], dead in 1u64..7, leaving in any::<bool>(), seed in any::<u64>()
+            sizes in [2usize..5, 2usize..5, 2usize..5], dead in 1u64..7, how in 0usize..3, seed in any::<u64>()
         ) {
             let zones: Vec<&str> = sizes.iter().zip(["a", "b", "c"]).flat_map(|(&n, zone)| vec![zone; n]).collect();
             let mut view = cluster(&zones, &[]);
@@ -248,7 +261,7 @@ mod tests {
                 let copyset = CopysetView { members: members.to_vec(), leader: Some(members[0]), ..CopysetView::default() };
                 view.copysets.insert(CopysetId(i as u32 + 1), copyset);
             }
-            set(&mut view, dead, if leaving { DiskState::Leaving } else { DiskState::Dead });
+            set(&mut view, dead, [DiskState::Leaving, DiskState::Dead, DiskState::Gone][how]);
             for copyset in view.copysets.values_mut() {
                 copyset.leader = copyset.members.iter().copied().find(|&node| node != NodeId(dead));
             }

@@ -16,6 +16,8 @@ pub enum DiskState {
     Down,
     /// It has been silent for so long that its replicas are rebuilt elsewhere.
     Dead,
+    /// It was replaced and will never come back.
+    Gone,
     /// The operator takes it out of service.
     Leaving,
 }

@@ -113,7 +113,7 @@ impl Picture {
             Some(DiskState::Up) => ChunkserverState::Up,
             Some(DiskState::Leaving) => ChunkserverState::Leaving,
             Some(DiskState::Down) => ChunkserverState::Down,
-            Some(DiskState::Dead) | None => ChunkserverState::Dead,
+            Some(DiskState::Dead | DiskState::Gone) | None => ChunkserverState::Dead,
         }
     }
 
@@ -137,8 +137,12 @@ fn disk(row: &ChunkserverRow, memory: &Memory, config: &MdsConfig, now: Instant)
     let node = NodeId(row.node);
     let silence = memory.silence(node, now);
     let silent = silence > config.down_after.0;
+    // A new chunkserver has its address: its disk was replaced or set aside.
+    let replaced = row.leaving && row.address.is_empty();
     // Who leaves and is gone need not be waited for.
-    let state = if silence > config.dead_after.0 || (silent && row.leaving) {
+    let state = if silent && replaced {
+        DiskState::Gone
+    } else if silence > config.dead_after.0 || (silent && row.leaving) {
         DiskState::Dead
     } else if silent {
         DiskState::Down
