@@ -49,6 +49,8 @@ pub struct MdsParts {
     pub store: Option<Arc<dyn Store>>,
     /// Feeds everything that is drawn at random.
     pub seed: u64,
+    /// Times of the MDS group's replication. It never goes quiet, whatever this says.
+    pub raft: RaftOptions,
 }
 
 /// A running MDS. It owns its tasks: dropping it stops them, as a crash would.
@@ -99,7 +101,7 @@ impl MdsNode {
     /// address.
     pub async fn start(config: MdsConfig, parts: MdsParts) -> Result<Self, StartError> {
         config.check()?;
-        let MdsParts { disk, dir, network, store, seed } = parts;
+        let MdsParts { disk, dir, network, store, seed, raft } = parts;
         make_dirs_durable(&*disk, &dir).await.map_err(part(format!("data directory {}", dir.display())))?;
         let store = match store {
             Some(store) => store,
@@ -117,7 +119,7 @@ impl MdsNode {
         let (log, recovery) = Log::open(disk, &dir.join(LOG_DIR), log_config).await.map_err(part("log"))?;
         tracing::info!(entries = recovery.entries, torn = recovery.truncated_tail_bytes, "log recovered");
         // The group must notice a dead leader at any time, so it never goes quiet.
-        let options = RaftOptions { quiesce_after: None, ..RaftOptions::default() };
+        let options = RaftOptions { quiesce_after: None, ..raft };
         let book = Arc::new(Book(config.clone()));
         let raft = MultiRaft::new(config.node(), log.clone(), network.clone(), book, seed, options);
         let machine = MdsMachine::new(store.clone()).map_err(part("state store"))?;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use curve_io::RealDisk;
 use curve_kv::{KvError, RocksStore};
-use curve_multiraft::{Group, Role};
+use curve_multiraft::{Group, RaftOptions, Role};
 use curve_rpc::{RpcConfig, RpcNetwork};
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, serve_http};
 use rand::TryRngCore;
@@ -70,6 +70,7 @@ impl MdsServer {
             network: RpcNetwork::new(RpcConfig::default()),
             store: Some(Arc::new(store)),
             seed: OsRng.try_next_u64().map_err(|error| failed("random numbers".into())(error.to_string()))?,
+            raft: RaftOptions::default(),
         };
         let (grpc_address, http_address) = (config.me().grpc_address.clone(), config.http_address.clone());
         let node = MdsNode::start(config, parts).await?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
+use curve_multiraft::RaftOptions;
 use curve_proto::MdsApi;
 use curve_proto::mds::HealthLevel;
 use curve_proto::transport::MessageMds;
@@ -94,6 +95,7 @@ impl Cluster {
             network: self.network.node(&name(n)),
             store: None,
             seed: n as u64,
+            raft: RaftOptions::default(),
         };
         self.hosts[n].node = Some(MdsNode::start(config, parts).await.unwrap());
     }
