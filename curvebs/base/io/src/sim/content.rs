@@ -1,6 +1,5 @@
 //! The bytes of one simulated file, and the changes that have not been synced.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,15 +22,29 @@ pub(super) enum Change {
     Punch { offset: u64, len: u64 },
 }
 
-/// Bytes of a file. A page that is present is allocated; `None` is allocated and reads as zeros.
+/// What a file has at one page.
+#[derive(Clone)]
+enum Slot {
+    /// No room; reads as zeros.
+    Hole,
+    /// Room that was never written, or written with zeros.
+    Zeros,
+    Data(Arc<Page>),
+}
+
+static ZEROS: Page = [0; PAGE as usize];
+
+/// Bytes of a file. Behind the last slot are holes.
 #[derive(Clone, Default)]
 pub(super) struct Content {
-    pages: BTreeMap<u64, Option<Arc<Page>>>,
+    slots: Vec<Slot>,
+    /// Slots that are no hole.
+    allocated: u64,
     len: u64,
 }
 
-fn pages_of(offset: u64, len: u64) -> Range<u64> {
-    offset / PAGE..(offset + len).div_ceil(PAGE)
+fn pages_of(offset: u64, len: u64) -> Range<usize> {
+    (offset / PAGE) as usize..(offset + len).div_ceil(PAGE) as usize
 }
 
 impl Content {
@@ -40,7 +53,7 @@ impl Content {
     }
 
     pub(super) fn allocated_pages(&self) -> u64 {
-        self.pages.len() as u64
+        self.allocated
     }
 
     /// How many pages a change would allocate.
@@ -49,8 +62,9 @@ impl Content {
             return 0;
         }
         let wanted = pages_of(offset, len);
-        let present = self.pages.range(wanted.clone()).count() as u64;
-        wanted.end - wanted.start - present
+        let known = wanted.start.min(self.slots.len())..wanted.end.min(self.slots.len());
+        let present = self.slots[known].iter().filter(|slot| !matches!(slot, Slot::Hole)).count();
+        (wanted.len() - present) as u64
     }
 
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
@@ -60,8 +74,10 @@ impl Content {
             let at = offset + done as u64;
             let within = (at % PAGE) as usize;
             let part = (PAGE as usize - within).min(n - done);
-            match self.pages.get(&(at / PAGE)) {
-                Some(Some(page)) => buf[done..done + part].copy_from_slice(&page[within..within + part]),
+            match self.slots.get((at / PAGE) as usize) {
+                Some(Slot::Data(page)) => {
+                    buf[done..done + part].copy_from_slice(&page[within..within + part])
+                }
                 _ => buf[done..done + part].fill(0),
             }
             done += part;
@@ -76,7 +92,7 @@ impl Content {
             Change::Allocate { offset, len } => {
                 if *len > 0 {
                     for page in pages_of(*offset, *len) {
-                        self.pages.entry(page).or_insert(None);
+                        self.allocate(page);
                     }
                     self.len = self.len.max(offset + len);
                 }
@@ -113,12 +129,31 @@ impl Content {
 
     /// Offsets of pages that hold bytes, for choosing a place to damage.
     pub(super) fn written_pages(&self) -> Vec<u64> {
-        self.pages.iter().filter(|(_, page)| page.is_some()).map(|(n, _)| n * PAGE).collect()
+        let written = self.slots.iter().enumerate().filter(|(_, slot)| matches!(slot, Slot::Data(_)));
+        written.map(|(n, _)| n as u64 * PAGE).collect()
+    }
+
+    fn allocate(&mut self, page: usize) -> &mut Slot {
+        if page >= self.slots.len() {
+            self.slots.resize(page + 1, Slot::Hole);
+        }
+        let slot = &mut self.slots[page];
+        if matches!(slot, Slot::Hole) {
+            *slot = Slot::Zeros;
+            self.allocated += 1;
+        }
+        slot
     }
 
     fn page_mut(&mut self, page: u64) -> &mut Page {
-        let slot = self.pages.entry(page).or_insert(None);
-        Arc::make_mut(slot.get_or_insert_with(|| Arc::new([0; PAGE as usize])))
+        let slot = self.allocate(page as usize);
+        if !matches!(slot, Slot::Data(_)) {
+            *slot = Slot::Data(Arc::new(ZEROS));
+        }
+        match slot {
+            Slot::Data(page) => Arc::make_mut(page),
+            Slot::Hole | Slot::Zeros => unreachable!("was just filled"),
+        }
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -127,7 +162,14 @@ impl Content {
             let at = offset + done as u64;
             let within = (at % PAGE) as usize;
             let part = (PAGE as usize - within).min(bytes.len() - done);
-            self.page_mut(at / PAGE)[within..within + part].copy_from_slice(&bytes[done..done + part]);
+            let piece = &bytes[done..done + part];
+            // Files that are filled with zeros to have their room are most of what is written.
+            let clean = !matches!(self.slots.get((at / PAGE) as usize), Some(Slot::Data(_)));
+            if clean && *piece == ZEROS[..part] {
+                self.allocate((at / PAGE) as usize);
+            } else {
+                self.page_mut(at / PAGE)[within..within + part].copy_from_slice(piece);
+            }
             done += part;
         }
         if !bytes.is_empty() {
@@ -137,7 +179,9 @@ impl Content {
 
     fn set_len(&mut self, len: u64) {
         if len < self.len {
-            self.pages.split_off(&len.div_ceil(PAGE));
+            let kept = (len.div_ceil(PAGE) as usize).min(self.slots.len());
+            let cut = self.slots.drain(kept..).filter(|slot| !matches!(slot, Slot::Hole)).count();
+            self.allocated -= cut as u64;
             self.zero_within_page(len, PAGE - len % PAGE);
         }
         self.len = len;
@@ -149,7 +193,11 @@ impl Content {
         while at < end {
             let part = (PAGE - at % PAGE).min(end - at);
             if part == PAGE {
-                self.pages.remove(&(at / PAGE));
+                if let Some(slot) = self.slots.get_mut((at / PAGE) as usize)
+                    && !matches!(std::mem::replace(slot, Slot::Hole), Slot::Hole)
+                {
+                    self.allocated -= 1;
+                }
             } else {
                 self.zero_within_page(at, part);
             }
@@ -159,7 +207,7 @@ impl Content {
 
     fn zero_within_page(&mut self, offset: u64, len: u64) {
         let within = (offset % PAGE) as usize;
-        if self.pages.get(&(offset / PAGE)).is_some_and(Option::is_some) {
+        if matches!(self.slots.get((offset / PAGE) as usize), Some(Slot::Data(_))) {
             self.page_mut(offset / PAGE)[within..within + len as usize].fill(0);
         }
     }

@@ -56,6 +56,10 @@ pub struct SimDiskStats {
     pub bytes_written: u64,
     /// Power losses.
     pub crashes: u64,
+    /// Writes and allocations refused for lack of room.
+    pub refused_full: u64,
+    /// Reads that had to wait.
+    pub slow_reads: u64,
 }
 
 /// A disk in memory. This is the platter, which outlives the processes that use it; `mount` gives a process its view.
@@ -75,6 +79,7 @@ impl SimDisk {
             rng: StdRng::seed_from_u64(config.seed),
             capacity: config.capacity,
             sync_delay: config.sync_delay,
+            read_delay: Duration::ZERO..Duration::ZERO,
             fault: DiskFault::None,
             life: 1,
             names: Names::default(),
@@ -112,6 +117,17 @@ impl SimDisk {
         self.lock().sync_delay = delay;
     }
 
+    /// How long those asynchronous reads take from now on that are not answered by the page cache, which is about half
+    /// of them; drawn evenly. Empty, as at the beginning, means that none waits.
+    pub fn set_read_delay(&self, delay: Range<Duration>) {
+        self.lock().read_delay = delay;
+    }
+
+    /// Bytes that are allocated.
+    pub fn used(&self) -> u64 {
+        self.lock().used_pages * PAGE
+    }
+
     /// How many bytes the disk holds from now on; existing content stays.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = bytes;
@@ -144,6 +160,13 @@ impl SimDisk {
         Some((path, offset))
     }
 
+    /// Whether a file below `dir` has changes that a power loss might take or tear.
+    pub fn has_unsynced(&self, dir: &Path) -> bool {
+        let platter = self.lock();
+        let mut below = platter.names.files().filter(|(path, _)| path.starts_with(dir));
+        below.any(|(_, inode)| !platter.inodes[&inode].pending.is_empty())
+    }
+
     /// All files with their lengths, sorted by path.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let platter = self.lock();
@@ -169,6 +192,7 @@ pub(super) struct Platter {
     pub(super) rng: StdRng,
     pub(super) capacity: u64,
     pub(super) sync_delay: Range<Duration>,
+    read_delay: Range<Duration>,
     pub(super) fault: DiskFault,
     /// Grows with every crash and detach; mounts of another life are dead.
     pub(super) life: u64,
@@ -251,14 +275,18 @@ impl Platter {
     /// Applies a change to a file if there is room for it.
     pub(super) fn change(&mut self, id: InodeId, change: Change) -> io::Result<()> {
         let free = self.free_bytes();
+        let current = &self.inode(id)?.current;
+        let missing = match &change {
+            Change::Allocate { offset, len } => current.pages_missing(*offset, *len),
+            Change::Write { offset, bytes } => current.pages_missing(*offset, bytes.len() as u64),
+            Change::SetLen(_) | Change::Punch { .. } => 0,
+        };
+        if missing * PAGE > free {
+            self.stats.refused_full += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let inode = self.inode(id)?;
         let before = inode.current.allocated_pages();
-        if let Change::Allocate { offset, len } = &change {
-            Self::require_room(&inode.current, *offset, *len, free)?;
-        }
-        if let Change::Write { offset, bytes } = &change {
-            Self::require_room(&inode.current, *offset, bytes.len() as u64, free)?;
-        }
         inode.current.apply(&change);
         let after = inode.current.allocated_pages();
         inode.pending.push((inode.next_change, change));
@@ -276,6 +304,15 @@ impl Platter {
         }
     }
 
+    /// Draws how long a read takes; `None`: the page cache has it all.
+    pub(super) fn draw_read_delay(&mut self) -> Option<Duration> {
+        if self.read_delay.is_empty() || self.rng.random() {
+            return None;
+        }
+        self.stats.slow_reads += 1;
+        Some(self.rng.random_range(self.read_delay.clone()))
+    }
+
     /// Drops the content of files that neither a name nor a handle leads to.
     pub(super) fn collect(&mut self) {
         let reachable = self.names.reachable();
@@ -286,13 +323,6 @@ impl Platter {
             if counts { inode.current.allocated_pages() } else { 0 }
         };
         self.used_pages = self.inodes.iter().map(used).sum();
-    }
-
-    fn require_room(content: &Content, offset: u64, len: u64, free: u64) -> io::Result<()> {
-        if content.pages_missing(offset, len) * PAGE > free {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
     }
 
     fn end_life(&mut self) {

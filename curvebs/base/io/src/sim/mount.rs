@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use rand::Rng;
 
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
-use crate::sim::content::Change;
+use crate::sim::content::{Change, PAGE};
 use crate::sim::disk::{DiskFault, Platter};
 use crate::sim::names::{InodeId, Node};
 
@@ -149,6 +150,23 @@ impl SimFile {
         self.with(Access::Write, |platter| platter.change(self.inode, change))
     }
 
+    /// What a read that had to wait finds: each page as it was at its begin, which `buf` holds, or as it is now.
+    fn read_rest(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.with(Access::Read, |platter| {
+            let mut now = vec![0; buf.len()];
+            let n = platter.inode(self.inode)?.current.read(offset, &mut now);
+            let mut at = 0;
+            while at < buf.len() {
+                let end = (at + (PAGE - (offset + at as u64) % PAGE) as usize).min(buf.len());
+                if platter.rng.random() {
+                    buf[at..end].copy_from_slice(&now[at..end]);
+                }
+                at = end;
+            }
+            Ok(n)
+        })
+    }
+
     fn begin_sync(&self) -> io::Result<(u64, std::time::Duration)> {
         self.with(Access::Write, |platter| Ok((platter.inode(self.inode)?.mark(), platter.draw_sync_delay())))
     }
@@ -177,7 +195,11 @@ impl File for SimFile {
     fn read(self: Arc<Self>, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>> {
         Box::pin(async move {
             let mut buf = vec![0; len];
-            let n = self.read_at(offset, &mut buf)?;
+            let mut n = self.read_at(offset, &mut buf)?;
+            if let Some(delay) = self.with(Access::Read, |platter| Ok(platter.draw_read_delay()))? {
+                tokio::time::sleep(delay).await;
+                n = self.read_rest(offset, &mut buf)?;
+            }
             buf.truncate(n);
             Ok(Bytes::from(buf))
         })
@@ -270,7 +292,9 @@ mod tests {
             file.write_at(0, &[IoSlice::new(&[1; 1024])]).unwrap();
             file.clone().sync().await.unwrap();
             mount.sync_dir(Path::new("")).await.unwrap();
+            assert!(!sim.has_unsynced(Path::new("")));
             file.write_at(0, &[IoSlice::new(&[2; 1536])]).unwrap();
+            assert!(sim.has_unsynced(Path::new("")) && !sim.has_unsynced(Path::new("b")));
             sim.crash();
             assert!(file.len().is_err(), "a handle of the dead process must not work");
             let after = content(&*sim.mount(), "a").expect("the name was synced");
@@ -362,6 +386,27 @@ mod tests {
             later_survived += u32::from(after == b"y");
         }
         assert!(later_survived > 0 && later_survived < 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_read_sees_each_page_as_it_was_at_its_begin_or_at_its_end() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..50 {
+            let sim = disk(seed);
+            let mount = sim.mount();
+            let file = mount.open(Path::new("a"), OpenMode::Create).unwrap();
+            file.write_at(0, &[IoSlice::new(&[1; 8192])]).unwrap();
+            sim.set_read_delay(Duration::from_millis(5)..Duration::from_millis(9));
+            let reading = tokio::spawn(file.clone().read(100, 8000));
+            tokio::task::yield_now().await;
+            file.write_at(0, &[IoSlice::new(&[2; 8192])]).unwrap();
+            let bytes = reading.await.unwrap().unwrap();
+            assert_eq!(bytes.len(), 8000);
+            assert!(bytes[..3996].iter().all(|byte| *byte == bytes[0]));
+            assert!(bytes[3996..].iter().all(|byte| *byte == bytes[3996]));
+            seen.insert((bytes[0], bytes[3996]));
+        }
+        assert_eq!(seen.len(), 4, "{seen:?}");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! A simulated network: messages between named nodes over links that lose, delay, duplicate and reorder them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -83,6 +83,9 @@ struct State {
     /// Which node listened at an address last; a call to a node that is down still goes there.
     owners: BTreeMap<String, String>,
     in_flight: BTreeMap<(Instant, u64), Delivery>,
+    stalled: BTreeSet<String>,
+    /// What arrived for or from a stalled node, by number.
+    held: BTreeMap<u64, Delivery>,
     /// When the last ordered message of a link arrives.
     last_arrival: BTreeMap<(String, String), Instant>,
     next_message: u64,
@@ -145,6 +148,8 @@ impl SimNetwork {
             listeners: BTreeMap::new(),
             owners: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            stalled: BTreeSet::new(),
+            held: BTreeMap::new(),
             last_arrival: BTreeMap::new(),
             next_message: 1,
             pumping: false,
@@ -184,6 +189,26 @@ impl SimNetwork {
             self.cut(name, &other, isolated);
             self.cut(&other, name, isolated);
         }
+    }
+
+    /// Holds back everything that a node sends or is sent, or delivers all of it at once, in order: as after a long
+    /// pause, when callers have given up long ago.
+    pub fn stall(&self, name: &str, stalled: bool) {
+        let mut state = self.lock();
+        if stalled {
+            state.stalled.insert(name.to_owned());
+            return;
+        }
+        state.stalled.remove(name);
+        let now = Instant::now();
+        for (number, delivery) in std::mem::take(&mut state.held) {
+            if state.is_stalled(&delivery) {
+                state.held.insert(number, delivery);
+            } else {
+                state.in_flight.insert((now, number), delivery);
+            }
+        }
+        self.fabric.wake(&mut state);
     }
 
     /// Forgets all link settings but the default, so that every cut is healed.
@@ -228,6 +253,20 @@ impl State {
 
     fn link(&self, from: &str, to: &str) -> Link {
         self.links.get(&(from.to_owned(), to.to_owned())).unwrap_or(&self.default_link).clone()
+    }
+
+    /// Takes out a message that is due, if it is to be delivered now.
+    fn take(&mut self, at: Instant, number: u64) -> Option<Delivery> {
+        let delivery = self.in_flight.remove(&(at, number))?;
+        if self.is_stalled(&delivery) {
+            self.held.insert(number, delivery);
+            return None;
+        }
+        Some(delivery)
+    }
+
+    fn is_stalled(&self, delivery: &Delivery) -> bool {
+        self.stalled.contains(&delivery.from) || self.stalled.contains(&delivery.to)
     }
 
     /// Sends one message along its link; chance decides when it arrives, and whether.
@@ -282,6 +321,11 @@ impl Fabric {
     /// Sends a message and sees to it that somebody delivers it.
     fn send(self: &Arc<Self>, state: &mut State, from: &str, to: &str, cargo: Cargo) {
         state.send(from, to, cargo);
+        self.wake(state);
+    }
+
+    /// Sees to it that somebody delivers what is in flight.
+    fn wake(self: &Arc<Self>, state: &mut State) {
         if !state.pumping && !state.in_flight.is_empty() {
             state.pumping = true;
             tokio::spawn(pump(Arc::downgrade(self)));
@@ -371,11 +415,11 @@ async fn pump(fabric: Weak<Fabric>) {
                 return;
             };
             let (at, number) = (*at, *number);
-            if at <= Instant::now() { Ok(state.in_flight.remove(&(at, number))) } else { Err(at) }
+            if at <= Instant::now() { Ok(state.take(at, number)) } else { Err(at) }
         };
         match next {
             Ok(Some(delivery)) => fabric.deliver(delivery),
-            Ok(None) => unreachable!("the key was just seen"),
+            Ok(None) => {}
             Err(at) => {
                 tokio::select! {
                     biased;

@@ -198,3 +198,21 @@ fn two_runs_of_a_seed_are_identical() {
     assert_eq!(trace(7), trace(7));
     assert_ne!(trace(7), trace(8));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_node_hears_everything_late_and_in_order() {
+    let net = SimNetwork::new(3);
+    let echo = Arc::new(Echo::default());
+    let _server = serve(&net, "b", &echo).await;
+    let a = net.node("a");
+    net.stall("b", true);
+    let calls: Vec<_> = (0..3).map(|n| a.call("b:1", message(n), SECOND)).collect();
+    for call in calls {
+        assert!(matches!(call.await, Err(RpcError::Deadline { .. })));
+    }
+    assert!(echo.seen.lock().unwrap().is_empty());
+    net.stall("b", false);
+    a.call("b:1", message(3), SECOND).await.unwrap();
+    let order: Vec<Bytes> = (0..4).map(|n| n.to_string().into()).collect();
+    assert_eq!(*echo.seen.lock().unwrap(), order);
+}
