@@ -31,7 +31,7 @@ use tracing::info;
 
 use crate::faults::{FaultMenu, inflict};
 use crate::planted::Planted;
-use crate::scenario::{HEALING_MAX, Summary, disk_bytes, panicked, wait_healthy};
+use crate::scenario::{HEALING_MAX, Summary, panicked, wait_healthy};
 use crate::workload::{BLOCK, Recorder, decode, encode};
 use crate::world::{Shape, World};
 
@@ -185,6 +185,7 @@ impl Fencing {
         let began = Instant::now();
         let shape = Shape::default();
         let mut world = World::new(seed, shape, self.planted);
+        world.wrong_clocks = self.menu.wrong_clocks;
         timeout(HEALING_MAX, world.start_all()).await.map_err(|_| "the cluster does not start")??;
         let mut driver = Driver::new(&mut world, shape).await?;
         let until = Instant::now() + self.length;
@@ -196,15 +197,7 @@ impl Fencing {
         if driver.displaced.0 == 0 {
             return Err("nobody was ever shut out".into());
         }
-        let network = world.network.stats();
-        let operations = driver.recorder.history().counts();
-        Ok(Summary {
-            operations,
-            messages: network.requests + network.replies,
-            bytes: network.bytes,
-            disk_bytes: disk_bytes(&world),
-            virtual_us: began.elapsed().as_micros(),
-        })
+        Ok(Summary::new(driver.recorder.history().counts(), began, &world))
     }
 }
 

@@ -5,11 +5,16 @@
 //! duplicated or reordered, which machine loses power and which of its un-synced sectors survive, which bit flips.
 //! Faults stop after a while; then the cluster must heal, and the history of every block must be linearizable.
 
+pub mod batch;
+pub mod clock;
+pub mod convergence;
 pub mod entropy;
 pub mod faults;
 pub mod fencing;
 pub mod history;
+pub mod meters;
 pub mod planted;
 pub mod scenario;
+pub mod tally;
 pub mod workload;
 pub mod world;

@@ -1,10 +1,9 @@
 //! `curve-sim`: runs seeds, each in a process of its own, and prints those that fail.
 
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use curve_sim::batch::Batch;
 use curve_sim::faults::FaultMenu;
 use curve_sim::fencing::Fencing;
 use curve_sim::planted::Planted;
@@ -15,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 /// Run the production code under simulated faults.
 ///
 /// Examples:
-///   curve-sim --seeds 200                 seeds 1 to 200, two at a time
+///   curve-sim --seeds 200                 seeds 1 to 200, as many at a time as there are processors
 ///   curve-sim --scenario fencing          holders that are paused and displaced
 ///   curve-sim --seed 17                   one seed, with its story (CURVE_SIM_LOG=debug for more)
 #[derive(Parser, Debug)]
@@ -30,9 +29,9 @@ struct Arguments {
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// Seeds that run at the same time.
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    /// Seeds that run at the same time, each in a process of its own; by default one for each processor.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// What is played.
     #[arg(long, value_enum, default_value = "takeovers")]
     scenario: Play,
@@ -73,7 +72,7 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
     };
     match summary {
         Ok(summary) => {
-            println!("seed {seed}: {summary:?}");
+            println!("seed {seed}: {summary}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -83,52 +82,27 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
     }
 }
 
-/// Runs one seed in a process of its own; the text says what failed.
-fn run_apart(seed: u64, length: Duration, play: Play) -> Result<(), String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let length = format!("{}ms", length.as_millis());
-    let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "300"]).arg(own);
-    command.args(["--quiet", "--seed", &seed.to_string(), "--length", &length]);
-    command.args(["--scenario", play.to_possible_value().expect("none is hidden").get_name()]);
-    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Err(format!("seed {seed} ended with {}\n{out}{err}", output.status))
-}
-
-fn run_many(arguments: &Arguments) -> ExitCode {
-    let next = AtomicU64::new(arguments.from);
-    let end = arguments.from + arguments.seeds;
-    let failed = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= end {
-                        return;
-                    }
-                    if let Err(error) = run_apart(seed, arguments.length.0, arguments.scenario) {
-                        println!("{error}");
-                        failed.lock().expect("no panic while held").push(seed);
-                    }
-                }
-            });
-        }
-    });
-    let mut failed = failed.into_inner().expect("no panic while held");
-    failed.sort_unstable();
-    println!("{} seeds from {}: {} failed {failed:?}", arguments.seeds, arguments.from, failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.seed {
-        Some(seed) => run_here(&arguments, seed),
-        None => run_many(&arguments),
+    if let Some(seed) = arguments.seed {
+        return run_here(&arguments, seed);
     }
+    let mut options = vec!["--length".to_owned(), format!("{}ms", arguments.length.0.as_millis())];
+    if arguments.no_bit_flips {
+        options.push("--no-bit-flips".into());
+    }
+    if let Some(bug) = arguments.planted {
+        options.extend(["--planted".into(), bug.name().into()]);
+    }
+    if arguments.scenario != Play::Takeovers {
+        let name = arguments.scenario.to_possible_value().expect("none is hidden");
+        options.extend(["--scenario".into(), name.get_name().to_owned()]);
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let batch = Batch {
+        seeds: arguments.from..arguments.from + arguments.seeds,
+        jobs: arguments.jobs.unwrap_or(processors).max(1),
+        options,
+    };
+    if batch.run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

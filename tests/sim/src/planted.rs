@@ -1,7 +1,7 @@
 //! Bugs that are planted on purpose, to prove that a run would find them.
 //!
-//! Each is planted on a seam, beside code that stays as it is: a disk that lies, a network that forges, a setting that
-//! contradicts the others. So nothing in the production code knows of them.
+//! Each is planted on a seam, beside code that stays as it is: a disk that lies, a log that a crash has doctored, a
+//! network that forges, a setting that contradicts the others. So nothing in the production code knows of them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use curve_proto::methods;
 use curve_proto::pb::data::WriteRequest;
 use prost::Message as _;
 
+mod recovery;
+
 /// A bug that may be planted into a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Planted {
@@ -28,25 +30,47 @@ pub enum Planted {
     LeaseTooLong,
     /// Copysets accept writes of whatever epoch.
     StaleEpochAccepted,
+    /// A replica forgets at a restart to whom it gave its last vote.
+    VoteForgotten,
+    /// What a crash left of the last records of the log passes for whole.
+    TornRecordAccepted,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 4] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("acknowledge-before-flush", Self::AcknowledgeBeforeFlush),
         ("trim-before-chunk-sync", Self::TrimBeforeChunkSync),
         ("lease-too-long", Self::LeaseTooLong),
         ("stale-epoch-accepted", Self::StaleEpochAccepted),
+        ("vote-forgotten", Self::VoteForgotten),
+        ("torn-record-accepted", Self::TornRecordAccepted),
     ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, bug)| *bug == self);
+        found.map(|(name, _)| *name).expect("all bugs have a name")
+    }
 
     /// A chunkserver's disk with the bug.
     pub fn disk(self, disk: Arc<dyn Disk>, dir: &Path) -> Arc<dyn Disk> {
         let (under, late_by) = match self {
             Self::AcknowledgeBeforeFlush => (dir.join("log"), Duration::from_millis(500)),
             Self::TrimBeforeChunkSync => (dir.join("store").join("copysets"), Duration::from_secs(5)),
-            Self::LeaseTooLong | Self::StaleEpochAccepted => return disk,
+            _ => return disk,
         };
         Arc::new(LyingDisk { inner: disk, under, late_by })
+    }
+
+    /// Has the bug act on what a chunkserver's disk holds before its process starts. Returns how often it did.
+    pub async fn doctor(self, disk: &dyn Disk, dir: &Path) -> io::Result<u64> {
+        let log = dir.join("log");
+        match self {
+            Self::VoteForgotten => recovery::forget_votes(disk, &log).await,
+            Self::TornRecordAccepted => recovery::accept_torn_records(disk, &log).await,
+            _ => Ok(0),
+        }
     }
 
     /// A client's network with the bug.

@@ -1,5 +1,6 @@
 //! One run: a cluster, clients, faults, healing, and the verdict.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,14 +8,19 @@ use std::time::Duration;
 use curve_blockdev::BlockDevice;
 use curve_client::mds::HealthLevel;
 use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
-use rand::Rng;
+use curve_io::sim::SimDiskStats;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
+use crate::convergence;
 use crate::faults::{FaultMenu, inflict};
+use crate::meters::{CORRUPT_FOUND, Meters};
 use crate::planted::Planted;
-use crate::workload::{Recorder, Worker, read_all};
+use crate::tally::Tally;
+use crate::workload::{Blocks, Pace, Recorder, Worker, read_all};
 use crate::world::{Shape, World};
 
 /// How a run goes.
@@ -28,8 +34,8 @@ pub struct Scenario {
     pub length: Duration,
     /// Concurrent operations of one client.
     pub workers: usize,
-    /// Blocks that are used.
-    pub blocks: u64,
+    /// Blocks that are used; a seed may take four or sixteen times as many hot ones.
+    pub blocks: Blocks,
     /// Whether a second client takes the volume over now and then.
     pub takeovers: bool,
     /// A bug that the run should find.
@@ -43,7 +49,7 @@ impl Default for Scenario {
             menu: FaultMenu::ALL,
             length: Duration::from_secs(20),
             workers: 4,
-            blocks: 12,
+            blocks: Blocks { hot: 12, cold: 8 },
             takeovers: true,
             planted: None,
         }
@@ -63,6 +69,35 @@ pub struct Summary {
     pub disk_bytes: u64,
     /// Virtual time of the run in microseconds.
     pub virtual_us: u128,
+    /// What went wrong, and how often.
+    pub faults: Tally,
+}
+
+impl Summary {
+    /// What a world did since `began`.
+    pub(crate) fn new(operations: (usize, usize, usize), began: Instant, world: &World) -> Self {
+        let (network, disks) = (world.network.stats(), disks(world));
+        let mut faults = world.tally.clone();
+        faults.add("refused-full", disks.refused_full);
+        faults.add("slow-reads", disks.slow_reads);
+        Self {
+            operations,
+            messages: network.requests + network.replies,
+            bytes: network.bytes,
+            disk_bytes: disks.bytes_written,
+            virtual_us: began.elapsed().as_micros(),
+            faults,
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (acknowledged, unknown, reads) = self.operations;
+        write!(f, "writes={acknowledged} unknown={unknown} reads={reads} ")?;
+        write!(f, "messages={} bytes={} disk-bytes={} ", self.messages, self.bytes, self.disk_bytes)?;
+        write!(f, "virtual-us={} {}", self.virtual_us, self.faults)
+    }
 }
 
 /// How long a cluster without faults may need for anything.
@@ -93,7 +128,12 @@ impl Scenario {
             .start_paused(true)
             .build()
             .expect("a runtime starts");
-        let summary = runtime.block_on(self.play(seed))?;
+        let meters = Meters::default();
+        let summary = meters.during(|| runtime.block_on(self.play(seed)))?;
+        let damaged = meters.get(CORRUPT_FOUND);
+        if damaged > 0 && !self.menu.bit_flips {
+            return Err(format!("replicas found {damaged} damaged blocks, although no bit was flipped"));
+        }
         if panicked() {
             return Err("a task panicked; see above".into());
         }
@@ -103,7 +143,11 @@ impl Scenario {
     async fn play(self, seed: u64) -> Result<Summary, String> {
         let began = Instant::now();
         let mut world = World::new(seed, self.shape, self.planted);
-        let recorder = Recorder::default();
+        world.wrong_clocks = self.menu.wrong_clocks;
+        let (recorder, pace) = (Recorder::default(), Pace::default());
+        // Few blocks meet more often; many keep longer what was written.
+        let hot = self.blocks.hot * [1, 4, 16][world.rng().random_range(0..3usize)];
+        let blocks = Blocks { hot, ..self.blocks };
         timeout(HEALING_MAX, world.start_all()).await.map_err(|_| "the cluster does not start")??;
         let operator = world.client("operator", ClientConfig::default());
         wait_healthy(&operator).await?;
@@ -117,38 +161,43 @@ impl Scenario {
         let count = if self.takeovers { 2 } else { 1 };
         for number in 1..=count {
             let cluster = world.client(&format!("client-{number}"), config.clone());
-            let client =
-                Client { cluster, recorder: recorder.clone(), scenario: self, seed: world.rng().random() };
-            clients.spawn(client.run());
+            let (recorder, pace, seed) = (recorder.clone(), pace.clone(), world.rng().random());
+            let workers = self.workers;
+            clients.spawn(Client { cluster, recorder, pace, blocks, workers, seed }.run());
         }
+        let changing = tokio::spawn(pace.clone().change(StdRng::seed_from_u64(world.rng().random())));
         inflict(&mut world, self.menu, self.length).await?;
         wait_healthy(&operator).await?;
         // Operations that began under faults must end now that there are none.
+        changing.abort();
+        pace.rest(true);
         sleep(Duration::from_secs(5)).await;
         while let Some(ended) = clients.try_join_next() {
             ended.map_err(|error| error.to_string())??;
         }
         clients.abort_all();
         let last = open(&operator).await?;
-        read_all(&last, &recorder, self.blocks, HEALING_MAX).await?;
+        read_all(&last, &recorder, blocks, HEALING_MAX).await?;
         recorder.history().check()?;
-        let (network, disk_bytes) = (world.network.stats(), disk_bytes(&world));
+        world.restart_failed().await?;
+        convergence::check(&world, self.menu.bit_flips.then_some(world.flipped_host())).await?;
         let operations = recorder.history().counts();
         if operations.0 == 0 || operations.2 == 0 {
             return Err(format!("nothing was done: {operations:?}"));
         }
-        Ok(Summary {
-            operations,
-            messages: network.requests + network.replies,
-            bytes: network.bytes,
-            disk_bytes,
-            virtual_us: began.elapsed().as_micros(),
-        })
+        Ok(Summary::new(operations, began, &world))
     }
 }
 
-pub(crate) fn disk_bytes(world: &World) -> u64 {
-    (0..world.host_count()).map(|host| world.disk(host).stats().bytes_written).sum()
+/// All disks together.
+fn disks(world: &World) -> SimDiskStats {
+    let mut sum = SimDiskStats::default();
+    for stats in (0..world.host_count()).map(|host| world.disk(host).stats()) {
+        sum.bytes_written += stats.bytes_written;
+        sum.refused_full += stats.refused_full;
+        sum.slow_reads += stats.slow_reads;
+    }
+    sum
 }
 
 pub(crate) async fn wait_healthy(operator: &Cluster) -> Result<(), String> {
@@ -189,7 +238,9 @@ async fn open(cluster: &Cluster) -> Result<Arc<Volume>, String> {
 struct Client {
     cluster: Cluster,
     recorder: Recorder,
-    scenario: Scenario,
+    pace: Pace,
+    blocks: Blocks,
+    workers: usize,
     seed: u64,
 }
 
@@ -201,10 +252,11 @@ impl Client {
             self.recorder.history().open(volume.epoch().get());
             life += 1;
             let mut workers = JoinSet::new();
-            for worker in 0..self.scenario.workers as u64 {
+            for worker in 0..self.workers as u64 {
                 let seed = self.seed ^ (life << 8) ^ worker;
-                let (volume, recorder) = (Arc::clone(&volume), self.recorder.clone());
-                workers.spawn(Worker { volume, recorder, blocks: self.scenario.blocks, seed }.run());
+                let (volume, recorder, pace) =
+                    (Arc::clone(&volume), self.recorder.clone(), self.pace.clone());
+                workers.spawn(Worker { pace, volume, recorder, blocks: self.blocks, seed }.run());
             }
             while let Some(ended) = workers.join_next().await {
                 ended.map_err(|error| error.to_string())??;

@@ -8,6 +8,7 @@ use curve_blockdev::{BlockDevice, BlockError};
 use curve_client::Volume;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
 
 use crate::history::{History, NEVER_WRITTEN};
 
@@ -25,10 +26,38 @@ impl Recorder {
     }
 }
 
-/// Which blocks are used: a few in each of several chunks, so that operations meet.
-pub fn block_offset(block: u64) -> u64 {
-    const CHUNK: u64 = 16 << 20;
-    (block % 4) * CHUNK + (block / 4) * BLOCK
+/// Which blocks are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// A few in each of four chunks, so that operations meet. They are used most of the time.
+    pub hot: u64,
+    /// Each in a chunk of its own, which needs room when it is written first. Used now and then.
+    pub cold: u64,
+}
+
+impl Blocks {
+    /// How many there are.
+    pub fn count(self) -> u64 {
+        self.hot + self.cold
+    }
+
+    /// Where a block is in the volume.
+    pub fn offset(self, block: u64) -> u64 {
+        const CHUNK: u64 = 16 << 20;
+        const HOT_CHUNKS: u64 = 4;
+        match block.checked_sub(self.hot) {
+            None => (block % HOT_CHUNKS) * CHUNK + (block / HOT_CHUNKS) * BLOCK,
+            Some(cold) => (HOT_CHUNKS + cold) * CHUNK,
+        }
+    }
+
+    fn draw(self, rng: &mut StdRng) -> u64 {
+        if self.cold > 0 && rng.random_bool(0.01) {
+            self.hot + rng.random_range(0..self.cold)
+        } else {
+            rng.random_range(0..self.hot)
+        }
+    }
 }
 
 /// A block that holds `value` throughout, so that a torn one shows.
@@ -46,14 +75,51 @@ pub fn decode(bytes: &[u8]) -> Result<u64, String> {
     }
 }
 
+/// When workers rest: all together now and then, so that groups fall asleep and what is damaged is not overwritten at
+/// once.
+#[derive(Clone)]
+pub struct Pace(watch::Sender<bool>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Pace {
+    /// Lets workers begin nothing, or lets them work again.
+    pub fn rest(&self, rest: bool) {
+        self.0.send_replace(rest);
+    }
+
+    /// Changes between work and rest for ever.
+    pub async fn change(self, mut rng: StdRng) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(rng.random_range(2000..8000))).await;
+            if rng.random() {
+                self.rest(true);
+                tokio::time::sleep(Duration::from_millis(rng.random_range(1000..9000))).await;
+                self.rest(false);
+            }
+        }
+    }
+
+    async fn work_time(&self) {
+        // The sender is `self`, so it is there.
+        let _ = self.0.subscribe().wait_for(|rest| !rest).await;
+    }
+}
+
 /// One worker of one client.
 pub struct Worker {
+    /// When it works.
+    pub pace: Pace,
     /// The open volume.
     pub volume: Arc<Volume>,
     /// Where operations are recorded.
     pub recorder: Recorder,
     /// Blocks that are used.
-    pub blocks: u64,
+    pub blocks: Blocks,
     /// Seeds what is done.
     pub seed: u64,
 }
@@ -63,7 +129,8 @@ impl Worker {
     pub async fn run(self) -> Result<(), String> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         loop {
-            let block = rng.random_range(0..self.blocks);
+            self.pace.work_time().await;
+            let block = self.blocks.draw(&mut rng);
             let done = if rng.random_bool(0.5) { self.write(block).await } else { self.read(block).await? };
             if !done {
                 return Ok(());
@@ -77,7 +144,7 @@ impl Worker {
     /// Writes a new value. False: this client can do nothing more.
     async fn write(&self, block: u64) -> bool {
         let value = self.recorder.history().begin_write(block, self.volume.epoch().get());
-        let result = self.volume.write(block_offset(block), vec![encode(value.0)]).await;
+        let result = self.volume.write(self.blocks.offset(block), vec![encode(value.0)]).await;
         match result {
             Ok(()) => self.recorder.history().end_write(value),
             // Refused at the door, before anything was sent.
@@ -95,7 +162,7 @@ impl Worker {
     /// Reads a block. `Ok(false)`: this client can do nothing more.
     async fn read(&self, block: u64) -> Result<bool, String> {
         let started = self.recorder.history().tick();
-        match self.volume.read(block_offset(block), BLOCK as u32).await {
+        match self.volume.read(self.blocks.offset(block), BLOCK as u32).await {
             Ok(parts) => {
                 let value = decode(&parts.concat()).map_err(|error| format!("block {block}: {error}"))?;
                 self.recorder.history().end_read(block, value, started);
@@ -114,12 +181,12 @@ impl Worker {
 pub async fn read_all(
     volume: &Volume,
     recorder: &Recorder,
-    blocks: u64,
+    blocks: Blocks,
     patience: Duration,
 ) -> Result<(), String> {
-    for block in 0..blocks {
+    for block in 0..blocks.count() {
         let started = recorder.history().tick();
-        let read = tokio::time::timeout(patience, volume.read(block_offset(block), BLOCK as u32)).await;
+        let read = tokio::time::timeout(patience, volume.read(blocks.offset(block), BLOCK as u32)).await;
         let parts = read
             .map_err(|_| format!("block {block} cannot be read {patience:?} after all faults stopped"))?
             .map_err(|error| format!("block {block}: {error} after all faults stopped"))?;
@@ -129,3 +196,18 @@ pub async fn read_all(
 }
 
 const _: () = assert!(NEVER_WRITTEN == 0, "a block of zeros decodes to it");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_has_a_place_of_its_own() {
+        let blocks = Blocks { hot: 12, cold: 8 };
+        let mut places: Vec<u64> = (0..blocks.count()).map(|block| blocks.offset(block)).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 20);
+        assert!(places.iter().all(|place| place + BLOCK <= 1 << 30));
+    }
+}

@@ -4,6 +4,8 @@
 //! left of its tasks can reach nothing and is dropped with the server's handle. All hosts run on one thread under
 //! tokio's paused clock, so a run is as fast as its computing and the same for the same seed.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,18 @@ use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, 
 use curve_client::{ClientConfig, Cluster};
 use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
+use curve_multiraft::{RaftOptions, Role as RaftRole};
 use curve_proto::transport::MessageMds;
-use curve_types::{ByteSize, HumanDuration};
+use curve_types::{ByteSize, GroupId, HumanDuration};
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::time::timeout;
 use tracing::info;
 
+use crate::clock::ClockRate;
 use crate::planted::Planted;
+use crate::tally::Tally;
 
 /// How large a world is.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +65,9 @@ struct Host {
     number: usize,
     disk: SimDisk,
     process: Option<Process>,
+    /// Whether the disk has been full since the process was started.
+    was_full: bool,
+    is_full: bool,
 }
 
 /// A cluster and the randomness that drives it.
@@ -69,7 +79,30 @@ pub struct World {
     rng: StdRng,
     /// Whether a chunkserver that finds its disk damaged is rebuilt, as an operator would, instead of failing the run.
     pub may_rebuild: bool,
+    /// Whether clocks may be wrong.
+    pub wrong_clocks: bool,
+    /// What went wrong so far.
+    pub tally: Tally,
+    flipped_host: usize,
     planted: Option<Planted>,
+}
+
+/// How long a start may take, without faults on the network.
+const START_MAX: Duration = Duration::from_secs(60);
+const DISK_BYTES: u64 = 64 << 30;
+
+/// Why a process did not start.
+enum NotStarted {
+    /// Its disk is damaged, and it says so.
+    Damaged(String),
+    Other(String),
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Damaged(cause) | Self::Other(cause)) = self;
+        f.write_str(cause)
+    }
 }
 
 /// Where a chunkserver keeps its data on its disk.
@@ -98,10 +131,12 @@ impl World {
             number,
             disk: SimDisk::new(SimDiskConfig {
                 seed,
-                capacity: 64 << 30,
+                capacity: DISK_BYTES,
                 sync_delay: Duration::from_micros(100)..Duration::from_millis(2),
             }),
             process: None,
+            was_full: false,
+            is_full: false,
         };
         let mut hosts = Vec::new();
         for number in 1..=shape.mds {
@@ -110,7 +145,9 @@ impl World {
         for number in 1..=shape.chunkservers {
             hosts.push(host(Role::Chunkserver, number, rng.random()));
         }
-        Self { network, shape, hosts, rng, may_rebuild: false, planted }
+        let flipped_host = shape.mds + rng.random_range(0..shape.chunkservers);
+        let (may_rebuild, wrong_clocks, tally) = (false, false, Tally::default());
+        Self { network, shape, hosts, rng, may_rebuild, wrong_clocks, tally, flipped_host, planted }
     }
 
     /// A link without faults.
@@ -121,6 +158,11 @@ impl World {
     /// Draws from the world's own generator.
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
+    }
+
+    /// The one chunkserver whose chunk files get bits flipped: no two copies of a block may be damaged.
+    pub fn flipped_host(&self) -> usize {
+        self.flipped_host
     }
 
     /// Hosts in all.
@@ -158,21 +200,80 @@ impl World {
         Ok(())
     }
 
-    /// Starts a host's process on what its disk holds.
+    /// Starts a host's process on what its disk holds. It may stay down if its disk is full.
     pub async fn start(&mut self, host: usize) -> Result<(), String> {
+        match self.try_start(host).await {
+            Ok(()) => Ok(()),
+            Err(error) if self.hosts[host].is_full => {
+                info!(host = self.hosts[host].name, %error, "does not start with a full disk");
+                self.tally.count("starts-refused");
+                self.kill(host);
+                Ok(())
+            }
+            Err(NotStarted::Damaged(error)) if self.may_rebuild => {
+                info!(host = self.hosts[host].name, error, "refuses its damaged disk and is rebuilt");
+                self.tally.count("rebuilds");
+                self.rebuild(host).await
+            }
+            Err(error) => Err(format!("{}: {error}", self.hosts[host].name)),
+        }
+    }
+
+    /// What the operator does: the damaged disk is set aside, and the chunkserver registers anew. That needs an MDS.
+    async fn rebuild(&mut self, host: usize) -> Result<(), String> {
+        for mds in 0..self.hosts.len() {
+            if self.hosts[mds].role == Role::Mds && !self.is_running(mds) {
+                // One with a full disk stays down; the others are a majority or come up when it is over.
+                if let Err(error) = self.try_start(mds).await {
+                    info!(host = self.hosts[mds].name, %error, "does not start");
+                    self.kill(mds);
+                }
+            }
+        }
+        let at = &self.hosts[host];
+        let aside = set_aside_on(&*at.disk.mount(), Path::new(CHUNKSERVER_DIR)).await;
+        aside.map_err(|error| format!("{}: cannot set aside: {error}", at.name))?;
+        let started = self.try_start(host).await;
+        started.map_err(|error| format!("{} after it was set aside: {error}", self.hosts[host].name))
+    }
+
+    async fn try_start(&mut self, host: usize) -> Result<(), NotStarted> {
         let seed = self.rng.random();
+        let rate = if self.wrong_clocks && self.rng.random() {
+            self.tally.count("wrong-clocks");
+            ClockRate::draw(&mut self.rng)
+        } else {
+            ClockRate::TRUE
+        };
         let at = &self.hosts[host];
         assert!(at.process.is_none(), "a host runs one process");
         self.network.bring_up(&at.name);
         let process = match at.role {
-            Role::Mds => Process::Mds { _node: self.start_mds(at, seed).await? },
-            Role::Chunkserver => Process::Chunkserver(self.start_chunkserver(at, seed).await?),
+            Role::Mds => {
+                let starting = timeout(START_MAX, self.start_mds(at, seed, rate));
+                let node = starting.await.map_err(|_| NotStarted::Other("the start hangs".into()))?;
+                Process::Mds { _node: node? }
+            }
+            Role::Chunkserver => {
+                let mut doctored = 0;
+                if let Some(bug) = self.planted {
+                    let disk = at.disk.mount();
+                    let doctor = bug.doctor(&*disk, Path::new(CHUNKSERVER_DIR)).await;
+                    doctored = doctor.map_err(|error| NotStarted::Other(error.to_string()))?;
+                }
+                let starting = timeout(START_MAX, self.start_chunkserver(at, seed, rate));
+                let server = starting.await.map_err(|_| NotStarted::Other("the start hangs".into()))?;
+                self.tally.add("planted", doctored);
+                Process::Chunkserver(server?)
+            }
         };
-        self.hosts[host].process = Some(process);
+        let at = &mut self.hosts[host];
+        at.was_full = at.is_full;
+        at.process = Some(process);
         Ok(())
     }
 
-    async fn start_mds(&self, host: &Host, seed: u64) -> Result<MdsNode, String> {
+    async fn start_mds(&self, host: &Host, seed: u64, rate: ClockRate) -> Result<MdsNode, NotStarted> {
         let member = |number: usize| {
             let address = address(Role::Mds, number);
             MemberConfig { id: number as u64, data_address: address.clone(), grpc_address: address }
@@ -196,15 +297,20 @@ impl World {
             network: self.network.node(&host.name),
             store: None,
             seed,
+            raft: rate.raft(RaftOptions::default()),
         };
-        MdsNode::start(config, parts).await.map_err(|error| format!("{}: {error}", host.name))
+        MdsNode::start(rate.mds(config), parts).await.map_err(|error| NotStarted::Other(error.to_string()))
     }
 
-    async fn start_chunkserver(&self, host: &Host, seed: u64) -> Result<ChunkserverServer, String> {
-        let address = address(Role::Chunkserver, host.number);
-        let mut config = ChunkserverConfig {
+    async fn start_chunkserver(
+        &self,
+        host: &Host,
+        seed: u64,
+        rate: ClockRate,
+    ) -> Result<ChunkserverServer, NotStarted> {
+        let mut config = rate.chunkserver(ChunkserverConfig {
             zone: format!("zone-{}", host.number),
-            listen_address: address,
+            listen_address: address(Role::Chunkserver, host.number),
             reserve: ByteSize(1 << 20),
             pool_files: 0,
             log_segment: ByteSize(8 << 20),
@@ -216,33 +322,75 @@ impl World {
             scrub_rate: ByteSize(1 << 20),
             scrub_interval: millis(10_000),
             ..ChunkserverConfig::default()
-        };
+        });
         if self.planted == Some(Planted::LeaseTooLong) && host.number == 1 {
-            config.lease = millis(60_000);
+            // As long as cuts last, and not so long that it would not lead again in this run after a restart.
+            config.lease = millis(5000);
         }
         let network = self.network.node(&host.name);
-        let parts = |attempt| ChunkserverParts {
+        let parts = ChunkserverParts {
             disk: match self.planted {
                 Some(bug) => bug.disk(host.disk.mount(), Path::new(CHUNKSERVER_DIR)),
                 None => host.disk.mount(),
             },
             dir: PathBuf::from(CHUNKSERVER_DIR),
             network: network.clone(),
-            mds: Arc::new(MessageMds::framed(network.clone(), &self.mds_addresses())),
-            rng: StdRng::seed_from_u64(seed ^ attempt),
+            mds: Arc::new(MessageMds::framed(network, &self.mds_addresses())),
+            rng: StdRng::seed_from_u64(seed),
         };
-        match ChunkserverServer::start(config.clone(), parts(0)).await {
-            Err(StartError::LogCorrupt(_) | StartError::StoreCorrupt(_) | StartError::Replica(_))
-                if self.may_rebuild =>
-            {
-                info!(host = host.name, "refuses its damaged disk and is rebuilt");
-                let aside = set_aside_on(&*host.disk.mount(), Path::new(CHUNKSERVER_DIR)).await;
-                aside.map_err(|error| format!("{}: cannot set aside: {error}", host.name))?;
-                ChunkserverServer::start(config, parts(1)).await
+        ChunkserverServer::start(config, parts).await.map_err(|error| match error {
+            StartError::LogCorrupt(_) | StartError::StoreCorrupt(_) | StartError::Replica(_) => {
+                NotStarted::Damaged(error.to_string())
             }
-            started => started,
+            other => NotStarted::Other(other.to_string()),
+        })
+    }
+
+    /// What a supervisor does: starts anew what has ended since its disk failed, which only a full disk may cause.
+    pub async fn restart_failed(&mut self) -> Result<(), String> {
+        for host in 0..self.hosts.len() {
+            let Some(server) = self.chunkserver(host) else { continue };
+            let Some(cause) = server.failed().now_or_never() else { continue };
+            let at = &self.hosts[host];
+            if !at.was_full {
+                return Err(format!("{} has failed on a disk that was never full: {cause}", at.name));
+            }
+            info!(host = at.name, %cause, "has failed");
+            self.tally.count("failures");
+            self.kill(host);
+            self.start(host).await?;
         }
-        .map_err(|error| format!("{}: {error}", host.name))
+        Ok(())
+    }
+
+    /// Fills a host's disk but for so many bytes.
+    pub fn fill_disk(&mut self, host: usize, free: u64) {
+        let at = &mut self.hosts[host];
+        at.disk.set_capacity(at.disk.used() + free);
+        (at.is_full, at.was_full) = (true, true);
+    }
+
+    /// The host whose disk is full, if there is one.
+    pub fn full_disk(&self) -> Option<usize> {
+        self.hosts.iter().position(|host| host.is_full)
+    }
+
+    /// Gives a full disk its room back. An MDS whose store has failed needs a new start, which its operator is told.
+    pub async fn free_disk(&mut self, host: usize) -> Result<(), String> {
+        self.hosts[host].is_full = false;
+        self.hosts[host].disk.set_capacity(DISK_BYTES);
+        if self.role(host) == Role::Mds && self.is_running(host) {
+            self.kill(host);
+        }
+        if self.is_running(host) { self.restart_failed().await } else { self.start(host).await }
+    }
+
+    /// The groups that a running chunkserver leads.
+    pub fn led_by(&self, host: usize) -> BTreeSet<GroupId> {
+        let Some(server) = self.chunkserver(host) else { return BTreeSet::new() };
+        let groups = server.raft().groups();
+        let led = groups.iter().filter(|group| group.status().role == RaftRole::Leader);
+        led.map(|group| group.id()).collect()
     }
 
     /// Addresses of the MDS group.

@@ -2,17 +2,42 @@
 
 use std::process::{Command, Output, Stdio};
 
+use curve_sim::tally::Tally;
+
 fn simulate(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_curve-sim"));
     command.args(arguments).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
     command.output().expect("the simulator starts")
 }
 
+/// Every kind of fault, by the name under which a run counts it.
+const FAULTS: [&str; 14] = [
+    "power-losses",
+    "kills",
+    "isolations",
+    "stalls",
+    "cuts",
+    "bad-links",
+    "voters-crashed",
+    "slow-disks",
+    "slow-reads",
+    "full-disks",
+    "refused-full",
+    "wrong-clocks",
+    "bit-flips",
+    "rebuilds",
+];
+
 #[test]
 fn two_hundred_seeds_lose_nothing_and_heal() {
     let output = simulate(&["--seeds", "200", "--length", "5s"]);
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\nrun one with `cargo run -p curve-sim -- --length 5s --seed N`");
+    assert!(output.status.success(), "{said}");
+    let mut happened = Tally::default();
+    happened.add_line(said.lines().find(|line| line.starts_with("in all:")).expect("a summary"));
+    for fault in FAULTS {
+        assert!(happened.get(fault) > 0, "no {fault} in 200 seeds: {happened}");
+    }
 }
 
 #[test]
