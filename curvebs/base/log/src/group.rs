@@ -64,6 +64,11 @@ impl GroupLog {
         self.core.lock().state()
     }
 
+    /// The meta of an entry, from memory; `None` if the entry does not exist.
+    pub fn meta(&self, index: u64) -> Option<Bytes> {
+        self.core.lock().meta(index)
+    }
+
     /// Waits until the writer's queue has room. Call it before `append`, which itself never waits.
     pub async fn admit(&self) {
         self.handle.queue.admit().await;

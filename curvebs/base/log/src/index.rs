@@ -191,6 +191,11 @@ impl GroupIndex {
         found
     }
 
+    /// What was given with an entry.
+    pub(crate) fn meta(&self, index: u64) -> Option<Bytes> {
+        self.slot(index).map(|slot| slot.meta.clone())
+    }
+
     /// Where an entry is on disk now.
     pub(crate) fn place(&self, index: u64) -> Option<Place> {
         match self.slot(index)?.at {

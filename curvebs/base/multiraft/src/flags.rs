@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::trail::Trail;
-use crate::types::{LeaderId, Vote};
+use crate::types::LeaderId;
 use crate::wire::Sleep;
 
 /// Small facts of one group that several of its tasks share.
@@ -29,12 +29,10 @@ pub(crate) struct GroupFlags {
 enum Rest {
     #[default]
     Awake,
-    /// Its timers were turned on after a sleep.
-    Woken(Instant),
     /// This node leads it, and this is what it tells the members.
     Leading(Sleep),
-    /// Another node leads it with this vote and has said so last at this time.
-    Following(Vote, Instant),
+    /// Another node leads it, and has said so last at this time.
+    Following(LeaderId, Instant),
 }
 
 impl GroupFlags {
@@ -101,8 +99,8 @@ impl GroupFlags {
     }
 
     /// Marks that the group sleeps and was just named by its leader.
-    pub(crate) fn sleep_following(&self, vote: Vote) {
-        *self.rest() = Rest::Following(vote, Instant::now());
+    pub(crate) fn sleep_following(&self, leader: LeaderId) {
+        *self.rest() = Rest::Following(leader, Instant::now());
         self.asleep.store(true, Ordering::SeqCst);
     }
 
@@ -111,7 +109,7 @@ impl GroupFlags {
         let mut rest = self.rest();
         let slept = matches!(*rest, Rest::Leading(_) | Rest::Following(..));
         if slept {
-            *rest = Rest::Woken(Instant::now());
+            *rest = Rest::Awake;
             self.asleep.store(false, Ordering::SeqCst);
         }
         slept
@@ -121,14 +119,14 @@ impl GroupFlags {
     pub(crate) fn led_asleep(&self) -> Option<Sleep> {
         match &*self.rest() {
             Rest::Leading(sleep) => Some(*sleep),
-            Rest::Awake | Rest::Woken(_) | Rest::Following(..) => None,
+            Rest::Awake | Rest::Following(..) => None,
         }
     }
 
     /// Notes that a sleeping group was named by the leader it sleeps under; false if it does not.
-    pub(crate) fn hear(&self, vote: Vote) -> bool {
+    pub(crate) fn hear(&self, leader: LeaderId) -> bool {
         match &mut *self.rest() {
-            Rest::Following(known, heard) if *known == vote => {
+            Rest::Following(known, heard) if *known == leader => {
                 *heard = Instant::now();
                 true
             }
@@ -139,14 +137,5 @@ impl GroupFlags {
     /// Whether a sleeping group was named by its leader within this time.
     pub(crate) fn heard_within(&self, time: Duration) -> bool {
         matches!(&*self.rest(), Rest::Following(_, heard) if heard.elapsed() < time)
-    }
-
-    /// Whether the group sleeps under this node's lead, or has woken within this time.
-    pub(crate) fn woke_within(&self, time: Duration) -> bool {
-        match &*self.rest() {
-            Rest::Leading(_) => true,
-            Rest::Woken(at) => at.elapsed() < time,
-            Rest::Awake | Rest::Following(..) => false,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What this crate stores: in the log beside each entry, and in the marker a state machine keeps. Little-endian.
 //!
-//! openraft counts log entries from 0; the log and all public types count from 1, so that 0 means "none". The tables
-//! below hold openraft's number where they say `raft index`.
+//! In memory, entries count from 1, so that 0 means "none". The tables below say `raft index` where the stored number
+//! is one less, as the engine of the first versions counted.
 //!
 //! Entry meta, 18 bytes, kept by the log for each entry (its index is the log's own):
 //!
@@ -31,7 +31,7 @@
 //! | 8 | 8 n | per operation: bytes of its header u32, bytes of its payload u32 |
 //! | 8 + 8 n | | headers of all operations without gaps |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -111,13 +111,13 @@ pub(crate) fn decode_meta(mut from: &[u8]) -> io::Result<(LeaderId, EntryKind)> 
 }
 
 fn put_log_id(to: &mut BytesMut, id: LogId) {
-    to.put_u64_le(id.index);
+    to.put_u64_le(id.index.checked_sub(1).expect("an entry, not the place before the first"));
     to.put_u64_le(id.leader_id.term);
     to.put_u64_le(id.leader_id.node_id);
 }
 
 fn take_log_id(from: &mut &[u8], what: &str) -> io::Result<LogId> {
-    let index = take_u64(from, what)?;
+    let index = take_u64(from, what)?.checked_add(1).ok_or_else(|| bad(what))?;
     let leader_id = LeaderId { term: take_u64(from, what)?, node_id: take_u64(from, what)? };
     Ok(LogId { leader_id, index })
 }
@@ -177,13 +177,12 @@ fn take_ids(from: &mut &[u8]) -> io::Result<Vec<u64>> {
 }
 
 fn put_membership(to: &mut BytesMut, membership: &Membership) {
-    let sets = membership.get_joint_config();
+    let sets = membership.sets();
     to.put_u16_le(u16::try_from(sets.len()).expect("at most two voter sets"));
     for set in sets {
         put_ids(to, set.iter().copied());
     }
-    let nodes: Vec<u64> = membership.nodes().map(|(id, ())| *id).collect();
-    put_ids(to, nodes.into_iter());
+    put_ids(to, membership.nodes().iter().copied());
 }
 
 fn take_membership(from: &mut &[u8]) -> io::Result<Membership> {
@@ -191,14 +190,11 @@ fn take_membership(from: &mut &[u8]) -> io::Result<Membership> {
     if sets > 8 {
         return Err(bad("membership"));
     }
-    let configs = (0..sets)
+    let sets = (0..sets)
         .map(|_| Ok(take_ids(from)?.into_iter().collect::<BTreeSet<_>>()))
         .collect::<io::Result<Vec<_>>>()?;
-    let nodes: BTreeMap<u64, ()> = take_ids(from)?.into_iter().map(|id| (id, ())).collect();
-    if configs.is_empty() && nodes.is_empty() {
-        return Ok(Membership::default());
-    }
-    Membership::new(configs, nodes).map_err(|_| bad("membership"))
+    let nodes = take_ids(from)?.into_iter().collect();
+    Membership::new(sets, nodes).ok_or_else(|| bad("membership"))
 }
 
 /// Encodes the members of a group.
@@ -216,17 +212,18 @@ pub(crate) fn decode_membership(mut from: &[u8]) -> io::Result<Membership> {
 }
 
 /// Encodes how far a state machine is and who the members are then.
-pub(crate) fn encode_marker(applied: Option<LogId>, membership: &StoredMembership) -> Bytes {
+pub(crate) fn encode_marker(applied: LogId, membership: &StoredMembership) -> Bytes {
+    let (applied, changed) = (applied.some(), membership.log_id.some());
     let mut to = BytesMut::with_capacity(128);
     to.put_u8(VERSION);
-    to.put_u8(u8::from(applied.is_some()) | (u8::from(membership.log_id().is_some()) << 1));
-    applied.into_iter().chain(*membership.log_id()).for_each(|id| put_log_id(&mut to, id));
-    put_membership(&mut to, membership.membership());
+    to.put_u8(u8::from(applied.is_some()) | (u8::from(changed.is_some()) << 1));
+    applied.into_iter().chain(changed).for_each(|id| put_log_id(&mut to, id));
+    put_membership(&mut to, &membership.membership);
     to.freeze()
 }
 
 /// Decodes what [`encode_marker`] made.
-pub(crate) fn decode_marker(mut from: &[u8]) -> io::Result<(Option<LogId>, StoredMembership)> {
+pub(crate) fn decode_marker(mut from: &[u8]) -> io::Result<(LogId, StoredMembership)> {
     const WHAT: &str = "marker";
     take_version(&mut from, WHAT)?;
     let flags = from.try_get_u8().map_err(|_| bad(WHAT))?;
@@ -237,7 +234,8 @@ pub(crate) fn decode_marker(mut from: &[u8]) -> io::Result<(Option<LogId>, Store
     let changed = (flags & 2 != 0).then(|| take_log_id(&mut from, WHAT)).transpose()?;
     let membership = take_membership(&mut from)?;
     end(from, WHAT)?;
-    Ok((applied, StoredMembership::new(changed, membership)))
+    let log_id = changed.unwrap_or_default();
+    Ok((applied.unwrap_or_default(), StoredMembership { log_id, membership }))
 }
 
 /// Bytes that an operation adds to the head.
@@ -375,10 +373,10 @@ mod tests {
         let vote = Vote { leader_id: leader, committed: true };
         assert_eq!(encode_vote(&vote)[..], [1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
-            encode_log_id(log_id(2, 3, 4))[..],
+            encode_log_id(log_id(2, 3, 5))[..],
             [1, 4, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
         );
-        let members = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, ()), (2, ())])).unwrap();
+        let members = Membership::new(vec![BTreeSet::from([1])], BTreeSet::from([1, 2])).unwrap();
         assert_eq!(
             encode_membership(&members)[..],
             [1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
@@ -397,13 +395,13 @@ mod tests {
         }
         let members = Membership::new(
             vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-            BTreeMap::from([(1, ()), (2, ()), (3, ()), (4, ())]),
+            BTreeSet::from([1, 2, 3, 4]),
         )
         .unwrap();
         for (applied, stored) in [
-            (None, StoredMembership::default()),
-            (Some(log_id(1, 2, 0)), StoredMembership::new(None, members.clone())),
-            (Some(log_id(1, 2, 3)), StoredMembership::new(Some(log_id(1, 1, 1)), members)),
+            (LogId::NONE, StoredMembership::default()),
+            (log_id(1, 2, 1), StoredMembership { log_id: LogId::NONE, membership: members.clone() }),
+            (log_id(1, 2, 3), StoredMembership { log_id: log_id(1, 1, 1), membership: members }),
         ] {
             assert_eq!(decode_marker(&encode_marker(applied, &stored)).unwrap(), (applied, stored));
         }

@@ -2,15 +2,15 @@
 //! damages the former and gives them to the latter; not an API.
 
 use bytes::{Buf, Bytes};
-use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 
+use crate::engine::AppendRequest;
 use crate::format::{
     EntryKind, decode_log_id, decode_marker, decode_membership, decode_meta, decode_ops, decode_vote,
     encode_log_id, encode_marker, encode_membership, encode_meta, encode_ops, encode_vote, split_body,
 };
 use crate::op::Op;
-use crate::types::{C, Entry, LeaderId, LogId, Membership, Payload, StoredMembership, Vote};
+use crate::types::{Entry, LeaderId, LogId, Membership, Payload, StoredMembership, Vote};
 use crate::wire::{self, Append, Route, decode, decode_append, encode_append};
 
 /// A format: its name, valid bytes from a seed, and whether any bytes are accepted.
@@ -33,7 +33,7 @@ fn leader(seed: u64) -> LeaderId {
 }
 
 fn log_id(seed: u64) -> LogId {
-    LogId { leader_id: leader(seed), index: seed >> 32 }
+    LogId { leader_id: leader(seed), index: (seed >> 32) + 1 }
 }
 
 fn vote(seed: u64) -> Vote {
@@ -46,9 +46,8 @@ fn kind(seed: u64) -> EntryKind {
 
 fn membership(seed: u64) -> Membership {
     let sets: &[&[u64]] = if seed.is_multiple_of(2) { &[&[1, 2, 3]] } else { &[&[1, 2, 3], &[2, 3, 4]] };
-    let configs = sets.iter().map(|set| set.iter().copied().collect()).collect();
-    Membership::new(configs, (1..=5).map(|id| (id, ())).collect::<std::collections::BTreeMap<_, _>>())
-        .expect("all voters are nodes")
+    let sets = sets.iter().map(|set| set.iter().copied().collect()).collect();
+    Membership::new(sets, (1..=5).collect()).expect("all voters are nodes")
 }
 
 fn ops(seed: u64) -> Vec<Op> {
@@ -59,8 +58,9 @@ fn ops(seed: u64) -> Vec<Op> {
 }
 
 fn sample_marker(seed: u64) -> Vec<u8> {
-    let id = |bit: u64| (seed & bit != 0).then(|| log_id(seed / bit));
-    encode_marker(id(1), &StoredMembership::new(id(2), membership(seed >> 2))).into()
+    let id = |bit: u64| if seed & bit != 0 { log_id(seed / bit) } else { LogId::NONE };
+    let stored = StoredMembership { log_id: id(2), membership: membership(seed >> 2) };
+    encode_marker(id(1), &stored).into()
 }
 
 fn sample_ops(seed: u64) -> Vec<u8> {
@@ -70,21 +70,18 @@ fn sample_ops(seed: u64) -> Vec<u8> {
 
 /// Bytes of the header, header, payload.
 fn sample_append(seed: u64) -> Vec<u8> {
-    let first = seed % 100;
+    let first = seed % 100 + 1;
     let entry = |n: u64| Entry {
-        log_id: LogId { leader_id: leader(seed), index: first + n },
+        id: LogId { leader_id: leader(seed), index: first + n },
         payload: match kind(seed.wrapping_add(n)) {
             EntryKind::Blank => Payload::Blank,
-            EntryKind::Ops => Payload::Normal(encode_ops(&ops(seed.wrapping_add(n)))),
+            EntryKind::Ops => Payload::Ops(encode_ops(&ops(seed.wrapping_add(n)))),
             EntryKind::Membership => Payload::Membership(membership(seed)),
         },
     };
-    let request = AppendEntriesRequest::<C> {
-        vote: vote(seed),
-        prev_log_id: first.checked_sub(1).map(|index| LogId { leader_id: leader(seed), index }),
-        entries: (0..seed % 5).map(entry).collect(),
-        leader_commit: Some(log_id(seed)),
-    };
+    let prev = if first > 1 { LogId { leader_id: leader(seed), index: first - 1 } } else { LogId::NONE };
+    let entries = (0..seed % 5).map(entry).collect();
+    let request = AppendRequest { term: seed % 1000, leader: 1, prev, entries, commit: seed >> 32 };
     let message = encode_append(Route { group: 1, from: 1, to: 2 }, &request);
     let header_len = (message.header.len() as u32).to_le_bytes();
     [&header_len[..], &message.header, &message.payload.concat()].concat()
@@ -92,15 +89,15 @@ fn sample_append(seed: u64) -> Vec<u8> {
 
 fn sample_message(seed: u64) -> Vec<u8> {
     let route = Route { group: seed, from: 1, to: 2 };
-    let (vote, last) = (vote(seed).into(), Some(log_id(seed).into()));
+    let (term, last) = (seed % 1000, log_id(seed).into());
     match seed % 5 {
-        0 => wire::VoteAsk { route, vote, last, transfer: true }.encode_to_vec(),
-        1 => wire::Transfer { route, vote, successor: 3, last }.encode_to_vec(),
-        2 => wire::SnapshotOffer { route, vote, session: 4, marker: sample_marker(seed).into() }
+        0 => wire::VoteAsk { route, term, last, transfer: true }.encode_to_vec(),
+        1 => wire::Transfer { route, term, last }.encode_to_vec(),
+        2 => wire::SnapshotOffer { route, term, session: 4, marker: sample_marker(seed).into() }
             .encode_to_vec(),
         3 => wire::SnapshotRead { route, session: 4, request: Bytes::from_static(b"r") }.encode_to_vec(),
         _ => {
-            let sleep = wire::Sleep { group: seed, vote, last: log_id(seed).into() };
+            let sleep = wire::Sleep { group: seed, term, last };
             wire::Ping { route, sleep: vec![sleep; (seed % 9) as usize] }.encode_to_vec()
         }
     }
@@ -158,7 +155,7 @@ fn take_append(bytes: &[u8]) -> bool {
     let payload_len = rest.len();
     let Ok(request) = decode_append(append, &[rest]) else { return false };
     let taken = request.entries.iter().map(|entry| match &entry.payload {
-        Payload::Normal(batch) => {
+        Payload::Ops(batch) => {
             // The state machine takes it apart later; that must not panic either.
             let _ = decode_ops(batch);
             batch.payload_len()
@@ -172,7 +169,7 @@ fn take_append(bytes: &[u8]) -> bool {
 fn take_message(bytes: &[u8]) -> bool {
     let header = || Bytes::copy_from_slice(bytes);
     let offered = decode::<wire::SnapshotOffer>(header()).map(|offer| decode_marker(&offer.marker).is_ok());
-    let asked = decode::<wire::VoteAsk>(header()).map(openraft::raft::VoteRequest::<C>::from);
+    let asked = decode::<wire::VoteAsk>(header()).map(|ask| ask.to_engine(true));
     let replies = decode::<wire::AppendReply>(header()).is_ok()
         | decode::<wire::VoteReply>(header()).is_ok()
         | decode::<wire::TransferReply>(header()).is_ok()

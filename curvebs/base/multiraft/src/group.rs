@@ -1,45 +1,40 @@
 //! One group as its user sees it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use curve_types::{GroupId, LogIndex, NodeId, Term};
-use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{AsyncRuntime, Instant as _, ReadPolicy, ServerState};
-use openraft_rt::{Watch, WatchReceiver};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
+use crate::driver::Input;
+use crate::engine::Role as EngineRole;
 use crate::errors::{MembershipError, ProposeError, ReadError};
 use crate::flags::GroupFlags;
-use crate::machine::MachineView;
 use crate::op::{Op, Proposed};
 use crate::options::RaftOptions;
-use crate::proposer::Proposals;
+use crate::proposer::Room;
 use crate::source::Sources;
 use crate::status::{GroupState, GroupStatus, PeerStatus, Role};
 use crate::transport::Caller;
-use crate::types::{C, LeaderId, Metrics, Raft, Runtime, public_index, public_index_of};
+use crate::types::LeaderId;
+use crate::view::{Lease, Published};
 
-pub(crate) type MetricsReceiver = <<Runtime as AsyncRuntime>::Watch as Watch>::Receiver<Metrics>;
-
-/// What all tasks of a group share.
+/// What a group's task shares with those who call it.
 pub(crate) struct Inner {
     pub(crate) id: GroupId,
     pub(crate) options: Arc<RaftOptions>,
-    pub(crate) raft: Raft,
     pub(crate) caller: Caller,
     pub(crate) flags: Arc<GroupFlags>,
-    pub(crate) view: Arc<MachineView>,
+    pub(crate) view: Published,
     pub(crate) sources: Arc<Sources>,
-    pub(crate) proposals: Proposals,
-    pub(crate) metrics: MetricsReceiver,
+    /// The way to the group's task. Bounded by what goes in: proposals by `room`, a peer's messages by what it has in
+    /// flight, the rest by being one at a time.
+    pub(crate) inbox: mpsc::UnboundedSender<Input>,
+    pub(crate) room: Room,
     /// Who leads; this node only once it may serve.
     pub(crate) leader: watch::Sender<Option<NodeId>>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) failure: Mutex<Option<String>>,
-    /// Until then, no vote is given: a leader may still read under a lease this node promised before a restart.
-    pub(crate) votes_from: Instant,
     /// To whom leadership was handed last, for callers that come before the successor is heard of.
     pub(crate) successor: Mutex<Option<NodeId>>,
     /// One change of members or of the leader at a time.
@@ -51,7 +46,7 @@ pub(crate) struct Inner {
 
 /// Whether this node may serve a read without asking anyone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Lease {
+enum Right {
     Holds,
     Unsure,
     NotLeader(Option<NodeId>),
@@ -71,6 +66,11 @@ impl Inner {
         *self.stop.borrow()
     }
 
+    /// Tells the group's task something; it hears nothing any more when it has ended, which its callers see.
+    pub(crate) fn tell(&self, input: Input) {
+        let _ = self.inbox.send(input);
+    }
+
     /// Who may be asked instead of this node.
     pub(crate) fn hint(&self) -> Option<NodeId> {
         let known = (*self.leader.borrow()).filter(|leader| *leader != self.node());
@@ -79,74 +79,43 @@ impl Inner {
 
     /// The term this node leads, if it does.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
-        leading(&self.metrics.borrow_watched(), self.node())
+        self.view.lock().leading()
     }
 
-    fn lease(&self) -> Lease {
-        let metrics = self.metrics.borrow_watched();
-        let Some(leader) = leading(&metrics, self.node()) else {
-            let other = metrics.current_leader.map(NodeId).filter(|leader| *leader != self.node());
-            drop(metrics);
-            return Lease::NotLeader(other.or_else(|| self.hint()));
+    fn right_to_read(&self) -> Right {
+        let view = self.view.lock();
+        let Some(leader) = view.leading() else {
+            let other = view.leader.map(NodeId);
+            drop(view);
+            return Right::NotLeader(other.or_else(|| self.hint()));
         };
         // Without an entry of its own term applied, entries that an earlier leader acknowledged may be missing.
-        if metrics.last_applied.map(|id| id.leader_id) != Some(leader) {
-            return Lease::Unsure;
-        }
-        let mut voters = metrics.membership_config.voter_ids();
-        if voters.next() == Some(self.node().get()) && voters.next().is_none() {
-            return Lease::Holds;
-        }
-        // Read at each call: a process that was stopped for a while finds its lease over.
-        let fresh = |age: Duration| age < self.options.election_max.saturating_sub(self.options.clock_margin);
-        let acked = metrics.last_quorum_acked.as_ref().is_some_and(|acked| fresh(acked.elapsed()));
-        if acked && self.flags.lease_reads_allowed(leader) { Lease::Holds } else { Lease::Unsure }
+        let holds = view.serves
+            && match view.lease {
+                Lease::None => false,
+                Lease::Always => true,
+                // Read at each call: a process that was stopped for a while finds its lease over.
+                Lease::Until(until) => Instant::now() < until && self.flags.lease_reads_allowed(leader),
+            };
+        if holds { Right::Holds } else { Right::Unsure }
     }
 
-    async fn read_index(&self) -> Result<(), ReadError> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(ReadError::Unavailable)
-            }
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(ReadError::NotLeader { hint: forward.leader_id.map(NodeId).or_else(|| self.hint()) })
-            }
+    /// Asks a majority whether this node leads.
+    async fn read_by_message(&self) -> Result<(), ReadError> {
+        let (tell, answer) = oneshot::channel();
+        self.tell(Input::Read(tell));
+        match timeout(self.options.election_max * 2, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ReadError::Stopped),
+            Err(_) => Err(ReadError::Unavailable),
         }
     }
 
-    /// Turns the group's timers on if it sleeps; tells whether it did.
-    pub(crate) fn rouse(&self) -> bool {
-        let slept = self.flags.is_asleep() && self.flags.wake();
-        if slept {
-            self.raft.runtime_config().tick(true);
-        }
-        slept
-    }
-
-    /// Turns the group's timers on if it sleeps, and if this node leads it, waits for its lease to hold.
-    pub(crate) async fn wake(&self) {
+    /// Turns the group's timers on if it sleeps.
+    pub(crate) fn wake(&self) {
         self.flags.touch();
-        if self.rouse() && self.leading().is_some() {
-            self.wait_for_lease().await;
-        }
-    }
-
-    /// After openraft refused a proposal since the leader's lease had lapsed: waits until a majority has been heard, or
-    /// this node no longer leads, or some time has passed.
-    pub(crate) async fn wait_for_lease(&self) {
-        let mut metrics = self.metrics.clone();
-        let deadline = Instant::now() + self.options.election_max;
-        let fresh = self.options.heartbeat;
-        while Instant::now() < deadline && self.raft.trigger().heartbeat().await.is_ok() {
-            let heard = metrics.wait_until(|now| {
-                now.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < fresh)
-                    || leading(now, self.node()).is_none()
-            });
-            if tokio::time::timeout(self.options.heartbeat / 4, heard).await.is_ok() {
-                return;
-            }
+        if self.flags.is_asleep() && self.flags.wake() {
+            self.tell(Input::Woken);
         }
     }
 
@@ -161,13 +130,6 @@ impl Inner {
             () => GroupState::Running,
         }
     }
-}
-
-/// The term this node leads, if it does.
-pub(crate) fn leading(metrics: &Metrics, node: NodeId) -> Option<LeaderId> {
-    let leader = metrics.vote.leader_id;
-    (metrics.state == ServerState::Leader && metrics.vote.committed && leader.node_id == node.get())
-        .then_some(leader)
 }
 
 /// A replica of one group on this node. Cheap to clone; the group lives until `MultiRaft::remove_group` or `shutdown`.
@@ -194,11 +156,14 @@ impl Group {
         let known = *self.inner.leader.borrow();
         match known {
             Some(leader) if leader != self.inner.node() => {
-                Err(ProposeError::NotLeader { hint: Some(leader) })
+                return Err(ProposeError::NotLeader { hint: Some(leader) });
             }
-            _ if self.inner.is_stopped() => Err(ProposeError::Stopped),
-            _ => self.inner.proposals.propose(op).await,
+            _ if self.inner.is_stopped() => return Err(ProposeError::Stopped),
+            _ => {}
         }
+        let (waiting, result) = self.inner.room.admit(op).await?;
+        self.inner.tell(Input::Propose(waiting));
+        result.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
     /// Returns when a read of this node's state machine sees everything that was acknowledged before the call. Needs
@@ -208,49 +173,39 @@ impl Group {
             return Err(ReadError::Stopped);
         }
         self.inner.flags.touch();
-        match self.inner.lease() {
-            Lease::Holds => Ok(()),
-            Lease::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
-            Lease::Unsure => {
-                self.inner.wake().await;
-                match self.inner.lease() {
-                    Lease::Holds => Ok(()),
-                    Lease::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
-                    Lease::Unsure => self.inner.read_index().await,
-                }
-            }
+        match self.inner.right_to_read() {
+            Right::Holds => Ok(()),
+            Right::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
+            Right::Unsure => self.inner.read_by_message().await,
         }
     }
 
     /// What this node knows of the group. Takes no message and no lock that is held for long.
     pub fn status(&self) -> GroupStatus {
-        let metrics = self.inner.metrics.borrow_watched();
-        let node = self.inner.node().get();
-        let membership = metrics.membership_config.membership();
-        let peers = metrics.replication.iter().flatten().filter(|(peer, _)| **peer != node);
+        let state = self.inner.state();
+        let leader = *self.inner.leader.borrow();
+        let view = self.inner.view.lock();
+        let membership = &view.membership.membership;
+        let peer =
+            |(node, matched): &(u64, u64)| PeerStatus { node: NodeId(*node), matched: LogIndex(*matched) };
         GroupStatus {
-            state: self.inner.state(),
-            role: match metrics.state {
-                ServerState::Leader => Role::Leader,
-                ServerState::Candidate => Role::Candidate,
-                ServerState::Follower => Role::Follower,
-                ServerState::Learner | ServerState::Shutdown => Role::Learner,
+            state,
+            role: match view.role {
+                EngineRole::Leader => Role::Leader,
+                EngineRole::PreCandidate | EngineRole::Candidate => Role::Candidate,
+                EngineRole::Follower => Role::Follower,
+                EngineRole::Learner => Role::Learner,
             },
-            leader: *self.inner.leader.borrow(),
-            term: Term(metrics.current_term),
-            last_log: LogIndex(metrics.last_log_index.map_or(0, public_index)),
-            committed: LogIndex(public_index_of(metrics.local_committed)),
-            applied: LogIndex(public_index_of(metrics.last_applied)),
-            purged: LogIndex(public_index_of(metrics.purged)),
-            members: membership.voter_ids().map(NodeId).collect(),
-            learners: membership.learner_ids().map(NodeId).collect(),
-            members_index: LogIndex(public_index_of(*metrics.membership_config.log_id())),
-            peers: peers
-                .map(|(peer, matched)| PeerStatus {
-                    node: NodeId(*peer),
-                    matched: LogIndex(public_index_of(*matched)),
-                })
-                .collect(),
+            leader,
+            term: Term(view.term),
+            last_log: LogIndex(view.last.index),
+            committed: LogIndex(view.committed),
+            applied: LogIndex(view.applied.index),
+            purged: LogIndex(view.purged),
+            members: membership.voters().into_iter().map(NodeId).collect(),
+            learners: membership.learners().map(NodeId).collect(),
+            members_index: LogIndex(view.membership.log_id.index),
+            peers: view.peers.iter().map(peer).collect(),
         }
     }
 
@@ -286,9 +241,4 @@ impl std::fmt::Debug for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Group({})", self.inner.id)
     }
-}
-
-/// A metrics error that ends a group, as text for operators.
-pub(crate) fn failure_of(metrics: &Metrics) -> Option<String> {
-    metrics.running_state.as_ref().err().map(|fatal: &openraft::errors::Fatal<C>| fatal.to_string())
 }

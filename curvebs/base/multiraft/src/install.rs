@@ -1,7 +1,7 @@
 //! The follower's side of snapshot transfers.
 //!
 //! The leader offers a snapshot and repeats the offer until it is told how it ended. The follower's state machine pulls
-//! what it lacks, durably, before openraft hears of the snapshot: until then this replica's log and vote are what they
+//! what it lacks, durably, before the engine hears of the snapshot: until then this replica's log and vote are what they
 //! were, so that a transfer which fails or is cut short by a crash leaves an ordinary, if slow, follower.
 
 use std::io;
@@ -11,14 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use curve_io::BoxFuture;
 use curve_types::NodeId;
-use openraft_rt::WatchReceiver;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::format::decode_marker;
+use crate::driver::{Input, Install};
 use crate::group::Inner;
-use crate::machine::{Machine, SnapshotData};
 use crate::state_machine::{SnapshotFetch, SnapshotPart};
-use crate::types::{Snapshot, SnapshotMeta, Vote};
 use crate::wire::{
     Outcome, Route, SNAPSHOT_READ, SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply,
     decode, message,
@@ -29,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(1000);
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 const READ_TRIES: u32 = 5;
 
-type Fate = Option<Result<Vote, String>>;
+type Fate = Option<Result<(), String>>;
 
 /// The transfer this replica takes part in, or the last one.
 #[derive(Default)]
@@ -43,26 +40,29 @@ pub(crate) async fn answer(
     offer: SnapshotOffer,
     fetches: Arc<Semaphore>,
 ) -> SnapshotOfferReply {
-    let known = group.metrics.borrow_watched().vote;
-    if Vote::from(offer.vote) < known {
-        return reply(Outcome::HigherVote, Some(known), String::new());
+    let (tell, heard) = oneshot::channel();
+    group.tell(Input::Offered { term: offer.term, leader: offer.route.from, tell });
+    match heard.await {
+        Ok(Ok(())) => {}
+        Ok(Err(term)) => return SnapshotOfferReply { term, ..reply(Outcome::HigherTerm, String::new()) },
+        Err(_) => return reply(Outcome::NotHere, String::new()),
     }
     let Some(mut fate) = join_or_begin(&group, offer, fetches) else {
-        return reply(Outcome::NotNow, None, "another transfer is in progress".into());
+        return reply(Outcome::NotNow, "another transfer is in progress".into());
     };
     let ended = tokio::time::timeout(ANSWER_WITHIN, fate.wait_for(Option::is_some)).await;
     match ended {
-        Err(_) => reply(Outcome::Pending, None, String::new()),
-        Ok(Err(_)) => reply(Outcome::Failed, None, "the transfer was given up".into()),
+        Err(_) => reply(Outcome::Pending, String::new()),
+        Ok(Err(_)) => reply(Outcome::Failed, "the transfer was given up".into()),
         Ok(Ok(fate)) => match fate.clone().expect("waited for it") {
-            Ok(vote) => reply(Outcome::Ok, Some(vote), String::new()),
-            Err(cause) => reply(Outcome::Failed, None, cause),
+            Ok(()) => reply(Outcome::Ok, String::new()),
+            Err(cause) => reply(Outcome::Failed, cause),
         },
     }
 }
 
-fn reply(outcome: Outcome, vote: Option<Vote>, cause: String) -> SnapshotOfferReply {
-    SnapshotOfferReply { outcome: outcome.into(), vote: vote.map(Into::into), cause }
+fn reply(outcome: Outcome, cause: String) -> SnapshotOfferReply {
+    SnapshotOfferReply { outcome: outcome.into(), term: 0, cause }
 }
 
 fn join_or_begin(
@@ -95,8 +95,7 @@ fn join_or_begin(
     Some(fate)
 }
 
-async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphore>) -> Result<Vote, String> {
-    let (last_log_id, last_membership) = decode_marker(&offer.marker).map_err(|error| error.to_string())?;
+async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphore>) -> Result<(), String> {
     let leader = NodeId(offer.route.from);
     let fetch = Arc::new(Fetch {
         route: group.caller.route(group.id, leader),
@@ -105,24 +104,9 @@ async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphor
         session: offer.session,
         fetches,
     });
-    let marker = offer.marker.clone();
-    let fetched = group
-        .raft
-        .with_state_machine(move |machine: &mut Machine| {
-            Box::pin(async move { machine.install(fetch, marker).await })
-        })
-        .await;
-    match fetched {
-        Err(fatal) => return Err(fatal.to_string()),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(())) => {}
-    }
-    let meta = SnapshotMeta { last_log_id, last_membership };
-    let snapshot = Snapshot { meta, snapshot: SnapshotData::Installed };
-    match group.raft.install_full_snapshot(offer.vote.into(), snapshot).await {
-        Ok(response) => Ok(response.vote),
-        Err(error) => Err(error.to_string()),
-    }
+    let (tell, installed) = oneshot::channel();
+    group.tell(Input::Install(Install { fetch, marker: offer.marker, tell }));
+    installed.await.map_err(|_| "the group is stopped".to_owned())?
 }
 
 /// Pulls parts from the leader.

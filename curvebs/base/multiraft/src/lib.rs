@@ -1,13 +1,15 @@
 //! Many Raft groups in one process, over one shared log and shared connections.
 //!
-//! openraft is the engine; none of its types leave this crate. What this crate adds: a proposer that puts many
-//! operations into one log entry, a log store over the shared per-disk log, an ordered and pipelined transport over
-//! `curve_io::Network`, snapshots by difference, leases checked without a message, membership by one, hand-over of
-//! leadership, purge of the log, and groups that cost nothing while they are idle.
+//! `engine` is Raft without I/O; `driver` is the one task of a group that runs it: over the shared per-disk log, an
+//! ordered and pipelined transport (`curve_io::Network`), and the user's state machine. Many operations travel in one
+//! log entry; snapshots are differences; leases are checked without a message; members change by one; leadership is
+//! handed over; the log is purged; and idle groups cost nothing.
 //!
 //! A user implements [`StateMachine`], gives it to [`MultiRaft::create_group`], and calls [`Group::propose`] and
 //! [`Group::read_barrier`].
 
+mod driver;
+mod engine;
 mod errors;
 mod flags;
 mod format;
@@ -21,7 +23,6 @@ mod membership;
 mod node;
 mod op;
 mod options;
-mod pipeline;
 mod proposer;
 mod purge;
 mod quiesce;
@@ -36,6 +37,7 @@ mod throttle;
 mod trail;
 mod transport;
 mod types;
+mod view;
 mod wire;
 
 pub use errors::{GroupError, MembershipError, ProposeError, ReadError};

@@ -11,29 +11,34 @@ use curve_io::{Handler, Message, Network, Reply};
 use curve_log::Log;
 use curve_types::{GroupId, NodeId};
 use futures::StreamExt;
-use openraft::errors::Fatal;
-use openraft::{Config, SnapshotPolicy, StepDownPolicy};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::driver::{Driver, Input};
+use crate::engine::{Core, Recovered, Timing};
 use crate::errors::GroupError;
 use crate::flags::GroupFlags;
 use crate::group::{Group, Inner};
 use crate::install::Progress;
 use crate::machine::Machine;
 use crate::options::RaftOptions;
-use crate::proposer::Proposals;
+use crate::proposer::Room;
 use crate::source::Sources;
 use crate::state_machine::StateMachine;
 use crate::store::Store;
 use crate::throttle::Throttle;
-use crate::transport::{Caller, Transport};
-use crate::types::{C, Raft, Runtime};
-use crate::{lifecycle, membership, proposer, purge, quiesce, receive};
+use crate::transport::Caller;
+use crate::types::{LogId, StoredMembership};
+use crate::view::Published;
+use crate::{driver, lifecycle, membership, purge, quiesce, receive};
 
 /// The method numbers that belong to this crate: a process's handler routes them to [`MultiRaft::handle`].
 pub const METHODS: Range<u16> = 0x100..0x200;
 
+/// Appends to one follower that wait for their reply, at most.
+const IN_FLIGHT_MAX: usize = 8;
+/// How long the notice that something is committed waits for entries to go with: followers are in no hurry to know.
+const NOTICE_DELAY: Duration = Duration::from_millis(5);
 /// Groups that are stopped at the same time, at most.
 const STOPS_MAX: usize = 64;
 /// How long the state machine of a stopped group may take to finish what it does.
@@ -49,17 +54,15 @@ pub trait AddressBook: Send + Sync + 'static {
 ///
 /// # Who owns what
 ///
-/// openraft runs each group as a handful of tasks: its core, a worker that owns the state machine (`machine`), a timer,
-/// and two tasks per follower. This crate adds one task per group that turns queued operations into entries
-/// (`proposer`) and one that publishes who leads (`lifecycle`); and two per process: `purge` makes checkpoints and purges
-/// logs, `quiesce` puts idle groups to sleep and pings. Requests of other nodes run in the task of their connection up
-/// to the group's queue (`receive`), which keeps them in order.
+/// Each group is one task (`driver`), which owns the group's engine and state machine. Two tasks are per process: `purge`
+/// makes checkpoints and purges logs, `quiesce` puts idle groups to sleep and pings. Requests of other nodes run in the
+/// task of their connection up to the group's inbox (`receive`), which keeps them in order.
 ///
 /// # A write
 ///
-/// `Group::propose` → room in the queue → `proposer` puts what waits into one entry → openraft's core → `store` appends
-/// to the shared log and `transport` sends to the followers, at the same time → the log's writer has synced, a majority
-/// has answered → committed → `machine` applies and hands the results straight to the callers.
+/// `Group::propose` → room in the queue → the group's task puts what waits into one entry → `store` appends to the
+/// shared log and `calls` sends to the followers, at the same time → the log's writer has synced, a majority has
+/// answered → the engine commits → the state machine applies, and the task answers the callers.
 ///
 /// # Invariants
 ///
@@ -74,20 +77,18 @@ pub trait AddressBook: Send + Sync + 'static {
 ///
 /// # Rejected
 ///
-/// openraft's own hand-over: it leaves a leader that refuses proposals for ever when the successor dies. One entry per
-/// operation: a round costs 50 to 80 µs of CPU whatever it carries. Snapshots as files: a copyset is larger than what
-/// changed in it. Initialising each member by openraft's call: it makes all of them candidates at once.
+/// openraft, which was the engine at first: about eight tasks per group and as many wake-ups per round, at 50 to 80 µs of
+/// CPU a round whatever it carried. One entry per operation: a round costs the same whatever it carries. Snapshots as
+/// files: a copyset is larger than what changed in it.
 ///
 /// # Costs
 ///
-/// Three replicas in one process with real logs: about 30 µs of CPU a write at depth 32 in one group, most of it in the
-/// kernel's file writes; a hundred idle groups with all their replicas, 0.6 % of a core (`examples/raftbench`).
+/// See `examples/raftbench`, which measures them: three replicas in one process with real logs.
 pub struct MultiRaft {
     log: Log,
     caller: Caller,
     seed: u64,
     options: Arc<RaftOptions>,
-    config: Arc<Config>,
     groups: RwLock<BTreeMap<GroupId, Group>>,
     /// Groups that are being opened or removed, so that no two do it at once.
     busy: Mutex<BTreeSet<GroupId>>,
@@ -123,7 +124,6 @@ impl MultiRaft {
             log,
             caller: Caller { node, network, addresses },
             seed,
-            config: Arc::new(config(&options)),
             groups: RwLock::default(),
             busy: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -260,10 +260,8 @@ impl MultiRaft {
     pub(crate) fn log_failed(&self) {
         for group in self.groups() {
             if !group.inner.is_stopped() {
-                *group.inner.failure.lock().expect("never poisoned") = Some("the log failed".into());
-                lifecycle::ended(&group.inner);
-                let inner = group.inner;
-                tokio::spawn(async move { inner.raft.shutdown().await });
+                lifecycle::failed(&group.inner, "the log failed".into());
+                group.inner.tell(Input::Stop);
             }
         }
     }
@@ -290,10 +288,6 @@ impl MultiRaft {
         }
         let group = self.build(id, machine, start).await?;
         self.groups.write().expect("never poisoned").insert(id, group.clone());
-        tokio::spawn(lifecycle::follow(group.inner.clone()));
-        if group.inner.votes_from > Instant::now() {
-            tokio::spawn(lifecycle::enable_elections(group.inner.clone()));
-        }
         Ok(group)
     }
 
@@ -309,7 +303,7 @@ impl MultiRaft {
         };
         let seed = mix(self.seed ^ mix(self.node().get()) ^ id.get());
         let flags = Arc::new(GroupFlags::default());
-        let mut store = Store::new(self.log.group(id), flags.clone());
+        let store = Store::new(self.log.group(id), flags.clone());
         let pristine = store.is_pristine();
         let sources = Sources::new(mix(seed));
         let (alive, dropped) = watch::channel(());
@@ -318,49 +312,53 @@ impl MultiRaft {
             (Start::Create(members), true) => store.bootstrap(members).await.map_err(io_error)?,
             _ => store.reconcile(machine.applied()).await.map_err(io_error)?,
         }
-        let view = machine.view();
-        let transport = Transport::new(self.caller.clone(), id, flags.clone());
-        let raft = Raft::new(self.node().get(), self.config.clone(), transport, store, machine);
-        let raft = Runtime::scope(seed, raft).await.map_err(|fatal| open_error(id, fatal))?;
-        view.live.store(true, Ordering::Release);
-        let metrics = raft.metrics();
-        let this_node = self.node().get();
-        let alone = raft.with_raft_state(move |state| {
-            state.membership_state.effective().voter_ids().all(|voter| voter == this_node)
-        });
-        let alone = alone.await.map_err(|fatal| open_error(id, fatal))?;
-        // Before a restart, this node may have promised a leader not to vote for another for the length of a lease.
-        let promise = if pristine || alone { Duration::ZERO } else { self.options.election_max };
-        raft.runtime_config().elect(promise.is_zero());
-        let (proposals, input) = Proposals::new(&self.options);
+        let state = (machine.applied(), machine.membership().clone());
+        let base = Instant::now();
+        let core = self.recover(&store, state, pristine, seed).await.map_err(io_error)?;
+        let (inbox, inputs) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             id,
             options: self.options.clone(),
-            raft,
             caller: self.caller.clone(),
             flags,
-            view,
+            view: Published::new(driver::view_of(&core, &machine, base)),
             sources,
-            proposals,
-            metrics,
+            inbox,
+            room: Room::new(&self.options),
             leader: watch::Sender::new(None),
             stop: watch::Sender::new(false),
             failure: Mutex::default(),
-            votes_from: Instant::now() + promise,
             successor: Mutex::default(),
             change: tokio::sync::Mutex::default(),
             install: Mutex::new(Progress::default()),
             dropped,
         });
-        tokio::spawn(proposer::run(inner.clone(), input));
         if let (Start::Create(members), true) = (start, pristine) {
             // Different groups begin with different leaders.
             let first = members.get((mix(id.get()) % members.len().max(1) as u64) as usize);
             if first == Some(&self.node()) {
-                tokio::spawn(lifecycle::stand_first(inner.clone()));
+                inner.tell(Input::StandFirst);
             }
         }
+        tokio::spawn(Driver::new(inner.clone(), core, store, machine, inputs, base).run());
         Ok(Group { inner })
+    }
+
+    /// The engine as the log and the state machine have it. Its time begins now.
+    async fn recover(
+        &self,
+        store: &Store,
+        (applied, known): (LogId, StoredMembership),
+        pristine: bool,
+        seed: u64,
+    ) -> io::Result<Core> {
+        let (vote, log, commit) = store.recover(applied, known).await?;
+        let this_node = self.node().get();
+        let alone = log.membership().membership.is_alone(this_node);
+        // Before a restart, this node may have promised a leader not to vote for another for the length of a lease.
+        let votes_from = if pristine || alone { Duration::ZERO } else { self.options.election_max };
+        let found = Recovered { vote, log, commit, applied, votes_from };
+        Ok(Core::new(this_node, seed, timing(&self.options), found, Duration::ZERO))
     }
 }
 
@@ -385,11 +383,8 @@ impl Drop for Reserved<'_> {
 /// Stops a group and waits until its state machine is gone.
 async fn stop(group: &Arc<Inner>) {
     group.flags.stop();
-    group.leader.send_replace(None);
-    group.stop.send_replace(true);
-    if let Err(error) = group.raft.shutdown().await {
-        tracing::warn!(group = %group.id, %error, "the engine did not end well");
-    }
+    lifecycle::ended(group);
+    group.tell(Input::Stop);
     let mut dropped = group.dropped.clone();
     if tokio::time::timeout(DROP_DEADLINE, async { while dropped.changed().await.is_ok() {} }).await.is_err()
     {
@@ -397,34 +392,16 @@ async fn stop(group: &Arc<Inner>) {
     }
 }
 
-fn open_error(group: GroupId, fatal: Fatal<C>) -> GroupError {
-    GroupError::Corrupt { group, cause: fatal.to_string() }
-}
-
-pub(crate) fn config(options: &RaftOptions) -> Config {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).expect("a short time");
-    let config = Config {
-        cluster_name: "curve".into(),
-        heartbeat_interval: millis(options.heartbeat),
-        heartbeat_min_interval: Some(millis(options.heartbeat) / 2),
-        election_timeout_min: millis(options.election_min),
-        election_timeout_max: millis(options.election_max),
-        install_snapshot_timeout: millis(Duration::from_secs(3600)),
-        max_payload_entries: 256,
-        max_append_entries: Some(256),
-        // Checkpoints and purges are decided in `purge`.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        replication_lag_threshold: u64::MAX,
-        api_channel_size: Some(4096),
-        notification_channel_size: Some(4096),
-        backoff: "50ms 100ms 200ms ..400ms".into(),
-        enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
-        removed_leader_step_down: StepDownPolicy::After(150),
-        ..Config::default()
-    };
-    config.validate().expect("the timing options fit each other")
+fn timing(options: &RaftOptions) -> Timing {
+    Timing {
+        heartbeat: options.heartbeat,
+        election_min: options.election_min,
+        election_max: options.election_max,
+        clock_margin: options.clock_margin,
+        notice_delay: NOTICE_DELAY,
+        in_flight_max: IN_FLIGHT_MAX,
+        message: driver::MESSAGE,
+    }
 }
 
 /// Spreads seeds (SplitMix64).

@@ -4,18 +4,17 @@
 //! that a follower that was away for a short time catches up from the log. When the shared log has become too large,
 //! the groups that hold back its oldest segments lose their tails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use curve_types::GroupId;
 use futures::StreamExt;
-use openraft::ChangeMembers;
-use openraft_rt::WatchReceiver;
+use tokio::sync::oneshot;
 
+use crate::driver::Input;
 use crate::group::Inner;
 use crate::node::MultiRaft;
-use crate::types::{public_index, public_index_of};
 
 /// Checkpoints that run at the same time, at most.
 const CHECKPOINTS_MAX: usize = 2;
@@ -60,10 +59,9 @@ async fn look_after(group: &Arc<Inner>, pinned: Option<u64>) {
     if group.is_stopped() {
         return;
     }
-    finish_change(group).await;
     let (snapshot, purged) = {
-        let metrics = group.metrics.borrow_watched();
-        (public_index_of(metrics.snapshot), public_index_of(metrics.purged))
+        let view = group.view.lock();
+        (view.checkpointed, view.purged)
     };
     let grown = group.flags.trail().since_checkpoint() >= group.options.checkpoint_log_bytes;
     if (grown || pinned.is_some_and(|pinned| snapshot < pinned)) && checkpoint(group).await.is_err() {
@@ -71,15 +69,15 @@ async fn look_after(group: &Arc<Inner>, pinned: Option<u64>) {
     }
     let upto = purge_upto(group, pinned);
     if upto >= purged + PURGE_ENTRIES_MIN || pinned.is_some_and(|_| upto > purged) {
-        let _ = group.raft.trigger().purge_log(upto - 1).await;
+        group.tell(Input::Purge(upto));
     }
 }
 
 /// The last index that may go, as the log counts; 0 for none.
 fn purge_upto(group: &Inner, pinned: Option<u64>) -> u64 {
     let (snapshot, last) = {
-        let metrics = group.metrics.borrow_watched();
-        (public_index_of(metrics.snapshot), metrics.last_log_index.map_or(0, public_index))
+        let view = group.view.lock();
+        (view.checkpointed, view.last.index)
     };
     let by_count = last.saturating_sub(group.options.log_keep_entries);
     let by_bytes = group.flags.trail().index_before_last(group.options.log_keep_bytes);
@@ -90,38 +88,11 @@ fn purge_upto(group: &Inner, pinned: Option<u64>) -> u64 {
 
 /// Makes a checkpoint of all that is applied now and waits for it.
 pub(crate) async fn checkpoint(group: &Arc<Inner>) -> Result<(), ()> {
-    let mut metrics = group.metrics.clone();
-    let target = metrics.borrow_and_update().last_applied;
     group.flags.trail().checkpoint();
-    if target.is_none() {
-        return Ok(());
-    }
-    let done = async {
-        while metrics.borrow_and_update().snapshot < target {
-            // A checkpoint that is running already may be of an earlier state; then one more is needed.
-            group.raft.trigger().snapshot().await.map_err(|_| ())?;
-            let tick =
-                tokio::time::timeout(group.options.heartbeat, metrics.wait_until(|m| m.snapshot >= target));
-            if let Ok(Err(_)) = tick.await {
-                return Err(());
-            }
-        }
-        Ok(())
-    };
-    tokio::select! {
-        () = group.stopped() => Err(()),
-        done = tokio::time::timeout(CHECKPOINT_DEADLINE, done) => done.map_err(|_| ())?,
-    }
-}
-
-/// Completes a change of members that an earlier leader left half way.
-async fn finish_change(group: &Arc<Inner>) {
-    let joint = group.metrics.borrow_watched().membership_config.get_joint_config().len() > 1;
-    if !joint || group.leading().is_none() {
-        return;
-    }
-    if let Ok(_one) = group.change.try_lock() {
-        let finish = group.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true);
-        let _ = tokio::time::timeout(group.options.election_max, finish).await;
+    let (tell, done) = oneshot::channel();
+    group.tell(Input::Checkpoint(tell));
+    match tokio::time::timeout(CHECKPOINT_DEADLINE, done).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(()),
     }
 }

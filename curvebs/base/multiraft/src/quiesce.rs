@@ -21,12 +21,11 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use curve_types::{GroupId, NodeId};
-use openraft_rt::WatchReceiver;
 use tokio::time::Instant;
 
-use crate::group::{Group, Inner, leading};
+use crate::group::{Group, Inner};
 use crate::node::MultiRaft;
-use crate::types::{LogId, Vote};
+use crate::types::{LeaderId, LogId};
 use crate::wire::{Outcome, PING, Ping, PingReply, Sleep, decode, message};
 
 /// A node that has not answered pings for this long is left out.
@@ -37,7 +36,7 @@ const GROUPS_PER_PING_MAX: usize = 512;
 /// Since when a group has looked the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Still {
-    last: Option<u64>,
+    last: LogId,
     touches: u64,
     since: Instant,
 }
@@ -90,11 +89,11 @@ pub(crate) async fn run(node: Weak<MultiRaft>) {
         // After a pause of the whole process, nothing that was heard before it counts.
         let paused = last_round.elapsed() > lease;
         last_round = Instant::now();
-        round(&node, &mut still, after, paused).await;
+        round(&node, &mut still, after, paused);
     }
 }
 
-async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, after: Duration, paused: bool) {
+fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, after: Duration, paused: bool) {
     let mut pings: BTreeMap<NodeId, Vec<Sleep>> = BTreeMap::new();
     let mut candidates: BTreeMap<GroupId, Arc<Candidate>> = BTreeMap::new();
     let groups = node.groups();
@@ -103,7 +102,7 @@ async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, afte
         let inner = &group.inner;
         if let Some(sleep) = inner.flags.led_asleep() {
             if paused || inner.leading().is_none() {
-                wake(&group);
+                group.inner.wake();
                 continue;
             }
             peers(inner).into_iter().for_each(|peer| pings.entry(peer).or_default().push(sleep));
@@ -111,7 +110,7 @@ async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, afte
         }
         if inner.flags.is_asleep() {
             if paused || !inner.flags.heard_within(node.options().election_max) {
-                wake(&group);
+                group.inner.wake();
             }
             continue;
         }
@@ -124,7 +123,7 @@ async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, afte
                 }
             }
             Look::Idle(candidate) if candidate.missing.lock().expect("never poisoned").is_empty() => {
-                fall_asleep(&candidate).await;
+                fall_asleep(&candidate);
             }
             Look::Idle(candidate) => {
                 peers(inner)
@@ -148,15 +147,9 @@ async fn round(node: &Arc<MultiRaft>, still: &mut BTreeMap<GroupId, Still>, afte
     }
 }
 
-/// Wakes a group without waiting for it: its lease may take a while to come back.
-fn wake(group: &Group) {
-    let group = group.inner.clone();
-    tokio::spawn(async move { group.wake().await });
-}
-
 fn peers(group: &Inner) -> Vec<NodeId> {
-    let metrics = group.metrics.borrow_watched();
-    let members = metrics.membership_config.nodes().map(|(id, ())| NodeId(*id));
+    let membership = group.view.lock().membership.clone();
+    let members = membership.membership.nodes().iter().map(|id| NodeId(*id));
     members.filter(|member| *member != group.node()).collect()
 }
 
@@ -173,36 +166,32 @@ enum Look {
 fn look(group: &Group, silences: &Silences, still: &mut BTreeMap<GroupId, Still>, after: Duration) -> Look {
     let inner = &group.inner;
     let touches = inner.flags.touches();
-    let metrics = inner.metrics.borrow_watched();
-    let now = Still { last: metrics.last_log_index, touches, since: Instant::now() };
+    let view = inner.view.lock();
+    let now = Still { last: view.last, touches, since: Instant::now() };
     let before = still.entry(inner.id).or_insert(now);
     if (before.last, before.touches) != (now.last, now.touches) {
         *before = now;
     }
-    let (Some(leader), Some(last)) = (leading(&metrics, inner.node()), metrics.last_applied) else {
-        return Look::Busy;
-    };
-    let membership = &metrics.membership_config;
+    let Some(leader) = view.leading() else { return Look::Busy };
+    let last = view.applied;
+    let membership = &view.membership.membership;
     let settled = before.since.elapsed() >= after
-        && last.leader_id == leader
-        && metrics.last_log_index == Some(last.index)
-        && membership.get_joint_config().len() == 1
+        && view.serves
+        && view.last == last
+        && !membership.is_joint()
         && inner.change.try_lock().is_ok();
-    let others = membership.nodes().map(|(id, ())| NodeId(*id)).filter(|member| *member != inner.node());
+    let others = membership.nodes().iter().map(|id| NodeId(*id)).filter(|member| *member != inner.node());
     let (down, up): (Vec<NodeId>, Vec<NodeId>) = others.partition(|member| silences.is_down(*member));
-    let lost = membership.voter_ids().filter(|voter| down.contains(&NodeId(*voter))).count();
-    if !settled || lost * 2 >= membership.voter_ids().count() {
+    let lost = down.iter().filter(|member| membership.is_voter(member.get())).count();
+    if !settled || lost * 2 >= membership.voters().len() {
         return Look::Busy;
     }
-    let matched =
-        |member: NodeId| metrics.replication.as_ref().and_then(|peers| peers.get(&member.get()).copied());
     let lagging: Vec<NodeId> =
-        up.iter().copied().filter(|member| matched(*member) != Some(Some(last))).collect();
+        up.iter().copied().filter(|member| view.matched(member.get()) != Some(last.index)).collect();
     if !lagging.is_empty() {
         return Look::Lagging(lagging);
     }
-    let vote = Vote { leader_id: leader, committed: true };
-    let sleep = Sleep { group: inner.id.get(), vote: vote.into(), last: last.into() };
+    let sleep = Sleep { group: inner.id.get(), term: leader.term, last: last.into() };
     let missing = Mutex::new(up.into_iter().collect());
     Look::Idle(Arc::new(Candidate { group: group.clone(), touches, sleep, missing }))
 }
@@ -230,13 +219,13 @@ async fn ping(
                     missing.is_empty()
                 };
                 if all {
-                    fall_asleep(candidate).await;
+                    fall_asleep(candidate);
                 }
             }
             // A member is awake, for example since it has restarted: it must hear the leader.
             (false, None) => {
                 if let Some(group) = node.group(id) {
-                    wake(&group);
+                    group.inner.wake();
                 }
             }
             (true, None) | (false, Some(_)) => {}
@@ -245,22 +234,20 @@ async fn ping(
 }
 
 /// Turns the leader's timers off, if nothing has happened since the members were asked.
-async fn fall_asleep(candidate: &Candidate) {
+fn fall_asleep(candidate: &Candidate) {
     let inner = &candidate.group.inner;
     let unchanged = {
-        let metrics = inner.metrics.borrow_watched();
-        let vote = Vote::from(candidate.sleep.vote);
-        leading(&metrics, inner.node()) == Some(vote.leader_id)
-            && metrics.last_log_index == Some(candidate.sleep.last.index)
+        let view = inner.view.lock();
+        view.leading().is_some_and(|leader| leader.term == candidate.sleep.term)
+            && view.last.index == candidate.sleep.last.index
     };
     if !unchanged || inner.flags.touches() != candidate.touches {
         return;
     }
     inner.flags.sleep_leading(candidate.sleep);
-    inner.raft.runtime_config().tick(false);
     // Whoever came in between has either seen that the group sleeps, or is seen here.
     if inner.flags.touches() != candidate.touches {
-        inner.wake().await;
+        inner.wake();
     }
 }
 
@@ -268,7 +255,7 @@ async fn fall_asleep(candidate: &Candidate) {
 pub(crate) fn answer(node: &MultiRaft, ping: &Ping) -> PingReply {
     let agrees = |sleep: &&Sleep| {
         let group = node.group(GroupId(sleep.group)).filter(|group| !group.inner.is_stopped());
-        group.is_some_and(|group| agree(&group.inner, sleep))
+        group.is_some_and(|group| agree(&group.inner, ping.route.from, sleep))
     };
     let outcome = if ping.route.to == node.node().get() { Outcome::Ok } else { Outcome::NotHere };
     let asleep = match outcome {
@@ -278,38 +265,19 @@ pub(crate) fn answer(node: &MultiRaft, ping: &Ping) -> PingReply {
     PingReply { outcome: outcome.into(), asleep }
 }
 
-fn agree(group: &Inner, sleep: &Sleep) -> bool {
-    let vote = Vote::from(sleep.vote);
-    if group.flags.hear(vote) {
+fn agree(group: &Inner, leader: u64, sleep: &Sleep) -> bool {
+    let leader = LeaderId { term: sleep.term, node_id: leader };
+    if group.flags.hear(leader) {
         return true;
     }
     let level = {
-        let metrics = group.metrics.borrow_watched();
+        let view = group.view.lock();
         let last = LogId::from(sleep.last);
-        metrics.vote == vote
-            && metrics.last_applied == Some(last)
-            && metrics.last_log_index == Some(last.index)
+        view.followed() == Some(leader) && view.applied == last && view.last == last
     };
     let sleeps = level && !group.flags.is_installing() && group.options.quiesce_after.is_some();
     if sleeps {
-        group.flags.sleep_following(vote);
-        group.raft.runtime_config().tick(false);
+        group.flags.sleep_following(leader);
     }
     sleeps
-}
-
-/// Whether a question for votes must be refused since the leader is well, or about to show that it is.
-pub(crate) async fn refuses_votes(group: &Inner) -> bool {
-    let lease = group.options.election_max;
-    if group.leading().is_some() {
-        group.wake().await;
-        return group.flags.woke_within(lease);
-    }
-    if group.flags.is_asleep() {
-        if group.flags.heard_within(lease) {
-            return true;
-        }
-        group.wake().await;
-    }
-    false
 }

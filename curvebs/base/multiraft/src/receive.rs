@@ -1,25 +1,21 @@
 //! Requests of other nodes, as they arrive.
 //!
-//! Appends reach their group's engine before `handle` returns, so that they keep the order of the connection; only
-//! their replies are waited for in tasks.
+//! Appends and votes are queued for their group's task before `handle` returns, so that they keep the order of the
+//! connection; the group's task replies.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 
 use curve_io::{Message, Reply};
 use curve_types::GroupId;
-use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
-use tokio::time::Instant;
 
+use crate::driver::Input;
 use crate::group::Inner;
 use crate::node::MultiRaft;
-use crate::types::{LogId, Vote};
 use crate::wire::{
     APPEND, Append, AppendReply, Outcome, PING, PRE_VOTE, Ping, Route, SNAPSHOT_OFFER, SNAPSHOT_READ,
     SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply, TRANSFER, Transfer, TransferReply,
-    VOTE, VoteAsk, VoteReply, decode, decode_append, message, vote_reply,
+    VOTE, VoteAsk, VoteReply, decode, decode_append, message,
 };
 use crate::{install, quiesce};
 
@@ -45,83 +41,36 @@ fn find(node: &MultiRaft, route: Route) -> Option<Arc<Inner>> {
     (!group.inner.is_stopped()).then_some(group.inner)
 }
 
-/// Polls once, so that what the future sends first is sent in order, and leaves the rest to a task.
-fn start(future: impl Future<Output = ()> + Send + 'static) {
-    let mut future = Box::pin(tokio::task::unconstrained(future));
-    if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-        tokio::spawn(future);
-    }
-}
-
 fn append(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let append: Append = decode(request.header)?;
     let Some(group) = find(node, append.route) else {
-        let header = AppendReply { outcome: Outcome::NotHere.into(), vote: None };
+        let header = AppendReply { outcome: Outcome::NotHere.into(), ..AppendReply::default() };
         reply.send(message(APPEND, &header));
         return Ok(());
     };
-    let request = decode_append(append, &request.payload)?;
-    group.rouse();
-    start(async move {
-        let (outcome, vote) = match group.raft.append_entries(request).await {
-            Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) => {
-                (Outcome::Ok, None)
-            }
-            Ok(AppendEntriesResponse::Conflict) => (Outcome::Conflict, None),
-            Ok(AppendEntriesResponse::HigherVote(vote)) => (Outcome::HigherVote, Some(vote.into())),
-            Err(_) => (Outcome::NotHere, None),
-        };
-        reply.send(message(APPEND, &AppendReply { outcome: outcome.into(), vote }));
-    });
+    group.tell(Input::Append(decode_append(append, &request.payload)?, reply));
     Ok(())
 }
 
 fn vote(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let method = request.method;
     let ask: VoteAsk = decode(request.header)?;
-    let refusal = |outcome: Outcome| VoteReply { outcome: outcome.into(), ..VoteReply::default() };
     let Some(group) = find(node, ask.route) else {
-        reply.send(message(method, &refusal(Outcome::NotHere)));
+        let header = VoteReply { outcome: Outcome::NotHere.into(), ..VoteReply::default() };
+        reply.send(message(method, &header));
         return Ok(());
     };
-    // A leader asks for its successor's election itself, whatever this node had promised before a restart.
-    if Instant::now() < group.votes_from && !ask.transfer {
-        reply.send(message(method, &refusal(Outcome::NotNow)));
-        return Ok(());
-    }
-    start(async move {
-        if !ask.transfer && quiesce::refuses_votes(&group).await {
-            reply.send(message(method, &refusal(Outcome::NotNow)));
-            return;
-        }
-        group.rouse();
-        let response = match method {
-            VOTE => group.raft.vote(ask.into()).await,
-            _ => group.raft.pre_vote(ask.into()).await,
-        };
-        let header = response.map_or_else(|_| refusal(Outcome::NotHere), |response| vote_reply(&response));
-        reply.send(message(method, &header));
-    });
+    group.tell(Input::Vote(ask.to_engine(method == PRE_VOTE), reply));
     Ok(())
 }
 
 fn transfer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let ask: Transfer = decode(request.header)?;
-    let answer = |outcome: Outcome| message(TRANSFER, &TransferReply { outcome: outcome.into() });
     let Some(group) = find(node, ask.route) else {
-        reply.send(answer(Outcome::NotHere));
+        reply.send(message(TRANSFER, &TransferReply { outcome: Outcome::NotHere.into() }));
         return Ok(());
     };
-    let request = TransferLeaderRequest::new(Vote::from(ask.vote), ask.successor, ask.last.map(LogId::from));
-    group.rouse();
-    start(async move {
-        let outcome = match group.raft.handle_transfer_leader(request).await {
-            Ok(Ok(())) => Outcome::Ok,
-            Ok(Err(_)) => Outcome::NotNow,
-            Err(_) => Outcome::NotHere,
-        };
-        reply.send(answer(outcome));
-    });
+    group.tell(Input::Transfer(ask.to_engine(), reply));
     Ok(())
 }
 
@@ -132,7 +81,6 @@ fn snapshot_offer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> 
         reply.send(message(SNAPSHOT_OFFER, &header));
         return Ok(());
     };
-    group.rouse();
     let fetches = node.fetches();
     tokio::spawn(async move {
         let header = install::answer(group, offer, fetches).await;

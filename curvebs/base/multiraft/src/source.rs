@@ -1,16 +1,14 @@
 //! The leader's side of snapshot transfers of one group: which are open, and what they pin in the log.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use curve_io::BoxFuture;
 use curve_types::LogIndex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::state_machine::{SnapshotFetch, SnapshotPart, SnapshotSource};
+use crate::state_machine::SnapshotSource;
 
 struct Session {
     source: Arc<dyn SnapshotSource>,
@@ -43,8 +41,8 @@ impl Sources {
     ) -> SourceGuard {
         let mut inner = self.inner.lock().expect("never poisoned");
         let id = inner.rng.random();
-        inner.sessions.insert(id, Session { source: source.clone(), pinned });
-        SourceGuard { id, source, marker, sources: self.clone() }
+        inner.sessions.insert(id, Session { source, pinned });
+        SourceGuard { id, marker, sources: self.clone() }
     }
 
     /// The source of an open transfer.
@@ -63,7 +61,6 @@ impl Sources {
 /// One open transfer.
 pub(crate) struct SourceGuard {
     id: u64,
-    source: Arc<dyn SnapshotSource>,
     marker: Bytes,
     sources: Arc<Sources>,
 }
@@ -81,12 +78,5 @@ impl SourceGuard {
 impl Drop for SourceGuard {
     fn drop(&mut self) {
         self.sources.inner.lock().expect("never poisoned").sessions.remove(&self.id);
-    }
-}
-
-/// A transfer within one process needs no network.
-impl SnapshotFetch for SourceGuard {
-    fn read(&self, request: Bytes) -> BoxFuture<'_, io::Result<SnapshotPart>> {
-        self.source.read(request)
     }
 }

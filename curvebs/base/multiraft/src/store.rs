@@ -1,34 +1,27 @@
-//! openraft's log store over one group's part of the shared log.
+//! One group's part of the shared log, in the engine's terms.
 //!
 //! Appends return as soon as the log has the entries in memory; the log's writer makes many groups' appends durable
-//! with one sync and then reports to openraft. Votes and truncations wait. All records of a group reach the disk in
-//! the order of the calls here, which is what openraft's safety rests on.
+//! with one sync and then reports. All records of a group reach the disk in the order of the calls here, which is what
+//! the engine's safety rests on.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
+use std::collections::BTreeSet;
 use std::io;
-use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curve_log::{Entry as LogEntry, GroupLog};
-use curve_types::{FRAME_PAYLOAD_BYTES_MAX, NodeId};
-use futures::Stream;
-use futures::stream::{self, StreamExt, TryStreamExt};
-use openraft::LogState;
-use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use curve_io::BoxFuture;
+use curve_log::{Done, Entry as LogEntry, GroupLog};
+use curve_types::NodeId;
 use tokio::sync::oneshot;
 
+use crate::engine::LogView;
 use crate::flags::GroupFlags;
 use crate::format::{
-    EntryKind, decode_log_id, decode_membership, decode_meta, decode_vote, encode_log_id, encode_membership,
-    encode_meta, encode_vote, split_body,
+    EntryKind, bad, decode_log_id, decode_membership, decode_meta, decode_vote, encode_log_id,
+    encode_membership, encode_meta, encode_vote, split_body,
 };
-use crate::types::{Batch, C, Entry, LeaderId, LogId, Membership, Payload, Vote, public_index};
-use crate::wire::APPEND_HEADS_BYTES_MAX;
+use crate::types::{Batch, Entry, LeaderId, LogId, Membership, Payload, StoredMembership, Vote};
 
-/// Bytes read from the log at once when applying or recovering.
-const READ_BYTES: usize = 4 << 20;
 /// About what the log adds to an entry.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
@@ -44,13 +37,14 @@ impl Store {
         Self { log, flags }
     }
 
-    /// Last purged and last log id, as openraft wants them: the last is the purged one when there are no entries.
-    fn bounds(&self) -> io::Result<(Option<LogId>, Option<LogId>)> {
+    /// Last purged and last log id: the last is the purged one when there are no entries.
+    fn bounds(&self) -> io::Result<(LogId, LogId)> {
         let state = self.log.state();
-        let id = |(index, meta): (u64, Bytes)| decode_id(index, &meta);
-        let purged = state.purged.map(id).transpose()?;
-        let last = state.last.map(id).transpose()?;
-        Ok((purged, last.or(purged)))
+        let id =
+            |(index, meta): (u64, Bytes)| decode_meta(&meta).map(|(leader_id, _)| LogId { leader_id, index });
+        let purged = state.purged.map(id).transpose()?.unwrap_or_default();
+        let last = state.last.map(id).transpose()?.unwrap_or(purged);
+        Ok((purged, last))
     }
 
     /// Whether anything was ever stored for the group.
@@ -62,10 +56,8 @@ impl Store {
     /// Writes the first entry of a new group, the same on all its first members: who they are. Durable on return.
     pub(crate) async fn bootstrap(&self, members: &[NodeId]) -> io::Result<()> {
         let voters: BTreeSet<u64> = members.iter().map(|member| member.get()).collect();
-        let nodes: BTreeMap<u64, ()> = voters.iter().map(|voter| (*voter, ())).collect();
-        let membership = Membership::new(vec![voters], nodes).map_err(io::Error::other)?;
-        let log_id = LogId { leader_id: LeaderId { term: 0, node_id: 0 }, index: 0 };
-        let entry = Entry { log_id, payload: Payload::Membership(membership) };
+        let id = LogId { leader_id: LeaderId::default(), index: 1 };
+        let entry = Entry { id, payload: Payload::Membership(Membership::of(voters)) };
         let (tell, durable) = oneshot::channel();
         let done = move |result| {
             // Nobody waits any more when opening was given up.
@@ -77,49 +69,125 @@ impl Store {
 
     /// Makes the log agree with a state machine that is further than it, which a crash between the install of a
     /// snapshot and the purge of the log leaves behind.
-    pub(crate) async fn reconcile(&mut self, applied: Option<LogId>) -> io::Result<()> {
-        let Some(applied) = applied else { return Ok(()) };
+    pub(crate) async fn reconcile(&self, applied: LogId) -> io::Result<()> {
         let (purged, last) = self.bounds()?;
-        if purged >= Some(applied) || last.is_none_or(|last| last.index < applied.index) {
+        if purged >= applied {
             return Ok(());
         }
-        let at = self.read_some(applied.index, applied.index + 1, 1).await?;
-        if at.first().is_some_and(|entry| entry.log_id == applied) {
-            return Ok(());
+        if last.index >= applied.index {
+            if self.leader_at(applied.index)? == Some(applied.leader_id) {
+                return Ok(());
+            }
+            self.log.truncate_after(Some(purged.index).filter(|kept| *kept > 0)).await?;
         }
-        let kept =
-            applied.index.checked_sub(1).filter(|kept| purged.is_none_or(|purged| purged.index <= *kept));
-        self.log.truncate_after(kept.map(public_index)).await?;
-        self.log.purge(public_index(applied.index), encode_meta(applied.leader_id, EntryKind::Blank));
+        self.purge(applied);
         Ok(())
     }
 
-    async fn read_some(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let entries = self.log.read(public_index(start)..public_index(end), bytes_max).await?;
-        entries.into_iter().map(decode_entry).collect()
+    fn leader_at(&self, index: u64) -> io::Result<Option<LeaderId>> {
+        self.log.meta(index).map(|meta| decode_meta(&meta).map(|(leader, _)| leader)).transpose()
     }
-}
 
-fn decode_id(index: u64, meta: &[u8]) -> io::Result<LogId> {
-    let (leader_id, _) = decode_meta(meta)?;
-    Ok(LogId { leader_id, index: index - 1 })
+    /// What the log holds: the vote, whose the entries are, and the members, of whom `known` are as of `applied`.
+    pub(crate) async fn recover(
+        &self,
+        applied: LogId,
+        known: StoredMembership,
+    ) -> io::Result<(Vote, LogView, u64)> {
+        let (purged, last) = self.bounds()?;
+        let first = self.log.state().first.unwrap_or(last.index + 1);
+        if first > purged.index.max(applied.index) + 1 {
+            return Err(bad("log: entries are missing at its begin"));
+        }
+        let mut runs: Vec<(u64, LeaderId)> = Vec::new();
+        let mut memberships = vec![known];
+        for index in purged.index + 1..=last.index {
+            let meta = self.log.meta(index).ok_or_else(|| bad("log: an entry is missing"))?;
+            let (leader, kind) = decode_meta(&meta)?;
+            if runs.last().is_none_or(|(_, known)| *known != leader) {
+                runs.push((index, leader));
+            }
+            if kind == EntryKind::Membership && index > applied.index {
+                for entry in self.read(index, 1, 1).await? {
+                    if let Payload::Membership(membership) = entry.payload {
+                        memberships.push(StoredMembership { log_id: entry.id, membership });
+                    }
+                }
+            }
+        }
+        let state = self.log.state();
+        let vote = state.vote.map(|vote| decode_vote(&vote)).transpose()?.unwrap_or_default();
+        let committed = state.committed.map(|id| decode_log_id(&id)).transpose()?.unwrap_or_default();
+        let kept = self.leader_at(committed.index)? == Some(committed.leader_id);
+        let commit = if kept { committed.index } else { applied.index };
+        Ok((vote, LogView::new(purged, runs, last.index, memberships), commit))
+    }
+
+    /// Reads up to `count` entries from `from` on, or about so many bytes.
+    pub(crate) fn read(
+        &self,
+        from: u64,
+        count: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, io::Result<Vec<Entry>>> {
+        let entries = self.log.read(from..from.saturating_add(count), bytes_max);
+        Box::pin(async move { entries.await?.into_iter().map(decode_entry).collect() })
+    }
+
+    /// Begins to save a vote.
+    pub(crate) fn save_vote(&self, vote: &Vote) -> BoxFuture<'static, io::Result<()>> {
+        self.log.save_vote(encode_vote(vote))
+    }
+
+    /// Notes how far the log is committed, which spares a restarted replica a wait.
+    pub(crate) fn save_committed(&self, committed: LogId) {
+        self.log.save_committed(encode_log_id(committed));
+    }
+
+    /// Waits until the log has room.
+    pub(crate) async fn admit(&self) {
+        self.log.admit().await;
+    }
+
+    /// Begins to append; `done` is called when the entries are durable.
+    pub(crate) fn append(&self, entries: &[Entry], done: Done) {
+        let entries: Vec<LogEntry> = entries.iter().map(encode_entry).collect();
+        {
+            let mut trail = self.flags.trail();
+            for entry in &entries {
+                let bytes: usize = entry.payload.iter().map(Bytes::len).sum();
+                trail.append(entry.index, (bytes + ENTRY_OVERHEAD_BYTES) as u64);
+            }
+        }
+        self.log.append(entries, done);
+    }
+
+    /// Begins to remove all entries after this index.
+    pub(crate) fn truncate(&self, kept: u64) -> BoxFuture<'static, io::Result<()>> {
+        self.log.truncate_after(Some(kept).filter(|kept| *kept > 0))
+    }
+
+    /// Forgets all entries up to here, which may lie behind the last one.
+    pub(crate) fn purge(&self, upto: LogId) {
+        self.log.purge(upto.index, encode_meta(upto.leader_id, EntryKind::Blank));
+    }
 }
 
 fn decode_entry(entry: LogEntry) -> io::Result<Entry> {
     let (leader_id, kind) = decode_meta(&entry.meta)?;
     let payload = match kind {
         EntryKind::Blank => Payload::Blank,
-        EntryKind::Ops => Payload::Normal(split_body(entry.payload)?),
+        EntryKind::Ops => Payload::Ops(split_body(entry.payload)?),
         EntryKind::Membership => Payload::Membership(decode_membership(&entry.payload.concat())?),
     };
-    Ok(Entry { log_id: LogId { leader_id, index: entry.index - 1 }, payload })
+    Ok(Entry { id: LogId { leader_id, index: entry.index }, payload })
 }
 
 /// Kind, head and payload of an entry: the same in the log and on the wire.
 pub(crate) fn encode_payload(payload: &Payload) -> (EntryKind, Batch) {
     match payload {
         Payload::Blank => (EntryKind::Blank, Batch::default()),
-        Payload::Normal(batch) => (EntryKind::Ops, batch.clone()),
+        Payload::Ops(batch) => (EntryKind::Ops, batch.clone()),
         Payload::Membership(membership) => {
             (EntryKind::Membership, Batch::new(encode_membership(membership), Vec::new()))
         }
@@ -133,136 +201,5 @@ fn encode_entry(entry: &Entry) -> LogEntry {
         payload.push(body.head.clone());
     }
     payload.extend(body.payload.iter().cloned());
-    LogEntry {
-        index: public_index(entry.log_id.index),
-        meta: encode_meta(entry.log_id.leader_id, kind),
-        payload,
-    }
-}
-
-fn bounds_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
-    let start = match range.start_bound() {
-        Bound::Included(start) => *start,
-        Bound::Excluded(start) => start + 1,
-        Bound::Unbounded => 0,
-    };
-    let end = match range.end_bound() {
-        Bound::Included(end) => end + 1,
-        Bound::Excluded(end) => *end,
-        Bound::Unbounded => u64::MAX - 1,
-    };
-    (start, end)
-}
-
-/// Cuts entries so that they fit one message.
-fn cut_to_message(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let (mut heads, mut payloads) = (0, 0);
-    let fits = entries
-        .iter()
-        .take_while(|entry| {
-            let (_, body) = encode_payload(&entry.payload);
-            heads += body.head.len() + 48;
-            payloads += body.payload_len();
-            heads <= APPEND_HEADS_BYTES_MAX && payloads <= FRAME_PAYLOAD_BYTES_MAX
-        })
-        .count();
-    entries.truncate(fits.max(1));
-    entries
-}
-
-impl RaftLogReader<C> for Store {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
-        &mut self,
-        range: RB,
-    ) -> io::Result<Vec<Entry>> {
-        self.entries_stream(range).await.try_collect().await
-    }
-
-    /// Reads in steps, so that a long recovery does not hold the whole log in memory.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + Send
-    where
-        RB: RangeBounds<u64> + Clone + Debug + Send,
-    {
-        let (start, end) = bounds_of(&range);
-        // As openraft's own stores do, entries that are not there are left out at the beginning; `Machine` checks that
-        // none is missing among those it applies.
-        let first = self.log.state().first.map_or(start, |first| first - 1);
-        let start = start.max(first);
-        let store = self.clone();
-        let steps = stream::try_unfold(start, move |next| {
-            let store = store.clone();
-            async move {
-                if next >= end {
-                    return Ok(None);
-                }
-                let entries = store.read_some(next, end, READ_BYTES).await?;
-                let after = next + entries.len() as u64;
-                Ok::<_, io::Error>((!entries.is_empty()).then_some((entries, after)))
-            }
-        });
-        steps.map_ok(|entries| stream::iter(entries.into_iter().map(Ok))).try_flatten().boxed()
-    }
-
-    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.log.state().vote.map(|vote| decode_vote(&vote)).transpose()
-    }
-
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        Ok(cut_to_message(self.read_some(start, end, FRAME_PAYLOAD_BYTES_MAX).await?))
-    }
-}
-
-impl RaftLogStorage<C> for Store {
-    type LogReader = Self;
-
-    async fn get_log_state(&mut self) -> io::Result<LogState<C>> {
-        let (last_purged_log_id, last_log_id) = self.bounds()?;
-        Ok(LogState { last_purged_log_id, last_log_id })
-    }
-
-    async fn get_log_reader(&mut self) -> Self {
-        self.clone()
-    }
-
-    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.log.save_vote(encode_vote(vote)).await
-    }
-
-    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        if let Some(committed) = committed {
-            self.log.save_committed(encode_log_id(committed));
-        }
-        Ok(())
-    }
-
-    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.log.state().committed.map(|id| decode_log_id(&id)).transpose()
-    }
-
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<C>) -> io::Result<()>
-    where
-        I: IntoIterator<Item = Entry> + Send,
-        I::IntoIter: Send,
-    {
-        let entries: Vec<LogEntry> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
-        self.log.admit().await;
-        {
-            let mut trail = self.flags.trail();
-            for entry in &entries {
-                let bytes: usize = entry.payload.iter().map(Bytes::len).sum();
-                trail.append(entry.index, (bytes + ENTRY_OVERHEAD_BYTES) as u64);
-            }
-        }
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
-        Ok(())
-    }
-
-    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.log.truncate_after(last.map(|last| public_index(last.index))).await
-    }
-
-    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.log.purge(public_index(upto.index), encode_meta(upto.leader_id, EntryKind::Blank));
-        Ok(())
-    }
+    LogEntry { index: entry.id.index, meta: encode_meta(entry.id.leader_id, kind), payload }
 }

@@ -16,12 +16,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use curve_io::Message;
-use openraft::raft::{AppendEntriesRequest, VoteRequest, VoteResponse};
 use prost::Message as _;
 
+use crate::engine::{
+    AppendReply as EngineAppendReply, AppendRequest, TransferRequest, VoteReply as EngineVoteReply,
+    VoteRequest,
+};
 use crate::format::{EntryKind, Parts, bad, decode_membership};
 use crate::store::encode_payload;
-use crate::types::{Batch, C, Entry, LeaderId, LogId, Payload, Vote};
+use crate::types::{Batch, Entry, LeaderId, LogId, Payload};
 
 pub(crate) const APPEND: u16 = 0x100;
 pub(crate) const VOTE: u16 = 0x101;
@@ -60,16 +63,6 @@ pub(crate) struct LogIdMessage {
     pub(crate) node: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub(crate) struct VoteMessage {
-    #[prost(uint64, tag = "1")]
-    pub(crate) term: u64,
-    #[prost(uint64, tag = "2")]
-    pub(crate) node: u64,
-    #[prost(bool, tag = "3")]
-    pub(crate) committed: bool,
-}
-
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct EntryHead {
     #[prost(message, required, tag = "1")]
@@ -86,12 +79,14 @@ pub(crate) struct EntryHead {
 pub(crate) struct Append {
     #[prost(message, required, tag = "1")]
     pub(crate) route: Route,
-    #[prost(message, required, tag = "2")]
-    pub(crate) vote: VoteMessage,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) prev: Option<LogIdMessage>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) committed: Option<LogIdMessage>,
+    /// The sender leads it.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    /// The entry before the first.
+    #[prost(message, required, tag = "3")]
+    pub(crate) prev: LogIdMessage,
+    #[prost(uint64, tag = "4")]
+    pub(crate) commit: u64,
     #[prost(message, repeated, tag = "5")]
     pub(crate) entries: Vec<EntryHead>,
 }
@@ -105,8 +100,8 @@ pub(crate) enum Outcome {
     Ok = 1,
     /// The log does not match at `prev`.
     Conflict = 2,
-    /// The receiver knows a higher vote, which is in the reply.
-    HigherVote = 3,
+    /// The receiver knows a higher term, which is in the reply.
+    HigherTerm = 3,
     /// The group is not open at the receiver, or the receiver is another node.
     NotHere = 4,
     /// The receiver cannot serve this now; try again.
@@ -121,18 +116,23 @@ pub(crate) enum Outcome {
 pub(crate) struct AppendReply {
     #[prost(enumeration = "Outcome", tag = "1")]
     pub(crate) outcome: i32,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) vote: Option<VoteMessage>,
+    /// With `HigherTerm`.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    /// With `Ok`: the logs are the same up to here, durably. With `Conflict`: they may be.
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(crate) struct VoteAsk {
     #[prost(message, required, tag = "1")]
     pub(crate) route: Route,
-    #[prost(message, required, tag = "2")]
-    pub(crate) vote: VoteMessage,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) last: Option<LogIdMessage>,
+    /// The term the sender would lead.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    #[prost(message, required, tag = "3")]
+    pub(crate) last: LogIdMessage,
     #[prost(bool, tag = "4")]
     pub(crate) transfer: bool,
 }
@@ -141,11 +141,10 @@ pub(crate) struct VoteAsk {
 pub(crate) struct VoteReply {
     #[prost(enumeration = "Outcome", tag = "1")]
     pub(crate) outcome: i32,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) vote: Option<VoteMessage>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) last: Option<LogIdMessage>,
-    #[prost(bool, tag = "4")]
+    /// The voter's.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    #[prost(bool, tag = "3")]
     pub(crate) granted: bool,
 }
 
@@ -153,12 +152,12 @@ pub(crate) struct VoteReply {
 pub(crate) struct Transfer {
     #[prost(message, required, tag = "1")]
     pub(crate) route: Route,
-    #[prost(message, required, tag = "2")]
-    pub(crate) vote: VoteMessage,
-    #[prost(uint64, tag = "3")]
-    pub(crate) successor: u64,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) last: Option<LogIdMessage>,
+    /// The sender leads it; the receiver is to lead the next.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    /// What the receiver's log must hold.
+    #[prost(message, required, tag = "3")]
+    pub(crate) last: LogIdMessage,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -172,8 +171,9 @@ pub(crate) struct TransferReply {
 pub(crate) struct SnapshotOffer {
     #[prost(message, required, tag = "1")]
     pub(crate) route: Route,
-    #[prost(message, required, tag = "2")]
-    pub(crate) vote: VoteMessage,
+    /// The sender leads it.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
     #[prost(uint64, tag = "3")]
     pub(crate) session: u64,
     #[prost(bytes = "bytes", tag = "4")]
@@ -184,8 +184,9 @@ pub(crate) struct SnapshotOffer {
 pub(crate) struct SnapshotOfferReply {
     #[prost(enumeration = "Outcome", tag = "1")]
     pub(crate) outcome: i32,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) vote: Option<VoteMessage>,
+    /// With `HigherTerm`.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
     #[prost(string, tag = "3")]
     pub(crate) cause: String,
 }
@@ -225,8 +226,9 @@ pub(crate) struct Ping {
 pub(crate) struct Sleep {
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(message, required, tag = "2")]
-    pub(crate) vote: VoteMessage,
+    /// The sender leads it.
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
     #[prost(message, required, tag = "3")]
     pub(crate) last: LogIdMessage,
 }
@@ -252,18 +254,6 @@ impl From<LogIdMessage> for LogId {
     }
 }
 
-impl From<Vote> for VoteMessage {
-    fn from(vote: Vote) -> Self {
-        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
-    }
-}
-
-impl From<VoteMessage> for Vote {
-    fn from(vote: VoteMessage) -> Self {
-        Self { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed }
-    }
-}
-
 /// A message without payload.
 pub(crate) fn message(method: u16, header: &impl prost::Message) -> Message {
     Message { method, header: Bytes::from(header.encode_to_vec()), payload: Vec::new() }
@@ -275,51 +265,37 @@ pub(crate) fn decode<H: prost::Message + Default>(header: Bytes) -> io::Result<H
 }
 
 /// Encodes an append. Payload parts are shared, not copied.
-pub(crate) fn encode_append(route: Route, request: &AppendEntriesRequest<C>) -> Message {
+pub(crate) fn encode_append(route: Route, request: &AppendRequest) -> Message {
     let mut payload = Vec::new();
     let entries = request.entries.iter().map(|entry| {
         let (kind, body) = encode_payload(&entry.payload);
         payload.extend(body.payload.iter().cloned());
         EntryHead {
-            id: entry.log_id.into(),
+            id: entry.id.into(),
             kind: u32::from(kind.to_u8()),
             payload_bytes: body.payload_len() as u64,
             head: body.head,
         }
     });
-    let header = Append {
-        route,
-        vote: request.vote.into(),
-        prev: request.prev_log_id.map(Into::into),
-        entries: entries.collect(),
-        committed: request.leader_commit.map(Into::into),
-    };
+    let entries = entries.collect();
+    let header =
+        Append { route, term: request.term, prev: request.prev.into(), commit: request.commit, entries };
     Message { method: APPEND, header: Bytes::from(header.encode_to_vec()), payload }
 }
 
-/// Decodes the part of an append that openraft takes. Payloads share memory with the message.
-pub(crate) fn decode_append(append: Append, payload: &[Bytes]) -> io::Result<AppendEntriesRequest<C>> {
+/// Decodes the part of an append that the engine takes. Payloads share memory with the message.
+pub(crate) fn decode_append(append: Append, payload: &[Bytes]) -> io::Result<AppendRequest> {
     let mut parts = Parts::new(payload);
     let entries = append.entries.into_iter().map(|entry| decode_entry(entry, &mut parts));
     let entries = entries.collect::<io::Result<Vec<_>>>()?;
-    if !parts.is_at_end() {
+    let prev = LogId::from(append.prev);
+    let first = prev.index.checked_add(1).filter(|first| first.checked_add(entries.len() as u64).is_some());
+    let first = first.ok_or_else(|| bad("append"))?;
+    let consecutive = entries.iter().zip(first..).all(|(entry, index)| entry.id.index == index);
+    if !parts.is_at_end() || !consecutive {
         return Err(bad("append"));
     }
-    let prev_log_id: Option<LogId> = append.prev.map(Into::into);
-    let mut index = prev_log_id.map(|prev| prev.index);
-    for entry in &entries {
-        let next = index.map_or(Some(0), |index| index.checked_add(1));
-        if next != Some(entry.log_id.index) {
-            return Err(bad("append"));
-        }
-        index = next;
-    }
-    Ok(AppendEntriesRequest {
-        vote: append.vote.into(),
-        prev_log_id,
-        entries,
-        leader_commit: append.committed.map(Into::into),
-    })
+    Ok(AppendRequest { term: append.term, leader: append.route.from, prev, entries, commit: append.commit })
 }
 
 fn decode_entry(entry: EntryHead, parts: &mut Parts<'_>) -> io::Result<Entry> {
@@ -329,36 +305,60 @@ fn decode_entry(entry: EntryHead, parts: &mut Parts<'_>) -> io::Result<Entry> {
     let payload = match EntryKind::from_u8(kind)? {
         EntryKind::Blank => Payload::Blank,
         EntryKind::Membership => Payload::Membership(decode_membership(&entry.head)?),
-        EntryKind::Ops => Payload::Normal(Batch { head: entry.head, payload: Arc::new(payload) }),
+        EntryKind::Ops => Payload::Ops(Batch { head: entry.head, payload: Arc::new(payload) }),
     };
-    Ok(Entry { log_id: entry.id.into(), payload })
+    Ok(Entry { id: entry.id.into(), payload })
+}
+
+/// The answer to an append.
+pub(crate) fn append_reply(reply: EngineAppendReply) -> AppendReply {
+    let (outcome, term, index) = match reply {
+        EngineAppendReply::Ok { matched } => (Outcome::Ok, 0, matched),
+        EngineAppendReply::Conflict { hint } => (Outcome::Conflict, 0, hint),
+        EngineAppendReply::Higher { term } => (Outcome::HigherTerm, term, 0),
+    };
+    AppendReply { outcome: outcome.into(), term, index }
+}
+
+impl AppendReply {
+    /// What it says to the engine; `None` when the peer could not answer.
+    pub(crate) fn to_engine(self) -> Option<EngineAppendReply> {
+        match self.outcome() {
+            Outcome::Ok => Some(EngineAppendReply::Ok { matched: self.index }),
+            Outcome::Conflict => Some(EngineAppendReply::Conflict { hint: self.index }),
+            Outcome::HigherTerm => Some(EngineAppendReply::Higher { term: self.term }),
+            Outcome::Unknown | Outcome::NotHere | Outcome::NotNow | Outcome::Pending | Outcome::Failed => {
+                None
+            }
+        }
+    }
 }
 
 /// The question of a candidate.
-pub(crate) fn vote_ask(route: Route, request: &VoteRequest<C>) -> VoteAsk {
-    VoteAsk {
-        route,
-        vote: request.vote.into(),
-        last: request.last_log_id.map(Into::into),
-        transfer: request.leadership_transfer,
+pub(crate) fn vote_ask(route: Route, request: &VoteRequest) -> Message {
+    let ask = VoteAsk { route, term: request.term, last: request.last.into(), transfer: request.transfer };
+    message(if request.pre { PRE_VOTE } else { VOTE }, &ask)
+}
+
+impl VoteAsk {
+    /// What it asks the engine.
+    pub(crate) fn to_engine(self, pre: bool) -> VoteRequest {
+        let Self { route, term, last, transfer } = self;
+        VoteRequest { term, candidate: route.from, last: last.into(), transfer, pre }
     }
 }
 
-impl From<VoteAsk> for VoteRequest<C> {
-    fn from(ask: VoteAsk) -> Self {
-        let mut request = Self::new(ask.vote.into(), ask.last.map(Into::into));
-        request.leadership_transfer = ask.transfer;
-        request
+impl VoteReply {
+    /// What it says to the engine; `None` when the peer could not answer.
+    pub(crate) fn to_engine(self) -> Option<EngineVoteReply> {
+        (self.outcome() == Outcome::Ok).then_some(EngineVoteReply { term: self.term, granted: self.granted })
     }
 }
 
-/// The answer to a candidate.
-pub(crate) fn vote_reply(response: &VoteResponse<C>) -> VoteReply {
-    VoteReply {
-        outcome: Outcome::Ok.into(),
-        vote: Some(response.vote.into()),
-        last: response.last_log_id.map(Into::into),
-        granted: response.vote_granted,
+impl Transfer {
+    /// What it asks the engine.
+    pub(crate) fn to_engine(self) -> TransferRequest {
+        TransferRequest { term: self.term, leader: self.route.from, last: self.last.into() }
     }
 }
 
@@ -380,34 +380,29 @@ mod tests {
             |n: u8| Op { header: vec![n; 5].into(), payload: vec![vec![n; 4096].into(), vec![n; 10].into()] };
         let entries: Vec<Entry> = (0..3u8)
             .map(|n| Entry {
-                log_id: log_id(3, 1, 7 + u64::from(n)),
-                payload: Payload::Normal(encode_ops(&[op(n), op(n + 100)])),
+                id: log_id(3, 1, 7 + u64::from(n)),
+                payload: Payload::Ops(encode_ops(&[op(n), op(n + 100)])),
             })
             .collect();
-        let request = AppendEntriesRequest::<C> {
-            vote: Vote::new_committed(3, 1),
-            prev_log_id: Some(log_id(2, 2, 6)),
-            entries: entries.clone(),
-            leader_commit: Some(log_id(2, 2, 5)),
-        };
+        let request =
+            AppendRequest { term: 3, leader: 1, prev: log_id(2, 2, 6), entries: entries.clone(), commit: 5 };
         let message = encode_append(Route { group: 1, from: 1, to: 2 }, &request);
-        let Payload::Normal(batch) = &entries[0].payload else { unreachable!() };
+        let Payload::Ops(batch) = &entries[0].payload else { unreachable!() };
         assert_eq!(message.payload[0].as_ptr(), batch.payload[0].as_ptr());
 
         let received = [Bytes::from(message.payload.concat())];
         let back = decode_append(decode(message.header).unwrap(), &received).unwrap();
-        assert_eq!(back.prev_log_id, request.prev_log_id);
-        assert_eq!(back.vote, request.vote);
-        assert_eq!(back.leader_commit, request.leader_commit);
+        assert_eq!((back.term, back.leader, back.prev), (request.term, request.leader, request.prev));
+        assert_eq!(back.commit, request.commit);
         for (back, entry) in back.entries.iter().zip(&entries) {
-            assert_eq!(back.log_id, entry.log_id);
-            let (Payload::Normal(back), Payload::Normal(sent)) = (&back.payload, &entry.payload) else {
+            assert_eq!(back.id, entry.id);
+            let (Payload::Ops(back), Payload::Ops(sent)) = (&back.payload, &entry.payload) else {
                 panic!("kind changed");
             };
             assert_eq!(back.head, sent.head);
             assert_eq!(back.payload.concat(), sent.payload.concat());
         }
-        let Payload::Normal(batch) = &back.entries[0].payload else { unreachable!() };
+        let Payload::Ops(batch) = &back.entries[0].payload else { unreachable!() };
         assert_eq!(batch.payload[0].as_ptr(), received[0].as_ptr());
     }
 
@@ -419,7 +414,7 @@ mod tests {
             head: Bytes::new(),
             payload_bytes: 0,
         };
-        let append = |entries| Append { prev: Some(log_id(1, 1, 4).into()), entries, ..Append::default() };
+        let append = |entries| Append { prev: log_id(1, 1, 4).into(), entries, ..Append::default() };
         assert!(decode_append(append(vec![head(5), head(6)]), &[]).is_ok());
         assert!(decode_append(append(vec![head(5), head(7)]), &[]).is_err());
         assert!(decode_append(append(vec![head(4)]), &[]).is_err());

@@ -26,8 +26,8 @@ pub enum LoggingError {
     AlreadySet,
 }
 
-/// What is logged when nothing is asked for. openraft tells every vote at `info` and every unreachable peer at `warn`, which buries our own lines.
-const DEFAULT_FILTER: &str = "info,openraft=error";
+/// What is logged when nothing is asked for.
+const DEFAULT_FILTER: &str = "info";
 
 /// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`.
 pub fn init_logging() -> Result<(), LoggingError> {

@@ -16,7 +16,7 @@ use crate::format::manifest::{Body, Delta, Frame, encode};
 use crate::manifest::Manifest;
 
 /// Files that are synced at once: enough for a disk to merge the journal commits of its file system.
-const SYNCS_AT_ONCE: usize = 8;
+const SYNCS_AT_ONCE: usize = 1;
 /// Chunks flushed under one hold of the lock.
 const FLUSHES_PER_HOLD: usize = 32;
 /// The journal is written anew when it is longer than this plus a multiple of its content.

@@ -63,7 +63,7 @@ pub fn ids(range: std::ops::RangeInclusive<u64>) -> Vec<NodeId> {
 
 impl Cluster {
     pub fn new(seed: u64, options: RaftOptions) -> Self {
-        // For example RUST_LOG=openraft=debug; silent without it.
+        // For example RUST_LOG=curve_multiraft=debug; silent without it.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
