@@ -156,10 +156,6 @@ impl File for LyingFile {
         Box::pin(async { Ok(()) })
     }
 
-    fn start_writeback(&self, offset: u64, len: u64) {
-        self.0.start_writeback(offset, len);
-    }
-
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.0.allocate(offset, len)
     }

@@ -102,8 +102,6 @@ pub trait File: Send + Sync + 'static {
             (pages, written)
         })
     }
-    /// Starts writing back a range without waiting for it; a hint.
-    fn start_writeback(&self, offset: u64, len: u64);
     /// Reserves blocks for a range; the file grows if the range ends after it. Reserved bytes read as zeros.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Gives the blocks of a range back; the range reads as zeros afterwards. The length stays.

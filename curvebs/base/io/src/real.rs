@@ -202,18 +202,6 @@ impl File for RealFile {
         })
     }
 
-    fn start_writeback(&self, offset: u64, len: u64) {
-        // SAFETY: the call takes plain numbers and an open descriptor, which `self.file` keeps open.
-        unsafe {
-            libc::sync_file_range(
-                self.file.as_raw_fd(),
-                offset.cast_signed(),
-                len.cast_signed(),
-                libc::SYNC_FILE_RANGE_WRITE,
-            );
-        }
-    }
-
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)?)
     }

@@ -7,16 +7,13 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use curve_io::{BoxFuture, File};
+use curve_io::File;
 use curve_types::ChunkKey;
-use futures::StreamExt;
 
 use super::{CopysetStore, State};
 use crate::format::manifest::{Body, Delta, Frame, encode};
 use crate::manifest::Manifest;
 
-/// Files that are synced at once: enough for a disk to merge the journal commits of its file system.
-const SYNCS_AT_ONCE: usize = 1;
 /// Chunks flushed under one hold of the lock.
 const FLUSHES_PER_HOLD: usize = 32;
 /// The journal is written anew when it is longer than this plus a multiple of its content.
@@ -110,12 +107,10 @@ impl CopysetStore {
             journal.append(&Frame { copyset: self.id, sync, body: Body::Intent(plan.listed) }).await?;
         }
         let files = self.flush(&plan.keys, sync).await?;
-        // Boxed one by one: a stream that maps with `File::sync` itself makes this future not provably `Send`.
-        let boxed: Vec<BoxFuture<'static, io::Result<()>>> =
-            files.into_iter().map(|file| file.sync()).collect();
-        let mut syncs = futures::stream::iter(boxed).buffer_unordered(SYNCS_AT_ONCE);
-        while let Some(synced) = syncs.next().await {
-            synced?;
+        // One after the other, and none written back ahead of its turn: a checkpoint is in no hurry, and every write that
+        // waits in the disk's queue makes the log's own wait, which clients feel.
+        for file in files {
+            file.sync().await?;
         }
         if let Some(files_made) = plan.names {
             self.shared.settle_pool().await?;
@@ -136,9 +131,6 @@ impl CopysetStore {
                 }
             }
             tokio::task::yield_now().await;
-        }
-        for file in &files {
-            file.start_writeback(0, self.layout().file_bytes);
         }
         Ok(files)
     }

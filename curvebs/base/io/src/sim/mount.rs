@@ -228,8 +228,6 @@ impl File for SimFile {
         })
     }
 
-    fn start_writeback(&self, _offset: u64, _len: u64) {}
-
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.change(Change::Allocate { offset, len })
     }
