@@ -1,0 +1,154 @@
+//! A command on its way through the device server, and how it is aborted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::status::Response;
+use crate::target::Destination;
+
+const STARTED: u8 = 1;
+const ENDED: u8 = 1 << 1;
+const ABORTED: u8 = 1 << 2;
+/// Aborted by another nexus: with TAS = 1 the initiator is told.
+const BY_ANOTHER: u8 = 1 << 3;
+
+/// How a task ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Send this.
+    Completed(Response),
+    /// It was aborted: send nothing.
+    Aborted,
+}
+
+/// A command in the task set of its nexus and logical unit, from its arrival to its end.
+///
+/// Made by [`Attachment::task`](crate::Attachment::task) when the command arrives, so that an abort reaches it while the
+/// transport still waits for its data. A task that is aborted or dropped before [`execute`](Task::execute) has no effect.
+///
+/// **The future of `execute` must be polled to its end.** What it has sent to the device cannot be called back, and an
+/// abort completes only when the task has ended; dropping the future would end the task while its write may still land.
+/// A connection that dies leaves its running tasks to a runtime and drops their answers.
+#[derive(Debug)]
+pub struct Task {
+    cdb: Vec<u8>,
+    destination: Destination,
+    state: Arc<TaskState>,
+}
+
+impl Task {
+    pub(crate) fn new(cdb: Vec<u8>, destination: Destination, state: Arc<TaskState>) -> Self {
+        Self { cdb, destination, state }
+    }
+
+    /// Bytes of data-out that the command asks for; 0 for a command that is going to be refused. An initiator that
+    /// sends less has written less: whole blocks are taken. What it sends beyond is not looked at.
+    pub fn data_out_len(&self) -> u64 {
+        self.destination.data_out_len(&self.cdb)
+    }
+
+    /// A handle that aborts it.
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle(self.state.clone())
+    }
+
+    /// Executes the command with what was sent for it. Runs at once: tasks of one logical unit run concurrently, and a
+    /// transport that honours ORDERED and HEAD OF QUEUE waits before it calls this.
+    ///
+    /// Completes at once, without effect, for a task that is aborted already.
+    pub async fn execute(self, data_out: Vec<Bytes>) -> Ended {
+        if self.state.start() {
+            let response = self.destination.execute(&self.cdb, data_out).await;
+            if self.state.bits() & ABORTED == 0 {
+                return Ended::Completed(response);
+            }
+        }
+        self.destination.aborted_answer(self.state.bits() & BY_ANOTHER != 0)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.destination.leave(&self.state);
+        self.state.end();
+    }
+}
+
+/// Aborts one task. Outlives it.
+#[derive(Clone, Debug)]
+pub struct AbortHandle(Arc<TaskState>);
+
+impl AbortHandle {
+    /// Aborts the task for its own initiator (ABORT TASK). When this completes, the task cannot reach the device any more;
+    /// one that had been started may have taken effect. Says whether there was anything left to abort.
+    pub async fn abort(&self) -> bool {
+        let found = self.0.abort(Aborter::OwnNexus);
+        self.0.gone().await;
+        found
+    }
+
+    /// Completes when somebody has aborted the task. For a transport that waits for the task's data: it then stops
+    /// waiting and calls `execute` without data to learn the answer.
+    pub async fn aborted(&self) {
+        self.0.wait_for(|bits| bits & ABORTED != 0).await;
+    }
+}
+
+/// Who aborts a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Aborter {
+    /// The nexus that sent it, or a reset.
+    OwnNexus,
+    /// Another nexus.
+    OtherNexus,
+}
+
+/// Where a task is in its life: waiting, started, ended; aborted or not.
+#[derive(Debug, Default)]
+pub(crate) struct TaskState {
+    bits: AtomicU8,
+    changed: Notify,
+}
+
+impl TaskState {
+    fn bits(&self) -> u8 {
+        self.bits.load(Ordering::SeqCst)
+    }
+
+    /// Whether it may start.
+    fn start(&self) -> bool {
+        self.bits.fetch_or(STARTED, Ordering::SeqCst) & ABORTED == 0
+    }
+
+    fn end(&self) {
+        self.bits.fetch_or(ENDED, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// Marks it; says whether it had not ended.
+    pub(crate) fn abort(&self, aborter: Aborter) -> bool {
+        let by = if aborter == Aborter::OtherNexus { BY_ANOTHER } else { 0 };
+        let before = self.bits.fetch_or(ABORTED | by, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        before & ENDED == 0
+    }
+
+    /// Completes when an aborted task cannot reach the device any more: it ended, or it had not started.
+    pub(crate) async fn gone(&self) {
+        self.wait_for(|bits| bits & ENDED != 0 || bits & STARTED == 0).await;
+    }
+
+    async fn wait_for(&self, reached: impl Fn(u8) -> bool) {
+        loop {
+            let mut notified = std::pin::pin!(self.changed.notified());
+            notified.as_mut().enable();
+            if reached(self.bits()) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
