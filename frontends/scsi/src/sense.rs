@@ -59,12 +59,13 @@ const fn asc(code: u8, qualifier: u8) -> AdditionalSense {
 #[allow(missing_docs, reason = "the names are the standard's")]
 impl AdditionalSense {
     pub const NO_ADDITIONAL_SENSE: Self = asc(0x00, 0x00);
-    pub const NOT_READY_MANUAL_INTERVENTION: Self = asc(0x04, 0x03);
-    pub const NOT_READY_INITIALIZING_COMMAND_REQUIRED: Self = asc(0x04, 0x02);
+    pub const OPERATION_IN_PROGRESS: Self = asc(0x00, 0x16);
+    pub const TARGET_PORT_UNAVAILABLE: Self = asc(0x04, 0x0c);
     pub const LOGICAL_UNIT_COMMUNICATION_TIME_OUT: Self = asc(0x08, 0x01);
     pub const UNREACHABLE_COPY_TARGET: Self = asc(0x08, 0x04);
-    pub const UNRECOVERED_READ_ERROR: Self = asc(0x11, 0x00);
+    pub const THIRD_PARTY_DEVICE_FAILURE: Self = asc(0x0d, 0x01);
     pub const COPY_TARGET_DEVICE_NOT_REACHABLE: Self = asc(0x0d, 0x02);
+    pub const UNRECOVERED_READ_ERROR: Self = asc(0x11, 0x00);
     pub const PARAMETER_LIST_LENGTH_ERROR: Self = asc(0x1a, 0x00);
     pub const MISCOMPARE_DURING_VERIFY: Self = asc(0x1d, 0x00);
     pub const INVALID_COMMAND_OPERATION_CODE: Self = asc(0x20, 0x00);
@@ -79,10 +80,10 @@ impl AdditionalSense {
     pub const UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE: Self = asc(0x26, 0x09);
     pub const INLINE_DATA_LENGTH_EXCEEDED: Self = asc(0x26, 0x0b);
     pub const WRITE_PROTECTED: Self = asc(0x27, 0x00);
+    pub const SOFTWARE_WRITE_PROTECTED: Self = asc(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = asc(0x27, 0x07);
     pub const POWER_ON_OR_RESET: Self = asc(0x29, 0x00);
     pub const BUS_DEVICE_RESET: Self = asc(0x29, 0x03);
-    pub const I_T_NEXUS_LOSS: Self = asc(0x29, 0x07);
     pub const MODE_PARAMETERS_CHANGED: Self = asc(0x2a, 0x01);
     pub const RESERVATIONS_PREEMPTED: Self = asc(0x2a, 0x03);
     pub const RESERVATIONS_RELEASED: Self = asc(0x2a, 0x04);
@@ -92,7 +93,6 @@ impl AdditionalSense {
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: Self = asc(0x39, 0x00);
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: Self = asc(0x3f, 0x0e);
     pub const INTERNAL_TARGET_FAILURE: Self = asc(0x44, 0x00);
-    pub const INSUFFICIENT_RESOURCES: Self = asc(0x55, 0x03);
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = asc(0x55, 0x04);
 }
 

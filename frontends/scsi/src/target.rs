@@ -1,36 +1,44 @@
 //! A target device: its logical units, and the nexuses attached to it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
-use bytes::Bytes;
-
+use crate::alua::PortGroup;
+use crate::attention::Attentions;
+use crate::cdb::Decoded;
+use crate::copy::CopyLog;
+use crate::execute::{DataOut, Job};
 use crate::lun::{Lun, LunAddress};
+use crate::luns;
 use crate::nexus::Nexus;
-use crate::sense::{AdditionalSense, Sense, SenseFormat};
-use crate::status::{Response, Status};
-use crate::task::{Aborter, Ended, Task, TaskState};
+use crate::reservations::{Action, Change, Registrant};
+use crate::sense::{AdditionalSense, Sense};
+use crate::status::Response;
+use crate::task::{Aborter, Task, TaskState};
 use crate::unit::LogicalUnit;
 
-/// Unit attentions kept for one nexus and unit; the oldest goes first (SAM-5 5.14: the count is ours to choose).
-const ATTENTIONS_MAX: usize = 16;
-
 /// An iSCSI target: a name, logical units by number, and the nexuses attached now.
-#[derive(Debug)]
 pub struct TargetDevice {
     name: String,
-    units: Mutex<BTreeMap<Lun, Arc<LogicalUnit>>>,
+    units: RwLock<BTreeMap<Lun, Arc<LogicalUnit>>>,
+    port_groups: RwLock<Arc<[PortGroup]>>,
     attachments: Mutex<Vec<Weak<NexusUnits>>>,
 }
 
-/// No logical unit has the number: FUNCTION COMPLETE is not the answer, LUN DOES NOT EXIST is.
+/// No logical unit has the number: a task management function answers LUN DOES NOT EXIST.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoSuchUnit;
 
 impl TargetDevice {
     /// A target without units.
     pub fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), units: Mutex::default(), attachments: Mutex::default() })
+        Arc::new(Self {
+            name: name.to_owned(),
+            units: RwLock::default(),
+            port_groups: RwLock::new(Arc::new([])),
+            attachments: Mutex::default(),
+        })
     }
 
     /// Its iSCSI name.
@@ -40,62 +48,82 @@ impl TargetDevice {
 
     /// Gives a unit a number; attached nexuses are told that the units changed. Returns the unit that had the number.
     pub fn insert(&self, lun: Lun, unit: Arc<LogicalUnit>) -> Option<Arc<LogicalUnit>> {
-        let before = self.units.lock().expect("no panic under the lock").insert(lun, unit);
-        self.luns_changed();
+        let before = self.units.write().expect("no panic under the lock").insert(lun, unit);
+        self.forget(lun);
         before
     }
 
     /// Takes a unit away; attached nexuses are told that the units changed. Its running tasks run on.
     pub fn remove(&self, lun: Lun) -> Option<Arc<LogicalUnit>> {
-        let removed = self.units.lock().expect("no panic under the lock").remove(&lun);
-        for attachment in self.attachments() {
-            attachment.forget(lun);
-        }
-        self.luns_changed();
+        let removed = self.units.write().expect("no panic under the lock").remove(&lun);
+        self.forget(lun);
         removed
     }
 
     /// The unit with a number.
     pub fn unit(&self, lun: Lun) -> Option<Arc<LogicalUnit>> {
-        self.units.lock().expect("no panic under the lock").get(&lun).cloned()
+        self.units.read().expect("no panic under the lock").get(&lun).cloned()
     }
 
     /// All units by number.
     pub fn units(&self) -> Vec<(Lun, Arc<LogicalUnit>)> {
-        let units = self.units.lock().expect("no panic under the lock");
+        let units = self.units.read().expect("no panic under the lock");
         units.iter().map(|(lun, unit)| (*lun, unit.clone())).collect()
     }
 
-    /// Begins an I_T nexus: a session logged in. The transport has ended an earlier one of the same name before.
+    /// Says which ports the target has in all, on every gateway. Without this each nexus knows of its own port alone.
+    pub fn set_port_groups(&self, groups: Vec<PortGroup>) {
+        *self.port_groups.write().expect("no panic under the lock") = groups.into();
+    }
+
+    /// Begins an I_T nexus: a session logged in. The transport has [detached](Attachment::detach) an earlier one of the
+    /// same nexus before.
     pub fn attach(self: &Arc<Self>, nexus: Nexus) -> Attachment {
-        let units =
-            Arc::new(NexusUnits { target: self.clone(), nexus: Arc::new(nexus), units: Mutex::default() });
+        let units = Arc::new(NexusUnits {
+            target: self.clone(),
+            registrant: Arc::new(Registrant::from(&nexus)),
+            nexus: Arc::new(nexus),
+            units: Mutex::default(),
+        });
         let mut attachments = self.attachments.lock().expect("no panic under the lock");
         attachments.retain(|known| known.strong_count() > 0);
         attachments.push(Arc::downgrade(&units));
         Attachment(units)
     }
 
-    /// TARGET WARM RESET: a logical unit reset of every unit. Completes when no task of before can reach a device.
+    /// TARGET WARM RESET and COLD RESET: a logical unit reset of every unit. Completes when no task of before can reach a
+    /// device.
     pub async fn reset(&self) {
         for (_, unit) in self.units() {
-            reset_unit(&unit).await;
+            unit.reset().await;
         }
     }
 
-    fn attachments(&self) -> Vec<Arc<NexusUnits>> {
-        let attachments = self.attachments.lock().expect("no panic under the lock");
-        attachments.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    fn luns_changed(&self) {
-        for attachment in self.attachments() {
-            attachment.for_each(|unit| unit.raise(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED));
+    /// Nexuses stop to know the unit that had a number, and hear that the numbers changed.
+    fn forget(&self, lun: Lun) {
+        let attachments: Vec<_> = {
+            let attachments = self.attachments.lock().expect("no panic under the lock");
+            attachments.iter().filter_map(Weak::upgrade).collect()
+        };
+        for attachment in attachments {
+            attachment.units.lock().expect("no panic under the lock").remove(&lun);
+            for unit in attachment.all() {
+                unit.raise(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+            }
         }
     }
 }
 
-/// An I_T nexus attached to a target. Dropping it is an I_T nexus loss: tasks that have not started never will.
+impl fmt::Debug for TargetDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TargetDevice").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// An I_T nexus attached to a target.
+///
+/// A transport ends it with [`detach`](Attachment::detach). Dropping it is an I_T nexus loss as well, and does the same
+/// without waiting for the tasks that run: those that have not started never will.
 #[derive(Debug)]
 pub struct Attachment(Arc<NexusUnits>);
 
@@ -114,18 +142,19 @@ impl Attachment {
     /// the length that its operation code gives are not looked at.
     pub fn task(&self, lun: LunAddress, cdb: &[u8]) -> Task {
         let state = Arc::new(TaskState::default());
+        let units = self.0.clone();
         let destination = match lun {
-            LunAddress::Unit(lun) => match self.0.unit(lun) {
+            LunAddress::Unit(lun) => match units.unit(lun) {
                 Some(unit) => {
                     unit.enter(&state);
-                    Destination::Unit(unit)
+                    Destination::Unit { units, unit }
                 }
-                None => Destination::Absent(self.0.clone()),
+                None => Destination::Absent(units),
             },
-            LunAddress::ReportLuns => Destination::ReportLuns(self.0.clone()),
-            LunAddress::Unknown => Destination::Absent(self.0.clone()),
+            LunAddress::ReportLuns => Destination::ReportLuns(units),
+            LunAddress::Unknown => Destination::Absent(units),
         };
-        Task::new(cdb.to_vec(), destination, state)
+        Task::new(cdb, destination, state)
     }
 
     /// ABORT TASK SET: aborts this nexus's tasks on a unit. Completes when none can reach the device any more.
@@ -134,31 +163,32 @@ impl Attachment {
         Ok(())
     }
 
-    /// CLEAR TASK SET: aborts every nexus's tasks on a unit; the others get a unit attention. Completes when none can reach
-    /// the device any more.
+    /// CLEAR TASK SET: aborts every nexus's tasks on a unit; others that had any get a unit attention. Completes when none
+    /// can reach the device any more.
     pub async fn clear_task_set(&self, lun: LunAddress) -> Result<(), NoSuchUnit> {
         let own = self.addressed(lun)?;
-        for unit in own.unit.nexuses() {
-            if Arc::ptr_eq(&unit, &own) {
-                unit.abort_tasks(Aborter::OwnNexus).await;
-            } else if unit.abort_tasks(Aborter::OtherNexus).await {
-                unit.raise(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
+        for nexus in own.unit.nexuses() {
+            if Arc::ptr_eq(&nexus, &own) {
+                nexus.abort_tasks(Aborter::OwnNexus).await;
+            } else if nexus.abort_tasks(Aborter::OtherNexus).await {
+                nexus.raise(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
             }
         }
         Ok(())
     }
 
-    /// LOGICAL UNIT RESET: aborts every nexus's tasks on a unit, drops an untransferable reservation, takes mode parameters
-    /// back, and tells every nexus. Completes when none of the tasks can reach the device any more.
+    /// LOGICAL UNIT RESET: see [`LogicalUnit::reset`].
     pub async fn reset_unit(&self, lun: LunAddress) -> Result<(), NoSuchUnit> {
-        reset_unit(&self.addressed(lun)?.unit).await;
+        self.addressed(lun)?.unit.reset().await;
         Ok(())
     }
 
-    /// Ends the nexus in order: aborts all its tasks and completes when none can reach a device any more.
+    /// Ends the nexus in order: aborts all its tasks, completes when none can reach a device any more, and ends its
+    /// RESERVE(6)s.
     pub async fn detach(self) {
-        for unit in self.0.all() {
-            unit.abort_tasks(Aborter::OwnNexus).await;
+        for nexus in self.0.all() {
+            nexus.abort_tasks(Aborter::OwnNexus).await;
+            nexus.end_reserve6().await;
         }
     }
 
@@ -172,8 +202,13 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        for unit in self.0.all() {
-            unit.mark_aborted(Aborter::OwnNexus);
+        for nexus in self.0.all() {
+            nexus.mark_aborted(Aborter::OwnNexus);
+            if nexus.holds_reserve6()
+                && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            {
+                runtime.spawn(async move { nexus.end_reserve6().await });
+            }
         }
     }
 }
@@ -183,16 +218,62 @@ impl Drop for Attachment {
 pub(crate) struct NexusUnits {
     target: Arc<TargetDevice>,
     nexus: Arc<Nexus>,
+    registrant: Arc<Registrant>,
     units: Mutex<HashMap<Lun, Arc<UnitNexus>>>,
 }
 
 impl NexusUnits {
-    fn unit(&self, lun: Lun) -> Option<Arc<UnitNexus>> {
+    pub(crate) fn target(&self) -> &TargetDevice {
+        &self.target
+    }
+
+    /// The ports of the target in their groups.
+    pub(crate) fn port_groups(&self) -> Arc<[PortGroup]> {
+        let groups = self.target.port_groups.read().expect("no panic under the lock").clone();
+        if !groups.is_empty() {
+            return groups;
+        }
+        let port = &self.nexus.target_port;
+        let own = PortGroup {
+            id: port.portal_group,
+            state: crate::alua::AccessState::default(),
+            preferred: false,
+            ports: vec![port.relative_id],
+        };
+        Arc::new([own])
+    }
+
+    /// The group of a port; the portal group's number where it is in none.
+    pub(crate) fn port_group_of(&self, port: u16) -> u16 {
+        let groups = self.port_groups();
+        let found = groups.iter().find(|group| group.ports.contains(&port));
+        found.map_or(self.nexus.target_port.portal_group, |group| group.id)
+    }
+
+    /// Every port of the target, this nexus's among them.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let groups = self.port_groups();
+        let mut ports: Vec<u16> = groups.iter().flat_map(|group| group.ports.iter().copied()).collect();
+        ports.push(self.nexus.target_port.relative_id);
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// This nexus on the unit with a number.
+    pub(crate) fn unit(&self, lun: Lun) -> Option<Arc<UnitNexus>> {
         let mut units = self.units.lock().expect("no panic under the lock");
         if let Some(unit) = units.get(&lun) {
             return Some(unit.clone());
         }
-        let unit = Arc::new(UnitNexus::new(self.target.unit(lun)?, self.nexus.clone()));
+        let unit = Arc::new(UnitNexus {
+            unit: self.target.unit(lun)?,
+            nexus: self.nexus.clone(),
+            attentions: Attentions::of_new_nexus(),
+            copies: CopyLog::default(),
+            registrant: self.registrant.clone(),
+            tasks: Mutex::default(),
+        });
         unit.unit.join(&unit);
         units.insert(lun, unit.clone());
         Some(unit)
@@ -201,49 +282,40 @@ impl NexusUnits {
     fn all(&self) -> Vec<Arc<UnitNexus>> {
         self.units.lock().expect("no panic under the lock").values().cloned().collect()
     }
-
-    fn for_each(&self, act: impl Fn(&UnitNexus)) {
-        self.all().iter().for_each(|unit| act(unit));
-    }
-
-    fn forget(&self, lun: Lun) {
-        self.units.lock().expect("no panic under the lock").remove(&lun);
-    }
 }
 
 /// What one nexus has on one unit: its task set and its pending unit attentions.
 #[derive(Debug)]
 pub(crate) struct UnitNexus {
     pub(crate) unit: Arc<LogicalUnit>,
-    #[expect(dead_code, reason = "reservations will ask")]
     pub(crate) nexus: Arc<Nexus>,
-    attentions: Mutex<VecDeque<AdditionalSense>>,
+    pub(crate) attentions: Attentions,
+    pub(crate) copies: CopyLog,
+    registrant: Arc<Registrant>,
     tasks: Mutex<Vec<Arc<TaskState>>>,
 }
 
 impl UnitNexus {
-    fn new(unit: Arc<LogicalUnit>, nexus: Arc<Nexus>) -> Self {
-        let attentions = Mutex::new(VecDeque::from([AdditionalSense::POWER_ON_OR_RESET]));
-        Self { unit, nexus, attentions, tasks: Mutex::default() }
+    /// The nexus as reservations know it.
+    pub(crate) fn registrant(&self) -> &Registrant {
+        &self.registrant
     }
 
-    /// Establishes a unit attention; one that is pending already is not doubled.
-    pub(crate) fn raise(&self, attention: AdditionalSense) {
-        let mut attentions = self.attentions.lock().expect("no panic under the lock");
-        if !attentions.contains(&attention) {
-            if attentions.len() == ATTENTIONS_MAX {
-                attentions.pop_front();
-            }
-            attentions.push_back(attention);
-        }
+    /// Establishes a unit attention.
+    pub(crate) fn raise(&self, code: AdditionalSense) {
+        self.attentions.raise(code);
     }
 
-    fn enter(&self, task: &Arc<TaskState>) {
+    /// Takes a task into the task set. A copy is in the sets of all its units.
+    pub(crate) fn enter(&self, task: &Arc<TaskState>) {
         self.tasks.lock().expect("no panic under the lock").push(task.clone());
     }
 
-    fn leave(&self, task: &Arc<TaskState>) {
-        self.tasks.lock().expect("no panic under the lock").retain(|known| !Arc::ptr_eq(known, task));
+    pub(crate) fn leave(&self, task: &Arc<TaskState>) {
+        let mut tasks = self.tasks.lock().expect("no panic under the lock");
+        if let Some(at) = tasks.iter().position(|known| Arc::ptr_eq(known, task)) {
+            tasks.swap_remove(at);
+        }
     }
 
     fn mark_aborted(&self, aborter: Aborter) -> Vec<Arc<TaskState>> {
@@ -252,19 +324,23 @@ impl UnitNexus {
     }
 
     /// Aborts the tasks that are here now and waits until none can reach the device. Says whether there were any.
-    async fn abort_tasks(&self, aborter: Aborter) -> bool {
+    pub(crate) async fn abort_tasks(&self, aborter: Aborter) -> bool {
         let tasks = self.mark_aborted(aborter);
         for task in &tasks {
             task.gone().await;
         }
         !tasks.is_empty()
     }
-}
 
-async fn reset_unit(unit: &Arc<LogicalUnit>) {
-    for nexus in unit.nexuses() {
-        nexus.abort_tasks(Aborter::OwnNexus).await;
-        nexus.raise(AdditionalSense::BUS_DEVICE_RESET);
+    fn holds_reserve6(&self) -> bool {
+        self.unit.reservations().view().legacy_holder() == Some(self.registrant())
+    }
+
+    async fn end_reserve6(&self) {
+        if self.holds_reserve6() {
+            let change = Change { by: self.registrant().clone(), action: Action::NexusLost };
+            self.unit.end_reserve6(change).await;
+        }
     }
 }
 
@@ -272,38 +348,37 @@ async fn reset_unit(unit: &Arc<LogicalUnit>) {
 #[derive(Debug)]
 pub(crate) enum Destination {
     /// To a logical unit.
-    Unit(Arc<UnitNexus>),
+    Unit { units: Arc<NexusUnits>, unit: Arc<UnitNexus> },
     /// To the REPORT LUNS well known unit.
-    #[expect(dead_code, reason = "REPORT LUNS will list them")]
     ReportLuns(Arc<NexusUnits>),
     /// Nowhere.
-    #[expect(dead_code, reason = "REPORT LUNS will list them")]
     Absent(Arc<NexusUnits>),
 }
 
 impl Destination {
-    pub(crate) fn data_out_len(&self, _cdb: &[u8]) -> u64 {
-        0
+    pub(crate) fn block_bytes(&self) -> Option<u32> {
+        match self {
+            Destination::Unit { unit, .. } => Some(unit.unit.block_bytes()),
+            Destination::ReportLuns(_) | Destination::Absent(_) => None,
+        }
     }
 
-    pub(crate) async fn execute(&self, cdb: &[u8], data_out: Vec<Bytes>) -> Response {
+    pub(crate) async fn execute(
+        &self,
+        decoded: Result<Decoded, Sense>,
+        state: &Arc<TaskState>,
+        data_out: DataOut,
+    ) -> Response {
         match self {
-            Destination::Unit(unit) => unit.unit.execute(unit, cdb, data_out).await,
-            Destination::ReportLuns(_) | Destination::Absent(_) => {
-                let sense = Sense::illegal(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
-                Response::check(&sense, SenseFormat::Fixed)
-            }
+            Destination::Unit { units, unit } => Job::new(units, unit, state, data_out).run(decoded).await,
+            Destination::ReportLuns(units) => luns::without_unit(&units.target, decoded, true),
+            Destination::Absent(units) => luns::without_unit(&units.target, decoded, false),
         }
     }
 
     pub(crate) fn leave(&self, state: &Arc<TaskState>) {
-        if let Destination::Unit(unit) = self {
+        if let Destination::Unit { unit, .. } = self {
             unit.leave(state);
         }
-    }
-
-    /// What the initiator hears of an aborted task.
-    pub(crate) fn aborted_answer(&self, by_another: bool) -> Ended {
-        if by_another { Ended::Completed(Response::status(Status::TaskAborted)) } else { Ended::Aborted }
     }
 }

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::status::Response;
+use crate::cdb::{Command, Decoded};
+use crate::execute::DataOut;
+use crate::sense::Sense;
+use crate::status::{Response, Status};
 use crate::target::Destination;
 
 const STARTED: u8 = 1;
@@ -34,20 +37,32 @@ pub enum Ended {
 /// A connection that dies leaves its running tasks to a runtime and drops their answers.
 #[derive(Debug)]
 pub struct Task {
-    cdb: Vec<u8>,
+    decoded: Result<Decoded, Sense>,
     destination: Destination,
     state: Arc<TaskState>,
+    expected: Option<u64>,
 }
 
 impl Task {
-    pub(crate) fn new(cdb: Vec<u8>, destination: Destination, state: Arc<TaskState>) -> Self {
-        Self { cdb, destination, state }
+    pub(crate) fn new(cdb: &[u8], destination: Destination, state: Arc<TaskState>) -> Self {
+        Self { decoded: Command::decode(cdb), destination, state, expected: None }
+    }
+
+    /// Says how many bytes of data-out the initiator announced (iSCSI: the expected data transfer length of a command with
+    /// the W bit). COMPARE AND WRITE, WRITE SAME and their like insist on exactly what they need; without this they only
+    /// see what came.
+    pub fn with_expected_len(mut self, bytes: u64) -> Self {
+        self.expected = Some(bytes);
+        self
     }
 
     /// Bytes of data-out that the command asks for; 0 for a command that is going to be refused. An initiator that
-    /// sends less has written less: whole blocks are taken. What it sends beyond is not looked at.
+    /// sends less has written less, and what it sends beyond is not looked at.
     pub fn data_out_len(&self) -> u64 {
-        self.destination.data_out_len(&self.cdb)
+        match (&self.decoded, self.destination.block_bytes()) {
+            (Ok(decoded), Some(block_bytes)) => decoded.command.data_out_len(block_bytes),
+            _ => 0,
+        }
     }
 
     /// A handle that aborts it.
@@ -61,12 +76,17 @@ impl Task {
     /// Completes at once, without effect, for a task that is aborted already.
     pub async fn execute(self, data_out: Vec<Bytes>) -> Ended {
         if self.state.start() {
-            let response = self.destination.execute(&self.cdb, data_out).await;
-            if self.state.bits() & ABORTED == 0 {
+            let data_out = DataOut { parts: data_out, expected: self.expected };
+            let response = self.destination.execute(self.decoded, &self.state, data_out).await;
+            if !self.state.is_aborted() {
                 return Ended::Completed(response);
             }
         }
-        self.destination.aborted_answer(self.state.bits() & BY_ANOTHER != 0)
+        // TAS = 1: who was aborted by somebody else is told.
+        match self.state.bits() & BY_ANOTHER {
+            0 => Ended::Aborted,
+            _ => Ended::Completed(Response::status(Status::TaskAborted)),
+        }
     }
 }
 
@@ -118,6 +138,10 @@ impl TaskState {
         self.bits.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.bits() & ABORTED != 0
+    }
+
     /// Whether it may start.
     fn start(&self) -> bool {
         self.bits.fetch_or(STARTED, Ordering::SeqCst) & ABORTED == 0
@@ -143,12 +167,12 @@ impl TaskState {
 
     async fn wait_for(&self, reached: impl Fn(u8) -> bool) {
         loop {
-            let mut notified = std::pin::pin!(self.changed.notified());
-            notified.as_mut().enable();
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
             if reached(self.bits()) {
                 return;
             }
-            notified.await;
+            changed.await;
         }
     }
 }
