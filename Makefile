@@ -23,7 +23,7 @@ wipe: ## end the playground and remove its data
 
 build: ## release binaries in target/release
 	tools/deps.sh build
-	cargo build --release --locked -p curve -p curve-nbd
+	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi
 
 deps: ## install the Debian packages that are missing
 	tools/deps.sh build try test
@@ -58,8 +58,10 @@ fuzz: ## every decoder for SECONDS_EACH=60 seconds
 	tools/deps.sh build
 	cargo build --release --locked -p curve-fuzz
 	cargo build --release --locked -p curve-nbd --example fuzz
+	cargo build --release --locked -p curve-iscsi --example fuzz_iscsi
 	target/release/curve-fuzz --seconds $(SECONDS_EACH)
 	target/release/examples/fuzz --seconds $(SECONDS_EACH)
+	target/release/examples/fuzz_iscsi --seconds $(SECONDS_EACH)
 
 bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench

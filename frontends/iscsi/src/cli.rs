@@ -1,0 +1,191 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use curve_iscsi::core::NodeName;
+use curve_scsi::Lun;
+use curve_types::ByteSize;
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve two volumes as one target, and use them from a host with open-iscsi:
+    curve-iscsi serve --listen 0.0.0.0:3260 --iqn iqn.2026-01.com.example:db --lun 0=/db --lun 1=/logs
+    iscsiadm -m discovery -t sendtargets -p HOST
+    iscsiadm -m node -T iqn.2026-01.com.example:db -p HOST --login
+
+  The same for two hosts that know a secret, and prove to them who we are:
+    curve-iscsi serve --listen 0.0.0.0:3260 --iqn iqn.2026-01.com.example:db --lun 0=/db \\
+        --initiator iqn.1993-08.org.debian:01:a --initiator iqn.1993-08.org.debian:01:b \\
+        --chap-user db --chap-password-file secret --mutual-user gw --mutual-password-file other-secret
+
+  Copy an image with QEMU, without a kernel initiator:
+    qemu-img convert -n disk.qcow2 iscsi://HOST/iqn.2026-01.com.example:db/0
+
+  Measure the iSCSI frontend alone, without a cluster:
+    curve-iscsi serve --listen 127.0.0.1:3260 --iqn iqn.2026-01.com.example:bench --lun 0=bench --memory 1GiB";
+
+/// iSCSI target for volumes.
+#[derive(Debug, Parser)]
+#[command(name = "curve-iscsi", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve volumes until SIGTERM or SIGINT, which asks initiators to log out and lets commands in flight finish first.
+    ///
+    /// Prints one line `ready iscsi://HOST:PORT/IQN/LUN` for each portal and unit once initiators can connect.
+    Serve(Box<Serve>),
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Serve {
+    /// Listen here; may be given several times. Port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    pub listen: Vec<String>,
+    /// What discovery tells initiators to connect to [default: what they have connected to].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Vec<String>,
+    /// Name of the target.
+    #[arg(long, value_name = "IQN", value_parser = name)]
+    pub iqn: NodeName,
+    /// A volume and the number it is served under; may be given several times.
+    #[arg(long, value_name = "N=PATH", required = true)]
+    pub lun: Vec<LunArgument>,
+    /// Bytes of a logical block.
+    #[arg(long, value_name = "BYTES", value_enum, default_value = "512")]
+    pub block_size: BlockSize,
+    /// Refuse whatever would change a volume.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Client configuration [default: $CURVE_CONFIG, ./curve.toml, /etc/curve/curve.toml].
+    #[arg(long, value_name = "FILE", conflicts_with = "memory")]
+    pub config: Option<PathBuf>,
+    /// Serve empty devices of this size in memory instead of volumes: to measure the frontend alone.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Shut out whoever has a volume open. A former server on this host that is gone needs no such permission.
+    #[arg(long, conflicts_with_all = ["memory", "read_only"])]
+    pub takeover: bool,
+    /// Let in only this initiator; may be given several times [default: every one].
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub initiator: Vec<NodeName>,
+    /// Require CHAP: the name that initiators give.
+    #[arg(long, value_name = "NAME", requires = "chap_password_file")]
+    pub chap_user: Option<String>,
+    /// File with the secret that initiators have to know, 12 bytes or more.
+    #[arg(long, value_name = "FILE", requires = "chap_user")]
+    pub chap_password_file: Option<PathBuf>,
+    /// Prove who we are to initiators that ask: our name.
+    #[arg(long, value_name = "NAME", requires_all = ["mutual_password_file", "chap_user"])]
+    pub mutual_user: Option<String>,
+    /// File with the secret of ours, 12 bytes or more and not that of the initiators.
+    #[arg(long, value_name = "FILE", requires = "mutual_user")]
+    pub mutual_password_file: Option<PathBuf>,
+    /// Serve /metrics and /healthz here.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
+    /// Threads to serve with. One uses the least CPU per operation; more help several busy sessions.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub threads: NonZeroUsize,
+}
+
+/// A block size that units can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum BlockSize {
+    /// What every initiator takes. Each part of a block that is written costs a read of the block.
+    #[value(name = "512")]
+    Sector,
+    /// Blocks as they are stored, for initiators that can do with them.
+    #[value(name = "4096")]
+    Block,
+}
+
+impl BlockSize {
+    /// As a number.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Sector => 512,
+            Self::Block => 4096,
+        }
+    }
+}
+
+/// `N=PATH`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LunArgument {
+    /// The unit's number.
+    pub lun: Lun,
+    /// The volume's path.
+    pub path: String,
+}
+
+impl FromStr for LunArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, path) = text.split_once('=').ok_or("write NUMBER=PATH, for example 0=/db")?;
+        let lun = number.parse().ok().and_then(Lun::new);
+        let lun = lun.ok_or_else(|| format!("{number} is no number from 0 to {}", Lun::MAX.number()))?;
+        if path.is_empty() {
+            return Err("the path after = is missing".to_owned());
+        }
+        Ok(Self { lun, path: path.to_owned() })
+    }
+}
+
+fn name(text: &str) -> Result<NodeName, String> {
+    NodeName::new(text).ok_or_else(|| {
+        "write a name like iqn.2026-01.com.example:disk (iqn., eui. or naa., letters, digits, - . :)"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let good = ["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "0=/a"];
+        assert!(Cli::try_parse_from([&["curve-iscsi"], &good[..]].concat()).is_ok());
+        for (args, hint) in [
+            (&["serve", "--iqn", "iqn.x:y", "--lun", "0=/a"][..], "--listen"),
+            (&["serve", "--listen", "h:1", "--lun", "0=/a"], "--iqn"),
+            (&["serve", "--listen", "h:1", "--iqn", "iqn.x:y"], "--lun"),
+            (&["serve", "--listen", "h:1", "--iqn", "disk", "--lun", "0=/a"], "iqn.2026-01.com.example:disk"),
+            (&["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "/a"], "0=/db"),
+            (&["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "16384=/a"], "16383"),
+            (&["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "1="], "missing"),
+            (&[&good[..], &["--chap-user", "u"]].concat(), "--chap-password-file"),
+            (&[&good[..], &["--mutual-user", "u", "--mutual-password-file", "f"]].concat(), "--chap-user"),
+            (&[&good[..], &["--memory", "10"]].concat(), "GiB"),
+            (&[&good[..], &["--block-size", "1024"]].concat(), "4096"),
+        ] {
+            let error =
+                Cli::try_parse_from([&["curve-iscsi"], args].concat()).expect_err("refused").to_string();
+            assert!(error.contains(hint), "no `{hint}` in: {error}");
+        }
+    }
+}

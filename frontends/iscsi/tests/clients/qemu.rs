@@ -1,0 +1,59 @@
+//! QEMU's tools with their iSCSI driver (libiscsi inside, but with its own way of using a disk).
+
+use rand::{RngCore, SeedableRng};
+
+use crate::gateway::{Gateway, run, succeed, text};
+
+const PACKAGE: &str = "qemu-utils qemu-block-extra";
+
+#[test]
+fn an_image_is_converted_and_compared() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for block in ["512", "4096"] {
+        let gateway = Gateway::memory("32MiB", block, &[]);
+        let raw = dir.path().join("image.raw").display().to_string();
+        let mut image = vec![0; 32 << 20];
+        rand::rngs::StdRng::seed_from_u64(3).fill_bytes(&mut image);
+        image[8 << 20..24 << 20].fill(0);
+        std::fs::write(&raw, &image).expect("the file can be written");
+        succeed("qemu-img", PACKAGE, &["convert", "-n", "-f", "raw", "-O", "raw", &raw, gateway.url()]);
+        succeed("qemu-img", PACKAGE, &["compare", "-f", "raw", "-F", "raw", &raw, gateway.url()]);
+    }
+}
+
+#[test]
+fn patterns_are_read_back() {
+    for block in ["512", "4096"] {
+        let gateway = Gateway::memory("8MiB", block, &[]);
+        let mut arguments = vec!["-f", "raw", "-t", "none", "--discard=unmap"];
+        for command in [
+            "write -P 0x11 0 1M",
+            "write -f -P 0x22 512k 64k",
+            "write -P 0x33 8192 4096",
+            "read -P 0x11 0 8192",
+            "read -P 0x33 8192 4096",
+            "read -P 0x22 512k 64k",
+            "write -z 64k 64k",
+            "read -P 0 64k 64k",
+            "write -z -u 128k 64k",
+            "read -P 0 128k 64k",
+            "discard 256k 64k",
+            "read -P 0 256k 64k",
+            "flush",
+            "aio_write -P 0x44 2M 2M",
+            "aio_write -P 0x55 4M 2M",
+            "aio_flush",
+            "read -P 0x44 2M 2M",
+            "read -P 0x55 4M 2M",
+            "read -P 0x11 320k 192k",
+        ] {
+            arguments.extend(["-c", command]);
+        }
+        arguments.push(gateway.url());
+        let output = run("qemu-io", PACKAGE, &arguments);
+        let text = text(&output);
+        // qemu-io exits with 0 although a pattern did not match.
+        let failed = ["failed", "error", "Pattern"].iter().any(|word| text.contains(word));
+        assert!(output.status.success() && !failed, "{text}");
+    }
+}

@@ -1,0 +1,103 @@
+//! A gateway without sockets.
+
+use std::sync::Arc;
+
+use curve_blockdev::{BlockDevice, MemoryDevice};
+use curve_iscsi::catalog::{Catalog, CatalogSource, Target};
+use curve_iscsi::core::{Access, Account, Credentials, NodeName, Portal, Secret, TargetEntry};
+use curve_iscsi::session::{self, SessionContext, SessionError};
+use curve_iscsi::sessions::Sessions;
+use curve_scsi::{Identity, LogicalUnit, Lun, TargetDevice, UnitOptions};
+use tokio::io::DuplexStream;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::initiator::Initiator;
+
+/// The target that lets everybody in.
+pub const OPEN: &str = "iqn.t:open";
+/// The target that wants CHAP from one initiator.
+pub const GUARDED: &str = "iqn.t:guarded";
+/// Who may use the guarded one.
+pub const ALICE: &str = "iqn.i:alice";
+
+/// One gateway with two targets, both with the same unit 0 of 1 MiB and 512-byte blocks.
+pub struct World {
+    pub device: Arc<dyn BlockDevice>,
+    catalog: CatalogSource,
+    sessions: Arc<Sessions>,
+    stop: watch::Sender<bool>,
+    _publisher: watch::Sender<Arc<Catalog>>,
+}
+
+/// A connection as the gateway sees it.
+pub struct Served {
+    pub ended: JoinHandle<Result<(), SessionError>>,
+    pub evict: oneshot::Sender<()>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(Arc::new(MemoryDevice::new(1 << 20, 512)))
+    }
+
+    pub fn with(device: Arc<dyn BlockDevice>) -> Self {
+        let options = UnitOptions { block_bytes: 512, read_only: false };
+        let unit =
+            LogicalUnit::new(Identity::of_volume([7; 16]), device.clone(), options).expect("512 is 512");
+        let target = |name: &str, access, credentials| {
+            let name = NodeName::new(name).expect("a good name");
+            let device = TargetDevice::new(name.as_str());
+            device.insert(Lun::new(0).expect("0 is a number"), unit.clone());
+            Target { entry: TargetEntry { name, alias: None, access, credentials }, device }
+        };
+        let account = Account {
+            user: "alice".to_owned(),
+            secret: Secret::new(b"secret of alice".to_vec()).expect("long enough"),
+        };
+        let credentials = Credentials::new(account, None).expect("good credentials");
+        let alice = NodeName::new(ALICE).expect("a good name");
+        let targets = vec![
+            target(OPEN, Access::All, None),
+            target(GUARDED, Access::Only([alice].into()), Some(credentials)),
+        ];
+        let catalog = Catalog::new(targets, vec![Portal { address: None, group: 1 }], None);
+        let (publisher, catalog) = watch::channel(Arc::new(catalog));
+        let (stop, _) = watch::channel(false);
+        Self { device, catalog, sessions: Arc::default(), stop, _publisher: publisher }
+    }
+
+    /// Connects.
+    pub fn connect(&self) -> (DuplexStream, Served) {
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let context = SessionContext {
+            catalog: self.catalog.clone(),
+            sessions: self.sessions.clone(),
+            local: "10.0.0.1:3260".to_owned(),
+        };
+        let (evict, evicted) = oneshot::channel();
+        let ended = tokio::spawn(session::serve(server, context, evicted, self.stop.subscribe()));
+        (client, Served { ended, evict })
+    }
+
+    /// Connects and logs in to the open target under an ISID, with keys of one's own.
+    pub async fn login(&self, isid: u8, keys: &str) -> (Initiator, Served) {
+        let (stream, served) = self.connect();
+        let mut initiator = Initiator::new(stream, isid);
+        let names = format!("InitiatorName=iqn.i:a TargetName={OPEN} {keys}");
+        let answer = initiator.login(0x87, &names).await;
+        assert_eq!(answer.status, 0, "{answer:?}");
+        initiator.agree(&answer.text);
+        (initiator, served)
+    }
+
+    /// What SIGTERM does.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Bytes of the device.
+    pub async fn read(&self, offset: u64, len: u32) -> Vec<u8> {
+        self.device.read(offset, len).await.expect("it reads").concat()
+    }
+}
