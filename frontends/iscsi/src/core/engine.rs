@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
+use tracing::debug;
 
 use super::catalog::{Catalog, NodeName};
 use super::exchange::{Exchange, Turn};
@@ -15,20 +16,37 @@ use super::negotiate::{SessionKind, SessionParams, declared_length};
 use super::outbox::Outbox;
 use super::pdu::{Bhs, Pdu, PduEncoder};
 use super::reply::{
-    AsyncEvent, LogoutOutcome, Numbers, RejectReason, TaskOutcome, async_message, logout_response, nop_in,
-    reject, task_response, text_response,
+    AsyncEvent, LogoutOutcome, Numbers, RejectReason, Residual, TaskOutcome, async_message, logout_response,
+    nop_in, reject, response, task_response, text_response,
 };
-use super::request::{Command, Function, LogoutRequest, NopOut, Request, TaskRequest, TextRequest};
+use super::request::{Command, DataOut, Function, LogoutRequest, NopOut, Request, TaskRequest, TextRequest};
 use super::serial::Serial;
 use super::text::{TextWriter, pairs};
 use super::window::{Arrival, Window};
 use super::wire::TAG_NONE;
-use tasks::Tasks;
+use tasks::{DataOutError, Tasks};
 
 /// Commands of a session that may be outstanding.
 pub const COMMANDS_MAX: u32 = 128;
 /// Immediate requests that may be outstanding beside them.
 pub const IMMEDIATES_MAX: u32 = 16;
+
+/// SCSI status of a command that ended with sense data.
+const CHECK_CONDITION: u8 = 0x02;
+/// Sense data in fixed format.
+const SENSE_BYTES: usize = 18;
+/// Additional sense code of data that did not come as it should, and its qualifiers (RFC 7143 11.4.7.2).
+const WRITE_ERROR: u8 = 0x0c;
+const UNEXPECTED_DATA: u8 = 0x0c;
+const WRONG_DATA: u8 = 0x0d;
+
+/// ABORTED COMMAND in fixed format.
+fn aborted_command(code: u8, qualifier: u8) -> [u8; SENSE_BYTES] {
+    let mut sense = [0; SENSE_BYTES];
+    (sense[0], sense[2], sense[7]) = (0x70, 0x0b, SENSE_BYTES as u8 - 8);
+    (sense[12], sense[13]) = (code, qualifier);
+    sense
+}
 
 /// The initiator broke the protocol: it was told so, and the connection has to end (error recovery level 0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -220,10 +238,7 @@ impl<T, A: Clone> Engine<T, A> {
             Request::Command(command) => return self.command(command, bhs, enter, out),
             Request::Task(request) => self.manage(&request, bhs, out),
             Request::Text(text) => return self.text(text, catalog, out),
-            Request::DataOut(data) => {
-                self.tasks.data_out(data)?;
-                self.pump(out);
-            }
+            Request::DataOut(data) => return self.data_out(data, out),
             Request::Logout(logout) => self.logout(&logout, out),
             Request::Login(_) => return Err(Violation("login in full feature phase")),
             Request::Snack => self.reject(RejectReason::Snack, bhs, out),
@@ -376,6 +391,27 @@ impl<T, A: Clone> Engine<T, A> {
         }
         let entered = enter(&command);
         self.tasks.begin(command, entered, &self.params)?;
+        self.pump(out);
+        Ok(())
+    }
+
+    /// Data that breaks the order ends its command (RFC 7143 11.4.7.2); what still comes for it is dropped.
+    fn data_out(&mut self, data: DataOut, out: &mut Outbox) -> Result<(), Violation> {
+        let (itt, qualifier) = (data.itt, if data.ttt == TAG_NONE { UNEXPECTED_DATA } else { WRONG_DATA });
+        match self.tasks.data_out(data) {
+            Ok(()) => {}
+            Err(DataOutError::Late) => return Err(Violation("data for a command that has all of it")),
+            Err(DataOutError::Sequence(reason)) => {
+                debug!(itt, reason, "a write ends before it begins");
+                self.drop_waiting(|task| task.itt == itt);
+                let bhs = &mut response(itt, CHECK_CONDITION, Residual::None, 0, self.numbers());
+                let mut data = [0; 2 + SENSE_BYTES];
+                data[1] = SENSE_BYTES as u8;
+                data[2..].copy_from_slice(&aborted_command(WRITE_ERROR, qualifier));
+                self.encoder.push_copied(out, bhs, &data);
+                self.status = self.status.next();
+            }
+        }
         self.pump(out);
         Ok(())
     }

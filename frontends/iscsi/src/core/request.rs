@@ -367,7 +367,8 @@ fn command_of(fields: &Fields<'_>, pdu: &Pdu) -> Result<Command, Malformed> {
         4 => Attribute::Aca,
         _ => return Err(invalid("a reserved task attribute")),
     };
-    if !write && !(fields.flag(FINAL) && pdu.data.is_empty()) {
+    let more = !fields.flag(FINAL) || !pdu.data.is_empty();
+    if more && !write {
         return Err(invalid("data with a command that does not write"));
     }
     Ok(Command {

@@ -16,7 +16,7 @@ fn discovery_lists_portals_and_units() {
         "--lun",
         "0=a",
         "--lun",
-        "300=b",
+        "200=b",
         "--memory",
         "8MiB",
     ];
@@ -27,7 +27,7 @@ fn discovery_lists_portals_and_units() {
         let portal = url.strip_prefix("iscsi://").and_then(|rest| rest.split('/').next()).expect("a URL");
         assert!(list.contains(&format!("Target:{IQN} Portal:{portal},1")), "no {portal} in {list}");
     }
-    assert!(list.contains("Lun:0 ") && list.contains("Lun:300 "), "{list}");
+    assert!(list.contains("Lun:0 ") && list.contains("Lun:200 "), "{list}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{Action, Answer, Entered, Violation};
 use crate::core::data_in::{self, Reading};
-use crate::core::intake::{Announced, Intake};
+use crate::core::intake::{Announced, Broken, Intake};
 use crate::core::negotiate::SessionParams;
 use crate::core::outbox::Outbox;
 use crate::core::pdu::PduEncoder;
@@ -56,6 +56,15 @@ struct Entry<T, A> {
     /// Taken when it begins to execute.
     task: Option<T>,
     granted: bool,
+}
+
+/// Why data cannot be taken in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DataOutError {
+    /// It breaks the order: the command cannot be executed any more.
+    Sequence(Broken),
+    /// The command has all of it and executes.
+    Late,
 }
 
 /// A command that does not execute, as a task management function looks at it.
@@ -150,10 +159,10 @@ impl<T, A: Clone> Tasks<T, A> {
     }
 
     /// Takes data in. Data of a command that is not there was sent before the initiator knew that it is gone.
-    pub(super) fn data_out(&mut self, data: DataOut) -> Result<(), Violation> {
+    pub(super) fn data_out(&mut self, data: DataOut) -> Result<(), DataOutError> {
         match self.by_itt.get_mut(&data.itt) {
-            Some(entry) if entry.task.is_some() => entry.intake.accept(data).map_err(Violation),
-            Some(_) => Err(Violation("data for a command that has all of it")),
+            Some(entry) if entry.task.is_some() => entry.intake.accept(data).map_err(DataOutError::Sequence),
+            Some(_) => Err(DataOutError::Late),
             None => {
                 debug!(itt = data.itt, "data for a command that is gone is dropped");
                 Ok(())

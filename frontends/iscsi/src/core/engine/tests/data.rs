@@ -110,25 +110,39 @@ fn a_write_asks_for_what_did_not_come() {
 }
 
 #[test]
-fn data_that_breaks_the_order_ends_the_connection() {
-    for (itt, number, offset, len, last) in
-        [(1, 1, 0, 1024, true), (1, 0, 4, 1020, true), (1, 0, 0, 1025, true), (1, 0, 0, 100, true)]
-    {
+fn data_that_breaks_the_order_ends_the_command() {
+    for (solicited, number, offset, len, qualifier) in [
+        (true, 1, 0, 1024, 0x0d),
+        (true, 0, 4, 1020, 0x0d),
+        (true, 0, 0, 1025, 0x0d),
+        (true, 0, 0, 100, 0x0d),
+        (false, 0, 0, 10, 0x0c),
+    ] {
         let mut harness = Harness::new();
         harness.good(command(WRITE, 1, 2048, b""));
         let ttt = field(&harness.answer(), 20);
-        harness.send(data_out(itt, ttt, number, offset, len, last)).expect_err("a violation");
-        let reject = harness.answer();
-        assert_eq!((reject.bhs[0], reject.bhs[2], reject.data[0]), (0x3f, 4, 0x05));
+        let ttt = if solicited { ttt } else { TAG_NONE };
+        harness.good(data_out(1, ttt, number, offset, len, true));
+        let answer = harness.answer();
+        assert_eq!((answer.bhs[0], answer.bhs[3], field(&answer, 32)), (0x21, 2, 1 + COMMANDS_MAX));
+        // ABORTED COMMAND, WRITE ERROR.
+        let sense = &answer.data[2..];
+        assert_eq!((answer.data[1], sense[2], sense[12], sense[13]), (18, 0x0b, 0x0c, qualifier));
+        // What follows is dropped, and the session goes on.
+        harness.good(data_out(1, ttt, 0, 0, 1024, true));
+        assert!(harness.executing().is_empty() && harness.answers().is_empty());
+        harness.good(command(READ, 2, 0, b""));
+        assert_eq!(harness.executing(), [(2, 0)]);
     }
-    // Nobody asked for this.
-    let mut harness = Harness::new();
-    harness.good(command(WRITE, 1, 2048, b""));
-    harness.send(data_out(1, TAG_NONE, 0, 0, 10, true)).expect_err("a violation");
-    // More after the end.
+}
+
+#[test]
+fn data_after_the_end_ends_the_connection() {
     let mut harness = Harness::new();
     harness.good(command(WRITE, 1, 10, &[7; 10]));
     harness.send(data_out(1, TAG_NONE, 0, 0, 10, true)).expect_err("a violation");
+    let reject = harness.answer();
+    assert_eq!((reject.bhs[0], reject.bhs[2], reject.data[0]), (0x3f, 4, 0x05));
 }
 
 #[test]
