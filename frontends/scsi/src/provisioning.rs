@@ -14,8 +14,9 @@ use crate::unit::ByteRange;
 pub(crate) const UNMAP_BLOCKS_MAX: u32 = 1 << 20;
 /// MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT
 pub(crate) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
-/// MAXIMUM WRITE SAME LENGTH, in bytes. Longer ones would keep a task busy for too long.
-pub(crate) const WRITE_SAME_BYTES_MAX: u64 = 512 << 20;
+/// MAXIMUM WRITE SAME LENGTH, in bytes. Longer ones would keep a task busy for too long, and an initiator may expect to
+/// write in one transfer what it may fill with one WRITE SAME.
+pub(crate) const WRITE_SAME_BYTES_MAX: u64 = crate::unit::TRANSFER_BYTES_MAX as u64;
 /// The range that one GET LBA STATUS looks at, in bytes. The initiator asks again from where the answer ends.
 const STATUS_BYTES_MAX: u64 = 4 << 30;
 /// Descriptors that one GET LBA STATUS answers with at most.
