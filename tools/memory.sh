@@ -13,14 +13,14 @@ dir=
 wipe() {
   [ -n "$dir" ] || return 0
   "$bin/curve" playground wipe --yes --dir "$dir" >/dev/null || true
-  rm -rf "$dir"
+  rm -rf "$dir" "$dir.log"
   dir=
 }
 trap wipe EXIT
 
 start() { # start COPYSETS
   dir=$(mktemp -d "${TMPDIR:-/tmp}/curve-memory.XXXXXX")
-  "$bin/curve" playground start --dir "$dir" --copysets "$1" >/dev/null 2>&1
+  "$bin/curve" playground start --dir "$dir" --copysets "$1" >"$dir.log" 2>&1 || { cat "$dir.log" >&2; exit 1; }
   sleep "$settle"
 }
 

@@ -199,9 +199,9 @@ impl Drop for Ceph {
     }
 }
 
-/// Room for an image of `size` bytes, which every OSD holds whole, and as much again for its metadata and slack.
+/// Room for an image of `size` bytes, which every OSD holds whole, and for its metadata and slack.
 fn osd_bytes(size: u64) -> u64 {
-    (2 * size + (2 << 30)) >> 22 << 22
+    (size + size / 2 + (2 << 30)) >> 22 << 22
 }
 
 fn monitor_address(port: u16) -> String {
@@ -293,7 +293,7 @@ mod tests {
     fn the_configuration_names_only_the_given_directory() {
         let text = configuration(Path::new("/d"), "f", 20_000, 1 << 30);
         assert!(text.contains("mon_host = [v2:127.0.0.1:20000,v1:127.0.0.1:20001]\n"));
-        assert!(text.contains("bluestore_block_size = 4294967296\n"));
+        assert!(text.contains("bluestore_block_size = 3758096384\n"));
         let paths = text.split([' ', '\n']).filter(|word| word.starts_with('/'));
         assert!(paths.clone().count() > 8 && paths.clone().all(|path| path.starts_with("/d/")));
         assert!(text.contains("debug_bluestore = 0/0\n"));

@@ -17,6 +17,7 @@ mod rounds;
 mod target;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use curve_types::{ByteSize, HumanDuration};
@@ -83,6 +84,9 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
     arguments.cases.iter().map(find).collect()
 }
 
+/// How long each case runs before the first round, unreported.
+const WARM_UP: Duration = Duration::from_secs(2);
+
 async fn run(arguments: Arguments) -> Result<(), String> {
     let (dir, size, runtime) = (&arguments.dir, arguments.size.0, arguments.runtime.0);
     if !arguments.growth.is_empty() {
@@ -96,6 +100,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         cases: &cases,
         repeats: arguments.repeats,
         runtime,
+        warm_up: WARM_UP,
         size,
         playground: &arguments.playground,
     };

@@ -17,8 +17,6 @@ use crate::fio::Case;
 use crate::report::Report;
 use crate::target::{Bench, Target};
 
-/// How long the first, unreported run of a case is.
-const WARM_UP: Duration = Duration::from_secs(2);
 /// Targets are quiet when all together use less than this many cores for two windows.
 const QUIET_CORES: f64 = 0.15;
 const QUIET_WINDOW: Duration = Duration::from_millis(500);
@@ -36,6 +34,8 @@ pub struct Plan<'a> {
     pub repeats: usize,
     /// Length of a run.
     pub runtime: Duration,
+    /// Length of the first run of each case, which is not reported; none when zero.
+    pub warm_up: Duration,
     /// Size of each target.
     pub size: u64,
     /// More arguments for the cluster's start.
@@ -55,8 +55,8 @@ pub async fn measure(plan: &Plan<'_>) -> Result<Report, String> {
         for case in plan.cases {
             for bench in benches.iter().filter(|bench| bench.target.takes(case)) {
                 settle(plan.dir, &benches).await?;
-                if round == 1 {
-                    bench.run(case, WARM_UP).await?;
+                if round == 1 && !plan.warm_up.is_zero() {
+                    bench.run(case, plan.warm_up).await?;
                 }
                 eprintln!("{}: {} ({round} of {})", bench.target, case.name, plan.repeats);
                 report.add(bench.target, case, bench.run(case, plan.runtime).await?);

@@ -40,6 +40,9 @@ fn mds(layout: &Layout, plan: &Plan, member: &Member, args: &StartArgs) -> Table
         Value::Table(table)
     });
     config.insert("members".to_owned(), Value::Array(members.collect()));
+    // Its disk is shared with everything else on the machine, and how full that is does not make a cluster unhealthy that
+    // has room. What counts here is the reserve, below which nothing new is allocated.
+    config.insert("capacity_low_percent".to_owned(), 0.into());
     if let Some(copysets) = args.copysets {
         config.insert("copysets_per_chunkserver".to_owned(), i64::from(copysets).into());
     }
