@@ -13,7 +13,7 @@ chmod 755 "$work"
 kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $2}' | head -1)
 [ -n "$kernel" ] || { echo "no cloud kernel is known to apt" >&2; exit 1; }
 cd "$work"
-apt-get -qq -o APT::Sandbox::User=root download "$kernel" busybox-static kmod cpio nbd-client >&2
+apt-get -qq -o APT::Sandbox::User=root download "$kernel" busybox-static kmod cpio nbd-client libnl-3-200 libnl-genl-3-200 >&2
 mkdir root pkg
 for deb in *.deb; do dpkg -x "$deb" pkg; done
 modules=$(find pkg -maxdepth 4 -path '*lib/modules/*' -type d | head -1)
@@ -38,7 +38,12 @@ for program in mkfs.ext4 fsck.ext4 mkfs.xfs xfs_repair; do
   cp -L "$(command -v "$program")" root/sbin/
 done
 cp "$(find pkg -path '*sbin/nbd-client' -type f | head -1)" root/sbin/
+# nbd-client's own libraries come from its packages, which this machine need not have installed.
+mkdir -p root/lib/x86_64-linux-gnu
+find pkg -name 'libnl-*.so*' -exec cp -P {} root/lib/x86_64-linux-gnu/ \;
 for program in root/sbin/*; do
+  missing=$(LD_LIBRARY_PATH=$work/root/lib/x86_64-linux-gnu ldd "$program" | awk '/not found/ {print $1}')
+  [ -z "$missing" ] || { echo "$program needs $missing" >&2; exit 1; }
   ldd "$program" | awk '/=> \// {print $3} /^\t\// {print $1}' | while read -r library; do
     mkdir -p "root$(dirname "$library")"
     cp -nL "$library" "root$library"
