@@ -145,10 +145,7 @@ fn read_targets(bytes: &[u8]) -> Result<Vec<TargetDescriptor>, Sense> {
         if bytes[0] != IDENTIFICATION_TARGET {
             return Err(Sense::illegal(AdditionalSense::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE));
         }
-        // LU ID TYPE 00b: by logical unit; the others name proxies. Initiators expect the CDB to be blamed.
-        if bytes[1] >> 6 != 0 {
-            return Err(Sense::illegal(AdditionalSense::INVALID_FIELD_IN_CDB));
-        }
+        // Byte 1 had LU ID TYPE in SPC-3; SPC-4 has it ignored.
         let designator = bytes.get(8..8 + usize::from(bytes[7])).filter(|found| found.len() <= 20);
         let designator = designator.ok_or(Sense::invalid_parameter(at + 7))?.to_vec();
         targets.push(TargetDescriptor { null: bytes[1] & 0x20 != 0, kind: bytes[5] & 0x3f, designator });
@@ -391,7 +388,7 @@ mod tests {
         };
         assert_eq!(with(16, 0xe0), Err(Sense::illegal(AdditionalSense::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE)));
         assert_eq!(with(48, 3), Err(Sense::illegal(AdditionalSense::UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE)));
-        assert_eq!(with(17, 0xc0), Err(Sense::illegal(AdditionalSense::INVALID_FIELD_IN_CDB)));
+        assert_eq!(with(17, 0xc0), Ok(()));
         assert_eq!(with(23, 21), Err(Sense::invalid_parameter(23)));
         assert_eq!(with(15, 1), Err(Sense::illegal(AdditionalSense::INLINE_DATA_LENGTH_EXCEEDED)));
         for len in [0, 15, 47, 75] {

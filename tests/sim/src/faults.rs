@@ -39,6 +39,31 @@ impl FaultMenu {
         bit_flips: true,
     };
 
+    /// Only the kinds that are named; the error is a name that is none.
+    pub fn only(names: &[String]) -> Result<Self, String> {
+        let mut menu = Self {
+            crashes: false,
+            network: false,
+            slow_disks: false,
+            full_disks: false,
+            wrong_clocks: false,
+            bit_flips: false,
+        };
+        for name in names {
+            let kind = match name.as_str() {
+                "crashes" => &mut menu.crashes,
+                "network" => &mut menu.network,
+                "slow-disks" => &mut menu.slow_disks,
+                "full-disks" => &mut menu.full_disks,
+                "wrong-clocks" => &mut menu.wrong_clocks,
+                "bit-flips" => &mut menu.bit_flips,
+                _ => return Err(format!("no kind of fault is called {name}")),
+            };
+            *kind = true;
+        }
+        Ok(menu)
+    }
+
     fn allows(self, fault: Fault) -> bool {
         match fault {
             Fault::Crash | Fault::Restart => self.crashes,
@@ -79,12 +104,14 @@ const WEIGHTS: [(Fault, u32); 10] = [
     (Fault::FlipBit, 3),
 ];
 
-fn draw(world: &mut World) -> Fault {
-    let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
-    let mut left = world.rng().random_range(0..total);
-    for (fault, weight) in WEIGHTS {
-        if left < weight {
-            return fault;
+/// A fault that the menu has; none if it has none.
+fn draw(world: &mut World, menu: FaultMenu) -> Option<Fault> {
+    let allowed = || WEIGHTS.iter().filter(|(fault, _)| menu.allows(*fault));
+    let total: u32 = allowed().map(|(_, weight)| weight).sum();
+    let mut left = if total == 0 { return None } else { world.rng().random_range(0..total) };
+    for (fault, weight) in allowed() {
+        if left < *weight {
+            return Some(*fault);
         }
         left -= weight;
     }
@@ -99,10 +126,7 @@ pub async fn inflict(world: &mut World, menu: FaultMenu, length: Duration) -> Re
         let pause = Duration::from_millis(world.rng().random_range(50..1500));
         sleep(pause).await;
         world.restart_failed().await?;
-        let fault = draw(world);
-        if !menu.allows(fault) {
-            continue;
-        }
+        let Some(fault) = draw(world, menu) else { continue };
         match fault {
             Fault::Crash => crash_or_kill(world).await?,
             Fault::Restart => restart_one(world).await?,

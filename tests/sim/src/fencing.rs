@@ -231,8 +231,12 @@ impl Driver {
         })
     }
 
+    /// Plays rounds until `until`, and goes on, now without faults, until somebody was shut out at least once.
     async fn run(&mut self, until: Instant) -> Result<(), String> {
-        while Instant::now() < until {
+        let goes_on = |displaced: u64| {
+            Instant::now() < until || (displaced == 0 && Instant::now() < until + HEALING_MAX)
+        };
+        while goes_on(self.displaced.0) {
             let (mode, beside) = self.company();
             for client in beside {
                 // Whoever holds it from the round before, in another mode, is displaced here, too.

@@ -35,6 +35,9 @@ struct Arguments {
     /// What is played.
     #[arg(long, value_enum, default_value = "takeovers")]
     scenario: Play,
+    /// Only these kinds of faults, separated by commas: crashes, network, slow-disks, full-disks, wrong-clocks, bit-flips.
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
     /// How long faults are inflicted, in virtual time.
     #[arg(long, default_value = "20s")]
     length: HumanDuration,
@@ -64,7 +67,14 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     }
     watch_panics();
-    let menu = FaultMenu { bit_flips: !arguments.no_bit_flips, ..FaultMenu::ALL };
+    let menu = match FaultMenu::only(&arguments.faults) {
+        Ok(menu) if !arguments.faults.is_empty() => menu,
+        Ok(_) => FaultMenu { bit_flips: !arguments.no_bit_flips, ..FaultMenu::ALL },
+        Err(error) => {
+            eprintln!("curve-sim: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let (length, planted) = (arguments.length.0, arguments.planted);
     let summary = match arguments.scenario {
         Play::Takeovers => Scenario { menu, length, planted, ..Scenario::default() }.run(seed),
@@ -90,6 +100,9 @@ fn main() -> ExitCode {
     let mut options = vec!["--length".to_owned(), format!("{}ms", arguments.length.0.as_millis())];
     if arguments.no_bit_flips {
         options.push("--no-bit-flips".into());
+    }
+    if !arguments.faults.is_empty() {
+        options.extend(["--faults".into(), arguments.faults.join(",")]);
     }
     if let Some(bug) = arguments.planted {
         options.extend(["--planted".into(), bug.name().into()]);
