@@ -22,10 +22,11 @@ const PARTS_MAX: usize = 1024;
 
 /// A directory of the machine's file system. Paths that would lead out of it are refused.
 ///
-/// Everything goes through the page cache, except what `write_durably` writes where the file system can do without. What
-/// may wait for the disk (a sync, a read that misses the cache) runs on tokio's blocking pool, with one exception: a
-/// short durable write is done by the thread that asks, as long as the disk answers quickly ([`Pace`]). Handing it to
-/// another thread and back costs more than the disk does then, in CPU and in latency.
+/// Everything goes through the page cache, except what `write_durably` and `write_around` write where the file system can
+/// do without. What may wait for the disk (a sync, a read that misses the cache) runs on tokio's blocking pool, with two
+/// exceptions: a short durable write and a large write around the cache are done by the thread that asks, as long as the
+/// disk answers quickly ([`Pace`]). Handing a short one to another thread and back costs more than the disk does then, in
+/// CPU and in latency.
 ///
 /// Rejected, after measuring with `examples/syncbench.rs`: one thread that does all syncs. Handing a job over costs 5 us
 /// of CPU instead of 14, but on a machine whose cores are busy the median `fdatasync` of 4 KiB took 4 ms instead of
