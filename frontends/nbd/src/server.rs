@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::uri::{Place, export_uri};
 
 /// Connections at a time; further ones wait in the listen queue.
 const CONNECTIONS_MAX: usize = 1024;
+/// What may wait in a Unix socket, if the system allows that much. The default is less than one large read, for which
+/// server and client would take turns.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
 /// How long accepting rests after it failed, for example for lack of file descriptors, if no connection ends before.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
@@ -95,7 +99,11 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
-            Socket::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
+            Socket::Unix { listener, .. } => {
+                let stream = listener.accept().await?.0;
+                set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES)?;
+                Ok(Accepted::Unix(stream))
+            }
             Socket::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;

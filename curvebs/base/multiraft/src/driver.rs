@@ -263,7 +263,10 @@ impl Driver {
         loop {
             self.begin_rounds();
             self.core.finish(self.now());
-            self.act().await?;
+            if self.act().await? {
+                // What was sent leaves before the state machine takes the thread.
+                tokio::task::yield_now().await;
+            }
             if !self.work().await? {
                 break;
             }
@@ -356,7 +359,7 @@ impl Driver {
         if !self.proposals.is_empty() && !self.core.is_leader() {
             self.proposals.refuse(self.hint());
         }
-        while self.proposals.may_begin() {
+        while self.proposals.may_begin(self.core.commit_index()) {
             self.group.flags.touch();
             self.rouse();
             let core = &mut self.core;
@@ -367,9 +370,10 @@ impl Driver {
         }
     }
 
-    /// Carries out what the engine wants.
-    async fn act(&mut self) -> Result<(), End> {
+    /// Carries out what the engine wants; tells whether somebody waits for something that it sent.
+    async fn act(&mut self) -> Result<bool, End> {
         let actions = self.core.take_actions();
+        let sent = !actions.replies.is_empty() || !actions.sends.is_empty();
         if actions.resigned {
             self.resign();
         }
@@ -397,7 +401,7 @@ impl Driver {
             }
         }
         self.answer_applied();
-        Ok(())
+        Ok(sent)
     }
 
     async fn write(&mut self, io: u64, kind: WriteKind) {

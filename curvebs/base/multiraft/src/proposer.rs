@@ -108,10 +108,14 @@ impl Proposals {
         self.rounds.len()
     }
 
-    /// Whether a round is to begin now.
-    pub(crate) fn may_begin(&self) -> bool {
-        let worth = self.gathered_bytes >= WORTH_A_ROUND_BYTES && self.rounds.len() < self.rounds_max;
-        !self.gathered.is_empty() && !self.paused && (self.rounds.is_empty() || worth)
+    /// Whether a round is to begin now, the log being committed up to `commit`.
+    pub(crate) fn may_begin(&self, commit: u64) -> bool {
+        let under_way = self.rounds.back().is_some_and(|round| round.id.index > commit);
+        let worth = self.gathered_bytes >= WORTH_A_ROUND_BYTES;
+        !self.gathered.is_empty()
+            && !self.paused
+            && (!under_way || worth)
+            && self.rounds.len() < self.rounds_max
     }
 
     /// Begins a round with what fits one entry; `propose` gives the entry its place.

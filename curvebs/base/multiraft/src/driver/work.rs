@@ -16,6 +16,9 @@ use crate::types::{Entry, LogId};
 /// What is given to the user's `apply` at once, at most (one entry may go over it).
 const APPLY: Limits = Limits { head_bytes: usize::MAX, payload_bytes: 4 << 20, entries: 64 };
 
+/// Entries that a follower leaves unapplied while its log is being written, at most.
+const POSTPONED_MAX: u64 = 16;
+
 /// Where the state machine is.
 pub(super) enum Slot {
     Idle(Machine),
@@ -88,6 +91,11 @@ impl Driver {
             });
         }
         let (from, upto) = self.core.to_apply().filter(|_| !self.reading)?;
+        // A leader waits for what a follower writes, and nobody for what it applies. The write's end brings it back here.
+        let awaited = !self.core.is_leader() && self.core.log().is_writing();
+        if awaited && upto - from < POSTPONED_MAX {
+            return None;
+        }
         match self.core.entries(from, upto, APPLY) {
             Some(entries) => self.begin_apply(entries),
             None => {

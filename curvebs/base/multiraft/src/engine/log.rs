@@ -66,6 +66,11 @@ impl LogView {
         self.flushed
     }
 
+    /// Whether something was written and is not durable yet.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// The entry at an index, unless it is purged or not there. Index 0 stands for the place before the first.
     pub(crate) fn id_at(&self, index: u64) -> Option<LogId> {
         if index == self.purged.index {
