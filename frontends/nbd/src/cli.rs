@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use curve_nbd::server::Listen;
 use curve_nbd::tls::TlsFiles;
-use curve_types::ByteSize;
+use curve_types::{ByteSize, HumanDuration};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,9 +22,12 @@ Examples:
     nbdinfo --list 'nbds://host?tls-certificates=DIR'
 
   Measure the NBD frontend alone, without a cluster:
-    curve-nbd serve bench --memory 1GiB --socket /tmp/bench.sock";
+    curve-nbd serve bench --memory 1GiB --socket /tmp/bench.sock
 
-/// NBD server for volumes.
+  Attach a volume to this host's kernel:
+    curve-nbd map /demo";
+
+/// NBD for volumes: a server for NBD clients, and block devices of this host's kernel.
 #[derive(Debug, Parser)]
 #[command(name = "curve-nbd", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -40,11 +43,140 @@ pub enum Command {
     ///
     /// Prints one line `ready URI` for each volume once clients can connect.
     Serve(Box<Serve>),
+    /// Attach a volume to this host's kernel as /dev/nbdN, and print the device.
+    ///
+    /// The device outlives the process that serves it: when that dies or is upgraded, I/O waits in the kernel and goes on
+    /// with the next process, which is started at once.
+    Map(Box<Map>),
+    /// Detach devices. A device that is mounted or used otherwise is refused.
+    Unmap(Unmap),
+    /// Show the devices of this host.
+    ListMapped(ListMapped),
+    /// Let new processes of this version serve devices, whether their old ones still run or not.
+    Takeover(Takeover),
+    /// Serve one device until it is unmapped, starting its process again whenever it dies.
+    #[command(hide = true)]
+    Keep(Attach),
+    /// Serve one device.
+    #[command(hide = true)]
+    Attach(Attach),
     /// Print a completion script for a shell.
     Completion {
         /// Which shell.
         shell: Shell,
     },
+}
+
+const MAP_EXAMPLES: &str = "\
+Examples:
+  curve-nbd map /db                                  prints /dev/nbd0
+  mkfs.ext4 /dev/nbd0 && mount -o discard /dev/nbd0 /mnt
+  curve-nbd map /db --device /dev/nbd3 --persist     also after a reboot (systemctl enable curve-nbd)
+  curve-nbd map --all                                what /etc/curve/curvetab lists
+  curve-nbd list-mapped
+  curve-nbd takeover --all                           after an upgrade; I/O waits for less than a second
+  curve-nbd unmap /dev/nbd0";
+
+/// What to map.
+#[derive(Debug, Args)]
+#[command(after_help = MAP_EXAMPLES, group(ArgGroup::new("what").required(true).args(["path", "all"])))]
+pub struct Map {
+    /// The volume.
+    pub path: Option<String>,
+    /// Whatever /etc/curve/curvetab lists and is not mapped yet.
+    #[arg(long)]
+    pub all: bool,
+    /// Which device, /dev/nbdN [default: a free one].
+    #[arg(long, value_name = "DEVICE", conflicts_with = "all")]
+    pub device: Option<String>,
+    /// Map it again when the machine starts: adds it to /etc/curve/curvetab.
+    #[arg(long, conflicts_with = "all")]
+    pub persist: bool,
+    /// What an I/O does that cannot finish: wait, or fail with EIO after --timeout.
+    #[arg(long, value_enum, default_value = "queue", conflicts_with = "all")]
+    pub on_timeout: OnTimeoutArg,
+    /// How long an I/O may take with `--on-timeout eio`.
+    #[arg(long, value_name = "TIME", default_value = "30s", conflicts_with = "all")]
+    pub timeout: HumanDuration,
+    /// Refuse whatever would change the volume.
+    #[arg(long, conflicts_with = "all")]
+    pub read_only: bool,
+    /// Open the volume beside other hosts that share it.
+    #[arg(long, conflicts_with = "all")]
+    pub shared: bool,
+    /// Smallest unit that may be addressed, in bytes.
+    #[arg(long, value_name = "BYTES", value_enum, default_value = "4096", conflicts_with = "all")]
+    pub block_size: BlockSize,
+    /// Shut out whoever has the volume open and stands in the way.
+    #[arg(long, conflicts_with_all = ["all", "read_only"])]
+    pub takeover: bool,
+    /// Client configuration [default: $CURVE_CONFIG, ./curve.toml, /etc/curve/curve.toml].
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub config: Option<PathBuf>,
+    /// Stay, and serve until the device is unmapped.
+    #[arg(long, conflicts_with = "all")]
+    pub foreground: bool,
+}
+
+/// What an I/O does that cannot finish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OnTimeoutArg {
+    /// It waits, as a disk's queue does.
+    Queue,
+    /// It fails.
+    Eio,
+}
+
+/// What to detach.
+#[derive(Debug, Args)]
+#[command(after_help = MAP_EXAMPLES, group(ArgGroup::new("what").required(true).args(["names", "all"])))]
+pub struct Unmap {
+    /// Devices, or the volumes that are attached to them.
+    #[arg(value_name = "DEVICE|PATH")]
+    pub names: Vec<String>,
+    /// All devices of this host.
+    #[arg(long)]
+    pub all: bool,
+    /// Even if it is mounted or used otherwise: what is not written yet is lost, and its users get errors.
+    #[arg(long)]
+    pub force: bool,
+    /// Take it out of /etc/curve/curvetab, too.
+    #[arg(long)]
+    pub forget: bool,
+}
+
+/// How to show the devices.
+#[derive(Debug, Args)]
+pub struct ListMapped {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which devices.
+#[derive(Debug, Args)]
+#[command(after_help = MAP_EXAMPLES, group(ArgGroup::new("what").required(true).args(["names", "all"])))]
+pub struct Takeover {
+    /// Devices, or the volumes that are attached to them.
+    #[arg(value_name = "DEVICE|PATH")]
+    pub names: Vec<String>,
+    /// All devices of this host.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// A mapping, as one process of ours tells it to another.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// The mapping as JSON.
+    #[arg(long)]
+    pub mapping: String,
+    /// The device is attached already and waits for a process.
+    #[arg(long)]
+    pub again: bool,
+    /// Shut out whoever has the volume open and stands in the way.
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// How to serve.

@@ -20,7 +20,7 @@ mod wire;
 
 pub use catalog::{Catalog, ExportInfo};
 pub use errno::Errno;
-pub use handshake::{Handshake, Negotiated, Step, TlsPolicy};
+pub use handshake::{Handshake, Negotiated, Step, TlsPolicy, kernel_flags, kernel_limits};
 pub use option::{NAME_BYTES_MAX, OPTION_BYTES_MAX};
 pub use outbox::Outbox;
 pub use reply::{ReplyEncoder, ReplyHead};

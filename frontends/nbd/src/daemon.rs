@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::Serve;
-use crate::volumes::{self, OpenVolume, VolumeError, VolumesHealth};
+use crate::volumes::{self, OpenVolume, Opening, VolumeError, VolumesHealth};
 
 /// How long requests in flight may take once the server is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// File descriptors below which a daemon is not worth starting: connections to a small cluster and a few clients.
 const DESCRIPTORS_MIN: u64 = 128;
 /// What a throttled device may catch up at once.
@@ -158,7 +158,15 @@ async fn open_exports(serve: &Serve) -> Result<OpenExports, DaemonError> {
         let memory = |path| export(path, Arc::new(MemoryDevice::new(size.0, block)), "memory device");
         return Ok(OpenExports { exports: serve.paths.iter().map(memory).collect(), volumes: Vec::new() });
     }
-    let volumes = volumes::open(serve).await?;
+    let opening = Opening {
+        config: serve.config.clone(),
+        read_only: serve.read_only,
+        shared: serve.shared,
+        takeover: serve.takeover,
+        block: serve.block_size.bytes(),
+        io_timeout: None,
+    };
+    let volumes = volumes::open(&serve.paths, &opening).await?;
     let exports = volumes.iter().map(|(path, volume)| export(path, volume.clone(), "Curve volume")).collect();
     Ok(OpenExports { exports, volumes })
 }
@@ -184,7 +192,7 @@ fn decorate(device: Arc<dyn BlockDevice>, path: &str, serve: &Serve) -> Arc<dyn 
 }
 
 /// Every connection, to clients and to servers, takes a descriptor: take as many as the system lets us have.
-fn raise_descriptor_limit() -> Result<(), DaemonError> {
+pub fn raise_descriptor_limit() -> Result<(), DaemonError> {
     let limit = getrlimit(Resource::Nofile);
     let Some(maximum) = limit.maximum else { return Ok(()) };
     if maximum < DESCRIPTORS_MIN {

@@ -5,12 +5,14 @@
 //!                                         │
 //!                                         ▼
 //!                                      exports   name ─► BlockDevice (a volume, or memory)
+//! kernel   `/dev/nbdN`: the other end of a session is the kernel's driver
 //! ```
 //!
 //! A frontend translates and nothing else: there is no cache, retry or placement here.
 
 pub mod core;
 pub mod exports;
+pub mod kernel;
 pub mod server;
 pub mod session;
 pub mod tls;

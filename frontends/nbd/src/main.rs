@@ -1,9 +1,13 @@
-//! `curve-nbd`: serves volumes to NBD clients.
+//! `curve-nbd`: serves volumes to NBD clients, and to the kernel.
 
+mod attach;
 mod cli;
 mod daemon;
+mod keep;
+mod map;
 mod volumes;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -18,17 +22,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(serve) => match daemon::serve(&serve) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                // Nothing can be done if standard error is gone, too.
-                let _ = writeln!(io::stderr(), "curve-nbd: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Serve(serve) => exit(daemon::serve(&serve)),
+        Command::Map(map) => exit(map::map(&map)),
+        Command::Unmap(unmap) => exit(map::unmap(&unmap)),
+        Command::ListMapped(list) => exit(map::list(&list)),
+        Command::Takeover(takeover) => exit(map::take_over(&takeover)),
+        Command::Keep(what) => keep::keep(&what),
+        Command::Attach(what) => attach::attach(&what),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "curve-nbd", &mut io::stdout());
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn exit(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done if standard error is gone, too.
+            let _ = writeln!(io::stderr(), "curve-nbd: {error}");
+            ExitCode::FAILURE
         }
     }
 }

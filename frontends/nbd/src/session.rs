@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
-use crate::core::{Catalog, Handshake, Negotiated, Step, TlsPolicy, Violation};
+use curve_blockdev::BlockDevice;
+
+use crate::core::{Catalog, Handshake, Limits, Negotiated, Step, TlsPolicy, Violation};
 use crate::exports::Exports;
 use transmission::Transmission;
 
@@ -99,6 +101,20 @@ where
         Step::Close(reason) => Err(SessionError::Refused(reason)),
         Step::NeedInput => unreachable!("negotiation goes on until it has an end"),
     }
+}
+
+/// Serves a client that needs no handshake since both sides were told what is served: the kernel's driver. Ends as
+/// [`serve`] does.
+pub async fn serve_attached<S>(
+    stream: S,
+    device: &dyn BlockDevice,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Transmission::new(Wire { stream, input: BytesMut::new() }, device, limits).run(stopping).await
 }
 
 async fn greet<S>(

@@ -1,17 +1,16 @@
 //! Where the devices come from: the only place that knows there is a cluster.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use curve_client::mds::{Holder, MdsError, OpenMode};
 use curve_client::{ClientConfig, ClientError, Cluster, OpenOptions, Volume};
 use curve_config::ConfigError;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
-use curve_types::{ClientId, SECTOR_BYTES};
+use curve_types::{ClientId, HumanDuration, SECTOR_BYTES};
 use thiserror::Error;
 use tracing::warn;
-
-use crate::cli::Serve;
 
 /// Why a volume cannot be served.
 #[derive(Debug, Error)]
@@ -40,16 +39,36 @@ pub enum VolumeError {
     },
 }
 
+/// How volumes are opened.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// The client's configuration file, if one is named.
+    pub config: Option<PathBuf>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Beside other writers.
+    pub shared: bool,
+    /// Shut out whoever stands in the way.
+    pub takeover: bool,
+    /// Smallest unit that may be addressed.
+    pub block: u32,
+    /// How long an I/O may take, if not as the file says.
+    pub io_timeout: Option<Duration>,
+}
+
 /// An open volume and its path.
 pub type OpenVolume = (String, Arc<Volume>);
 
-/// Opens the volumes of the command line, in its order. If one cannot be opened, those before it are closed again.
-pub async fn open(serve: &Serve) -> Result<Vec<OpenVolume>, VolumeError> {
-    let config = configuration(serve.config.as_deref())?;
+/// Opens volumes, in order. If one cannot be opened, those before it are closed again.
+pub async fn open(paths: &[String], opening: &Opening) -> Result<Vec<OpenVolume>, VolumeError> {
+    let mut config = configuration(opening.config.as_deref())?;
+    if let Some(timeout) = opening.io_timeout {
+        config.io_timeout = HumanDuration(timeout);
+    }
     let cluster = Cluster::connect(&config).await.map_err(VolumeError::Cluster)?;
     let mut volumes: Vec<OpenVolume> = Vec::new();
-    for path in &serve.paths {
-        match open_one(&cluster, path, serve).await {
+    for path in paths {
+        match open_one(&cluster, path, opening).await {
             Ok(volume) => volumes.push((path.clone(), volume)),
             Err(error) => {
                 for (_, volume) in volumes {
@@ -79,15 +98,15 @@ fn configuration(explicit: Option<&Path>) -> Result<ClientConfig, VolumeError> {
     Ok(config)
 }
 
-async fn open_one(cluster: &Cluster, path: &str, serve: &Serve) -> Result<Arc<Volume>, VolumeError> {
+async fn open_one(cluster: &Cluster, path: &str, opening: &Opening) -> Result<Arc<Volume>, VolumeError> {
     // A volume's path is absolute; the export's name may come without the slash.
     let absolute = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let options = OpenOptions {
-        mode: mode(serve),
-        takeover: serve.takeover,
-        sectors: u64::from(serve.block_size.bytes()) == SECTOR_BYTES,
+        mode: mode(opening),
+        takeover: opening.takeover,
+        sectors: u64::from(opening.block) == SECTOR_BYTES,
     };
-    let gone = if serve.read_only { Vec::new() } else { predecessors(cluster, path, &absolute).await? };
+    let gone = if opening.read_only { Vec::new() } else { predecessors(cluster, path, &absolute).await? };
     match cluster.open_displacing(&absolute, options, &gone).await {
         Err(ClientError::Mds(MdsError::HeldBy { holder, .. })) => {
             Err(VolumeError::Held { path: path.to_owned(), holder })
@@ -97,8 +116,8 @@ async fn open_one(cluster: &Cluster, path: &str, serve: &Serve) -> Result<Arc<Vo
 }
 
 /// A reader is beside others anyway.
-const fn mode(serve: &Serve) -> OpenMode {
-    match (serve.read_only, serve.shared) {
+const fn mode(opening: &Opening) -> OpenMode {
+    match (opening.read_only, opening.shared) {
         (true, _) => OpenMode::ReadOnly,
         (false, true) => OpenMode::Shared,
         (false, false) => OpenMode::Exclusive,

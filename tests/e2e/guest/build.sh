@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build.sh DIR: makes DIR/vmlinuz and DIR/initramfs.cpio: Debian's cloud kernel with its nbd driver, busybox, nbd-client,
-# mkfs and fsck of ext4 and xfs, and guest/init. Packages are downloaded and unpacked, not installed.
+# fio, mkfs and fsck of ext4 and xfs, and guest/init. Packages are downloaded and unpacked, not installed.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,7 +21,7 @@ release=$(basename "$modules")
 
 mkdir -p root/{bin,sbin,proc,sys,dev,mnt,tmp,etc}
 mkdir -p "root/lib/modules/$release/kernel"
-for part in drivers/block/nbd.ko drivers/net fs/ext4 fs/jbd2 fs/mbcache.ko fs/xfs lib crypto drivers/virtio net/core arch/x86/crypto; do
+for part in drivers/block/nbd.ko drivers/block/virtio_blk.ko drivers/net fs/ext4 fs/jbd2 fs/mbcache.ko fs/xfs lib crypto drivers/virtio net/core arch/x86/crypto; do
   [ -e "$modules/kernel/$part" ] || continue
   mkdir -p "root/lib/modules/$release/kernel/$(dirname "$part")"
   cp -r "$modules/kernel/$part" "root/lib/modules/$release/kernel/$(dirname "$part")/"
@@ -34,7 +34,7 @@ LD_LIBRARY_PATH=$(pwd)/pkg/lib/x86_64-linux-gnu:$(pwd)/pkg/usr/lib/x86_64-linux-
 
 cp "$(find pkg -path '*bin/busybox' -type f | head -1)" root/bin/busybox
 PATH=$PATH:/usr/sbin:/sbin
-for program in mkfs.ext4 fsck.ext4 mkfs.xfs xfs_repair; do
+for program in mkfs.ext4 fsck.ext4 mkfs.xfs xfs_repair fio; do
   cp -L "$(command -v "$program")" root/sbin/
 done
 cp "$(find pkg -path '*sbin/nbd-client' -type f | head -1)" root/sbin/
@@ -49,7 +49,7 @@ for program in root/sbin/*; do
     cp -nL "$library" "root$library"
   done
 done
-cp "$here/init" root/init
+cp "$here/init" "$here/map.sh" root/
 chmod 755 root/init
 cpio=$work/$(find pkg -path '*bin/cpio' -type f | head -1)
 (cd root && find . | LC_ALL=C sort | "$cpio" --quiet -o -H newc -R 0:0) >"$out/initramfs.cpio.new"

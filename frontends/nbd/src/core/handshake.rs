@@ -1,6 +1,7 @@
 //! The handshake: from the greeting to the chosen export.
 
 use bytes::{Buf, BytesMut};
+use curve_blockdev::DeviceShape;
 
 use super::catalog::{Catalog, ExportInfo};
 use super::fields::Fields;
@@ -354,6 +355,29 @@ impl Negotiated {
             payload_max: payload_max(&catalog.exports()[self.export]),
             read_only: shape.read_only,
         }
+    }
+}
+
+/// What the kernel's driver is told that it may send. Every write is durable when it is answered, so that it need not be
+/// told of a cache, and the block layer need not send flushes through it.
+pub fn kernel_flags(shape: &DeviceShape) -> u16 {
+    can::HAS_FLAGS
+        | match shape.read_only {
+            true => can::READ_ONLY,
+            false => can::TRIM | can::WRITE_ZEROES,
+        }
+}
+
+/// What requests of the kernel's driver are held to. It knows the size and keeps to it; a device that grows while it is
+/// attached decides for itself what is beyond its end.
+pub fn kernel_limits(shape: &DeviceShape) -> Limits {
+    Limits {
+        framing: Framing::Simple,
+        allocation: false,
+        size: i64::MAX as u64,
+        block_min: shape.block_min,
+        payload_max: PAYLOAD_BYTES_MAX,
+        read_only: shape.read_only,
     }
 }
 
