@@ -59,9 +59,11 @@ fuzz: ## every decoder for SECONDS_EACH=60 seconds
 	cargo build --release --locked -p curve-fuzz
 	cargo build --release --locked -p curve-nbd --example fuzz
 	cargo build --release --locked -p curve-iscsi --example fuzz_iscsi
+	cargo build --release --locked -p curve-scsi --example fuzz_scsi
 	target/release/curve-fuzz --seconds $(SECONDS_EACH)
 	target/release/examples/fuzz --seconds $(SECONDS_EACH)
 	target/release/examples/fuzz_iscsi --seconds $(SECONDS_EACH)
+	target/release/examples/fuzz_scsi $(SECONDS_EACH)
 
 bench: deps ## disk, NBD front end and cluster with fio, in one run (ARGS=--help)
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench

@@ -1,10 +1,13 @@
 //! PostgreSQL's data directory on a volume, under pgbench, while replicas are lost and the server is crashed.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use curve_e2e::{LoopDevice, Mounted, Volume, is_root, turn};
-use curve_harness::{Finished, has_program, run, run_within};
+use curve_harness::{Playground, ShellError, binary, has_program, run, run_within};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 #[tokio::test]
 async fn postgresql_keeps_its_invariants() {
@@ -46,6 +49,89 @@ async fn postgresql_keeps_its_invariants() {
     run(120, "fsck.ext4", &["-f", "-n", &disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// What a cluster of databases does when it has lost touch with its primary: it starts the standby on the same volume
+/// without knowing whether the primary is dead. Here it is alive and under load.
+#[tokio::test]
+async fn postgresql_fails_over_while_the_old_primary_still_runs() {
+    let _turn = turn("postgresql_fails_over_while_the_old_primary_still_runs").await;
+    let Some(bin) = postgres_bin().filter(|_| is_root() && has_program("runuser")) else {
+        println!("needs root and PostgreSQL (make deps); nothing was tested");
+        return;
+    };
+    let volume = Volume::start("2GiB").await;
+    let primary_disk = LoopDevice::attach(&volume.uri).await;
+    run(60, "mkfs.ext4", &["-q", "-F", &primary_disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
+    let primary_mount = Mounted::mount(&primary_disk.device).await;
+    let primary = Postgres::init(&bin, &primary_mount).await;
+    primary.start().await;
+    primary.pgbench(&["-i", "-q", "-s", "5"], 180).await;
+
+    // Each transaction that a client was told of is a line here, outside the volume.
+    let acknowledged = tempfile::tempdir().expect("a temporary directory");
+    let log = acknowledged.path().join("log").display().to_string();
+    run(10, "chmod", &["777", &acknowledged.path().display().to_string()]).await.expect("chmod");
+    let prefix = format!("--log-prefix={log}");
+    let arguments = ["-n", "-c", "4", "-j", "2", "-T", "40", "-l", &prefix];
+    let load = primary.try_pgbench(&arguments, 120);
+    let failover = async {
+        for name in ["chunkserver-2", "mds-1"] {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            volume.playground.kill(name).await?;
+            volume.playground.restart(name).await?;
+        }
+        Ok::<_, ShellError>(take_over(&volume.playground).await)
+    };
+    let (ended, taken_over) = tokio::join!(load, failover);
+    let (_server, uri) = taken_over.unwrap_or_else(|error| panic!("{error}"));
+    assert!(ended.is_err(), "the primary went on although it was shut out: {ended:?}");
+
+    let standby_disk = LoopDevice::attach(&uri).await;
+    let standby_mount = Mounted::mount(&standby_disk.device).await;
+    let standby = Postgres::adopt(&bin, &standby_mount);
+    // They name a process of the other host, which here is the same one.
+    for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
+        std::fs::remove_file(standby.home.join(lock)).expect("the primary wrote it");
+    }
+    standby.start().await;
+    let kept: usize = standby.query("select count(*) from pgbench_history").await.parse().expect("a number");
+    let lines = |entry: std::fs::DirEntry| {
+        std::fs::read_to_string(entry.path()).expect("pgbench's log").lines().count()
+    };
+    let told: usize = std::fs::read_dir(acknowledged.path()).expect("a directory").flatten().map(lines).sum();
+    println!("{told} transactions were acknowledged, {kept} are there");
+    assert!(told > 0 && kept >= told, "{told} transactions were acknowledged, {kept} are there");
+    standby.check_balances().await;
+    let socket_dir = standby.socket_dir();
+    let check = ["-h", &socket_dir, "--install-missing", "--heapallindexed", "postgres"];
+    standby.tool("pg_amcheck", &check, 120).await;
+    standby.pgbench(&["-n", "-c", "2", "-T", "3"], 60).await;
+    standby.check_balances().await;
+    standby.stop("fast").await;
+    standby_mount.unmount().await;
+    run(120, "fsck.ext4", &["-f", "-n", &standby_disk.device])
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Another host's server for the volume, which shuts the first one out; and its URI.
+async fn take_over(playground: &Playground) -> (Child, String) {
+    let mut server = Command::new(binary("curve-nbd"))
+        .args(["serve", "/vol", "--takeover", "--socket"])
+        .arg(playground.dir().join("run/standby.sock"))
+        .arg("--config")
+        .arg(playground.config())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("curve-nbd starts");
+    let stdout = server.stdout.take().expect("it is piped");
+    let line =
+        tokio::time::timeout(Duration::from_secs(30), BufReader::new(stdout).lines().next_line()).await;
+    let line = line.expect("curve-nbd is ready in time").expect("it writes").expect("it says `ready URI`");
+    (server, line.trim_start_matches("ready ").to_owned())
+}
+
 /// A PostgreSQL server, run as the user `postgres`. Stopped when dropped.
 struct Postgres {
     bin: PathBuf,
@@ -65,6 +151,11 @@ impl Postgres {
         this
     }
 
+    /// A server over the data directory that another one has left.
+    fn adopt(bin: &Path, mounted: &Mounted) -> Self {
+        Self { bin: bin.to_path_buf(), home: mounted.join("pg") }
+    }
+
     fn data(&self) -> String {
         self.home.join("data").display().to_string()
     }
@@ -76,8 +167,12 @@ impl Postgres {
     async fn start(&self) {
         let options = format!("-k {} -c listen_addresses='' -c max_wal_size=128MB", self.socket_dir());
         let log = self.home.join("log").display().to_string();
-        self.tool("pg_ctl", &["start", "-w", "-t", "60", "-D", &self.data(), "-l", &log, "-o", &options], 90)
-            .await;
+        let data = self.data();
+        let arguments = ["start", "-w", "-t", "60", "-D", &data, "-l", &log, "-o", &options];
+        if let Err(error) = self.try_tool("pg_ctl", &arguments, 90).await {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            panic!("{error}\n{}", said.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
+        }
     }
 
     async fn stop(&self, mode: &str) {
@@ -85,10 +180,14 @@ impl Postgres {
     }
 
     async fn pgbench(&self, arguments: &[&str], seconds: u64) -> String {
+        self.try_pgbench(arguments, seconds).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn try_pgbench(&self, arguments: &[&str], seconds: u64) -> Result<String, ShellError> {
         let socket = self.socket_dir();
         let all: Vec<&str> =
             ["-h", &socket].into_iter().chain(arguments.iter().copied()).chain(["postgres"]).collect();
-        self.tool("pgbench", &all, seconds).await
+        self.try_tool("pgbench", &all, seconds).await
     }
 
     async fn query(&self, sql: &str) -> String {
@@ -111,13 +210,15 @@ impl Postgres {
     }
 
     async fn tool(&self, name: &str, arguments: &[&str], seconds: u64) -> String {
+        self.try_tool(name, arguments, seconds).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn try_tool(&self, name: &str, arguments: &[&str], seconds: u64) -> Result<String, ShellError> {
         let program = self.bin.join(name).display().to_string();
         let mut all = vec!["-u", "postgres", "--", &program];
         all.extend(arguments);
-        let finished =
-            run_within(Duration::from_secs(seconds), "runuser", &all).await.and_then(Finished::success);
-        let finished = finished.unwrap_or_else(|error| panic!("{error}"));
-        format!("{}{}", finished.stdout, finished.stderr)
+        let finished = run_within(Duration::from_secs(seconds), "runuser", &all).await?.success()?;
+        Ok(format!("{}{}", finished.stdout, finished.stderr))
     }
 }
 
