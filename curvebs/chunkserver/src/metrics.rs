@@ -77,6 +77,8 @@ pub struct Metrics {
     pub log_flushes: Counter,
     /// Bytes appended to the shared log.
     pub log_bytes: Counter,
+    /// Bytes of large writes that went straight to the chunk files.
+    pub placed: Counter,
     /// Bytes of the disk.
     pub space_total: Gauge,
     /// Bytes for new chunks.
@@ -109,6 +111,7 @@ impl Default for Metrics {
             inflight: gauge!("curve_chunkserver_inflight_requests"),
             log_flushes: counter!("curve_log_flushes_total"),
             log_bytes: counter!("curve_log_appended_bytes_total"),
+            placed: counter!("curve_chunkserver_placed_bytes_total"),
             space_total: gauge!("curve_chunkserver_space_total_bytes"),
             space_free: gauge!("curve_chunkserver_space_free_bytes"),
         }

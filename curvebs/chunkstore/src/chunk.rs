@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use curve_io::File;
 use curve_types::LogIndex;
+use tokio::time::Instant;
 
 use crate::checksum::HOLE;
 use crate::data::ChunkDigest;
 use crate::format::chunk::{ChunkHeader, ChunkIdentity, encode, encode_page};
 use crate::format::crc_of;
 use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
+use crate::planes::Planes;
 
 /// Most bytes of one write call. The kernel (ext4 since 6.16) makes the folios of the page cache as large as the writes
 /// that fill them, and walks all buffers of a folio for each small write into it later: after writes of 1 MiB a random
@@ -29,6 +31,8 @@ pub(crate) struct Tables {
     pub crcs: Box<[u32]>,
     /// Log index of the last change of each extent.
     pub extents: Box<[u64]>,
+    /// Which plane holds the data of each extent.
+    pub planes: Planes,
     /// Log index of the last change.
     pub last_changed: u64,
     /// Blocks that are not holes.
@@ -45,6 +49,7 @@ impl Tables {
         let mut tables = Self {
             crcs: vec![HOLE; layout.blocks].into(),
             extents: vec![changed; layout.extents].into(),
+            planes: Planes::default(),
             last_changed: changed,
             live: 0,
             punched,
@@ -58,8 +63,8 @@ impl Tables {
     /// What was read from the disk; no page is dirty.
     pub(crate) fn loaded(header: ChunkHeader, crcs: Box<[u32]>) -> Self {
         let live = crcs.iter().filter(|crc| **crc != HOLE).count() as u32;
-        let ChunkHeader { last_changed, punched, page_crcs, extents, .. } = header;
-        Self { crcs, extents, last_changed, live, punched, page_crcs, dirty_pages: 0 }
+        let ChunkHeader { last_changed, punched, page_crcs, extents, planes, .. } = header;
+        Self { crcs, extents, planes, last_changed, live, punched, page_crcs, dirty_pages: 0 }
     }
 
     /// Has the next flush write the whole table.
@@ -100,6 +105,16 @@ impl Tables {
         self.last_changed = self.last_changed.max(index);
     }
 
+    /// Where a block is in the file.
+    pub(crate) fn block_at(&self, layout: &Layout, block: usize) -> u64 {
+        layout.block_in(self.planes.of(block / layout.extent_blocks), block)
+    }
+
+    /// Whether an extent holds no data.
+    pub(crate) fn is_hole(&self, layout: &Layout, extent: usize) -> bool {
+        self.crcs[layout.blocks_of(&(extent..extent + 1))].iter().all(|crc| *crc == HOLE)
+    }
+
     /// The fingerprint that replicas compare.
     pub(crate) fn digest(&self) -> ChunkDigest {
         let live = self.crcs.iter().enumerate().filter(|(_, crc)| **crc != HOLE);
@@ -120,9 +135,16 @@ pub(crate) struct Chunk {
     pub dirty: bool,
     /// When it was last used, in the copyset's own ticks.
     pub used: u64,
+    /// Since when parts of the file may have room that hold no current data: the other planes of extents.
+    pub spare: Option<Instant>,
 }
 
 impl Chunk {
+    /// A chunk that was taken into memory and is used now.
+    pub(crate) fn new(file: Arc<dyn File>, birth: u64, tables: Tables) -> Self {
+        Self { file, birth, tables, dirty: false, used: 0, spare: None }
+    }
+
     /// Writes parts to blocks from `first` around the page cache, if much is written and the disk allows; otherwise as
     /// [`write_blocks`](Self::write_blocks) does.
     pub(crate) fn write_blocks_around(
@@ -132,26 +154,43 @@ impl Chunk {
         parts: &[impl AsRef<[u8]>],
     ) -> io::Result<()> {
         let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
-        if total >= LARGE_BYTES_MIN {
+        let blocks = first..first + total / BLOCK;
+        let mut runs = self.tables.planes.runs(layout, blocks.clone());
+        if total >= LARGE_BYTES_MIN
+            && let Some((_, at)) = runs.next().filter(|(run, _)| *run == blocks)
+        {
             let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part.as_ref())).collect();
-            if self.file.write_around(layout.block_at(first), &slices)? {
+            if self.file.write_around(at, &slices)? {
                 return Ok(());
             }
         }
         self.write_blocks(layout, first, parts)
     }
 
-    /// Writes parts to blocks from `first`, into the page cache, at most [`WRITE_BYTES_MAX`] at a time.
+    /// Writes parts to blocks from `first`, into the page cache.
     pub(crate) fn write_blocks(
         &self,
         layout: &Layout,
         first: usize,
         parts: &[impl AsRef<[u8]>],
     ) -> io::Result<()> {
-        let mut at = layout.block_at(first);
+        let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
+        let blocks = first..first + total / BLOCK;
+        for (run, at) in self.tables.planes.runs(layout, blocks.clone()) {
+            if run == blocks {
+                return self.write_run(at, parts.iter().map(AsRef::as_ref));
+            }
+            let (skip, len) = ((run.start - first) * BLOCK, run.len() * BLOCK);
+            self.write_run(at, cut(parts, skip, len).into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// Writes parts into the page cache, at most [`WRITE_BYTES_MAX`] at a time.
+    fn write_run<'a>(&self, mut at: u64, parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut batch = [IoSlice::new(&[]); SLICES_MAX];
         let (mut slices, mut bytes) = (0, 0);
-        for piece in parts.iter().flat_map(|part| part.as_ref().chunks(WRITE_BYTES_MAX)) {
+        for piece in parts.flat_map(|part| part.chunks(WRITE_BYTES_MAX)) {
             if slices == SLICES_MAX || bytes + piece.len() > WRITE_BYTES_MAX {
                 self.file.write_at(at, &batch[..slices])?;
                 at += bytes as u64;
@@ -167,7 +206,32 @@ impl Chunk {
     /// Gives the room of blocks back.
     pub(crate) fn punch(&mut self, layout: &Layout, blocks: &Range<usize>) -> io::Result<()> {
         self.tables.punched = true;
-        self.file.punch(layout.block_at(blocks.start), (blocks.len() * BLOCK) as u64)
+        let mut runs = self.tables.planes.runs(layout, blocks.clone());
+        runs.try_for_each(|(run, at)| self.file.punch(at, (run.len() * BLOCK) as u64))
+    }
+
+    /// Has blocks keep room of their own.
+    pub(crate) fn allocate(&self, layout: &Layout, blocks: &Range<usize>) -> io::Result<()> {
+        let mut runs = self.tables.planes.runs(layout, blocks.clone());
+        runs.try_for_each(|(run, at)| self.file.allocate(at, (run.len() * BLOCK) as u64))
+    }
+
+    /// Gives the room back that holds no current data: of each extent that of the other plane.
+    pub(crate) fn punch_spare(&mut self, layout: &Layout) -> io::Result<()> {
+        let mut from = 0;
+        while from < layout.extents {
+            let plane = self.tables.planes.of(from);
+            let end = (from..layout.extents).find(|extent| self.tables.planes.of(*extent) != plane);
+            let blocks = layout.blocks_of(&(from..end.unwrap_or(layout.extents)));
+            let at = layout.block_in(plane.other(), blocks.start);
+            // Where a second plane never was, there is nothing beyond the end of the file.
+            if at < self.file.len()? {
+                self.file.punch(at, (blocks.len() * BLOCK) as u64)?;
+            }
+            from = end.unwrap_or(layout.extents);
+        }
+        self.spare = None;
+        Ok(())
     }
 
     /// Writes the header and the changed pages of the table, into the page cache.
@@ -192,11 +256,26 @@ impl Chunk {
             punched: tables.punched,
             page_crcs: tables.page_crcs.clone(),
             extents: tables.extents.clone(),
+            planes: tables.planes,
         };
         self.file.write_at(0, &[IoSlice::new(&encode(&header, layout))])?;
         self.dirty = false;
         Ok(())
     }
+}
+
+/// `len` bytes of parts that follow each other, without the first `skip`.
+pub(crate) fn cut<P: AsRef<[u8]>>(parts: &[P], mut skip: usize, mut len: usize) -> Vec<&[u8]> {
+    let mut taken = Vec::new();
+    for part in parts.iter().map(AsRef::as_ref) {
+        let from = skip.min(part.len());
+        let some = len.min(part.len() - from);
+        if some > 0 {
+            taken.push(&part[from..from + some]);
+        }
+        (skip, len) = (skip - from, len - some);
+    }
+    taken
 }
 
 #[cfg(test)]
@@ -221,6 +300,15 @@ mod tests {
         assert_eq!((tables.extents[0], tables.extents[63], tables.last_changed), (9, 11, 11));
         tables.clear(&(1021..1024));
         assert_eq!((tables.live, tables.digest().blocks), (2, 2));
+    }
+
+    #[test]
+    fn parts_are_cut_where_asked() {
+        let parts: [&[u8]; 4] = [b"abc", b"", b"defg", b"h"];
+        assert_eq!(cut(&parts, 0, 8).concat(), b"abcdefgh");
+        assert_eq!(cut(&parts, 2, 3), [b"c" as &[u8], b"de"]);
+        assert_eq!(cut(&parts, 7, 9), [b"h"]);
+        assert!(cut(&parts, 8, 1).is_empty() && cut(&parts, 1, 0).is_empty());
     }
 
     #[test]

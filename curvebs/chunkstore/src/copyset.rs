@@ -6,6 +6,7 @@
 mod change;
 mod lifecycle;
 mod load;
+mod place;
 mod read;
 mod records;
 mod scrub;
@@ -26,9 +27,11 @@ use crate::data::CopysetStats;
 use crate::format::chunk::ChunkIdentity;
 use crate::format::manifest::ChunkEntry;
 use crate::layout::Layout;
+use crate::ledger::Ledger;
 use crate::manifest::Manifest;
 use crate::shared::{Shared, lock};
 
+pub use self::place::{Append, Plan};
 use self::sync::Journal;
 
 /// The chunks of one copyset. Changes come from one apply task in log order; reads may come from anywhere.
@@ -77,6 +80,10 @@ pub struct CopysetStore {
     journal: tokio::sync::Mutex<Journal>,
     /// Held while a record is replaced, so that two do not use one temporary name.
     record_turn: tokio::sync::Mutex<()>,
+    /// What the log holds that is not durable here. Locked before `state`, if both are.
+    ledger: Mutex<Ledger>,
+    /// Held for reading while something is placed, for writing by whoever may give chunk files away meanwhile.
+    placing: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// What the mutex guards.
@@ -142,8 +149,10 @@ impl State {
         if self.cached.len() <= max {
             return;
         }
+        // A chunk with room to spare stays until that is given back, which is found in memory.
         let clean = |(key, chunk): (&ChunkKey, &Chunk)| {
-            (!chunk.dirty && !self.syncing.contains(key)).then_some((chunk.used, *key))
+            let idle = !chunk.dirty && chunk.spare.is_none() && !self.syncing.contains(key);
+            idle.then_some((chunk.used, *key))
         };
         let mut clean: Vec<_> = self.cached.iter().filter_map(clean).collect();
         clean.sort_unstable();
@@ -267,7 +276,7 @@ impl CopysetStore {
         let (birth, changed) = state.manifest.add_chunk(key);
         let (file, punched) = self.take_file(state, key, birth)?;
         let tables = Tables::empty(self.layout(), changed, punched);
-        self.insert(state, key, Chunk { file, birth, tables, dirty: false, used: 0 });
+        self.insert(state, key, Chunk::new(file, birth, tables));
         state.mark_dirty(key);
         Ok(())
     }

@@ -87,6 +87,18 @@ pub struct Changes {
     pub full: bool,
 }
 
+/// Whole extents whose bytes a large write has put into one plane of the chunk file, durably, before its entry reached
+/// the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedRun {
+    /// The first extent.
+    pub first: u32,
+    /// How many there are.
+    pub extents: u32,
+    /// Whether they are in the second plane.
+    pub second: bool,
+}
+
 /// Which extent of a chunk: the unit in which changes are remembered (64 KiB, more for chunks above 16 MiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExtentIndex(pub u32);

@@ -9,6 +9,7 @@ use crate::format::chunk::{ChunkHeader, ChunkIdentity};
 use crate::format::manifest::{Body, ChunkEntry, Delta, Frame};
 use crate::format::{chunk, crc_of, manifest, record, store};
 use crate::layout::{BLOCK, Layout};
+use crate::planes::{PLANES_BYTES, Planes};
 
 /// A format: its name, valid bytes from a seed, and whether any bytes are accepted.
 pub type Format = (&'static str, fn(u64) -> Vec<u8>, fn(&[u8]) -> bool);
@@ -38,6 +39,7 @@ fn sample_chunk(seed: u64) -> Vec<u8> {
         punched: seed.is_multiple_of(2),
         page_crcs: (0..layout.pages).map(|n| n as u32 * 77).collect(),
         extents: (0..layout.extents).map(|n| n as u64 ^ seed).collect(),
+        planes: Planes::from_bytes([seed as u8; PLANES_BYTES]),
     };
     chunk::encode(&header, &layout).to_vec()
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use curve_types::{BlockRange, Geometry, GeometryError};
 
+use crate::planes::Plane;
+
 /// Bytes of a block, of the header and of a page of the checksum table.
 pub(crate) const BLOCK: usize = 4096;
 /// Checksums in one page of the table.
@@ -30,7 +32,7 @@ pub(crate) struct Layout {
     pub extents: usize,
     /// Where data begins.
     pub data_at: u64,
-    /// Length of a chunk file.
+    /// Length of a chunk file without its second plane, which begins there.
     pub file_bytes: u64,
 }
 
@@ -42,8 +44,7 @@ impl Layout {
         if geometry.block_bytes() as usize != BLOCK || pages > PAGES_MAX {
             return None;
         }
-        let extent_bytes =
-            EXTENT_BYTES_MIN.max(geometry.chunk_bytes() / EXTENTS_MAX as u32).min(geometry.chunk_bytes());
+        let extent_bytes = extent_bytes(geometry);
         let data_at = ((1 + pages) * BLOCK) as u64;
         Some(Self {
             geometry,
@@ -63,15 +64,40 @@ impl Layout {
         Ok(range.offset() as usize / BLOCK..range.end() as usize / BLOCK)
     }
 
-    /// Where a block is in the file.
-    pub(crate) fn block_at(&self, block: usize) -> u64 {
-        self.data_at + (block * BLOCK) as u64
+    /// Where a block of a plane is in the file.
+    pub(crate) fn block_in(&self, plane: Plane, block: usize) -> u64 {
+        let begin = match plane {
+            Plane::First => self.data_at,
+            Plane::Second => self.file_bytes,
+        };
+        begin + (block * BLOCK) as u64
+    }
+
+    /// Bytes of one plane.
+    pub(crate) fn plane_bytes(&self) -> u64 {
+        self.file_bytes - self.data_at
+    }
+
+    /// The blocks of extents.
+    pub(crate) fn blocks_of(&self, extents: &Range<usize>) -> Range<usize> {
+        extents.start * self.extent_blocks..self.blocks.min(extents.end * self.extent_blocks)
+    }
+
+    /// The extents that lie within a range of blocks.
+    pub(crate) fn extents_within(&self, blocks: &Range<usize>) -> Range<usize> {
+        let first = blocks.start.div_ceil(self.extent_blocks);
+        first..first.max(blocks.end / self.extent_blocks)
     }
 
     /// The extents that a range of blocks touches.
     pub(crate) fn extents_of(&self, blocks: &Range<usize>) -> Range<usize> {
         blocks.start / self.extent_blocks..blocks.end.div_ceil(self.extent_blocks)
     }
+}
+
+/// Bytes of an extent: the unit in which changes are remembered, and in which large writes are placed.
+pub fn extent_bytes(geometry: Geometry) -> u32 {
+    EXTENT_BYTES_MIN.max(geometry.chunk_bytes() / EXTENTS_MAX as u32).min(geometry.chunk_bytes())
 }
 
 /// The run of equal `class` that begins at `at`, as an index range.

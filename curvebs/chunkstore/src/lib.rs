@@ -15,18 +15,21 @@ mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 mod layout;
+mod ledger;
 mod manifest;
+mod planes;
 mod shared;
 mod store;
 
 pub use checksum::{HOLE, block_crc};
 pub use config::ChunkStoreConfig;
-pub use copyset::CopysetStore;
+pub use copyset::{Append, CopysetStore, Plan};
 pub use data::{
     BadBlock, BadCause, BlockRepair, Changes, ChunkChange, ChunkDigest, ChunkPart, CopysetStats, Extent,
-    ExtentIndex, Maintained, ReadData, ScrubCursor, ScrubReport, StoreSpace, VolumeDeletion,
+    ExtentIndex, Maintained, PlacedRun, ReadData, ScrubCursor, ScrubReport, StoreSpace, VolumeDeletion,
 };
 pub use error::{
     CopysetError, ImportError, NoSpace, OpenError, ReadError, RecordError, RepairError, WriteError,
 };
+pub use layout::extent_bytes;
 pub use store::ChunkStore;

@@ -17,6 +17,8 @@ use crate::layout::Layout;
 
 /// Chunks a copyset may cache however many copysets share the limit.
 const CACHED_CHUNKS_MIN: usize = 16;
+/// With less room than so many times the reserve, large writes leave none behind.
+const SCARCE_RESERVES: u64 = 4;
 /// Admissions between two looks at the file system.
 const ADMITS_PER_LOOK: u32 = 64;
 
@@ -178,8 +180,11 @@ impl Shared {
     pub(crate) fn give_back(&self, path: &Path) -> io::Result<()> {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         if lock(&self.pool).len() < self.config.pool_files {
-            let whole =
-                self.disk.open(path, OpenMode::Existing).and_then(|f| f.allocate(0, self.layout.file_bytes));
+            let whole = self.disk.open(path, OpenMode::Existing).and_then(|file| {
+                // Without the second plane, if it has one.
+                file.set_len(self.layout.file_bytes)?;
+                file.allocate(0, self.layout.file_bytes)
+            });
             if whole.is_ok() {
                 let number = self.pool_number();
                 self.disk.rename(path, &self.pool_path(number))?;
@@ -240,6 +245,12 @@ impl Shared {
             let _ = self.look_at_space();
         }
         self.low.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is so little room that none should be kept for what does not need it.
+    pub(crate) fn room_is_scarce(&self) -> bool {
+        let free = self.fs_free.load(Ordering::Relaxed) + self.pool_bytes();
+        self.space_is_low() || free < self.config.reserve_bytes.saturating_mul(SCARCE_RESERVES)
     }
 
     pub(crate) fn no_space(&self) -> NoSpace {

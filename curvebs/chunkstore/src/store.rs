@@ -160,7 +160,8 @@ impl ChunkStore {
         self.shared.failure()
     }
 
-    /// One step of background work: makes a few pool files, looks how much room there is.
+    /// One step of background work: makes a few pool files, gives room back that large writes have left behind, looks how
+    /// much room there is.
     pub async fn maintain(&self) -> io::Result<Maintained> {
         self.shared.check()?;
         let mut done = Maintained::default();
@@ -174,6 +175,8 @@ impl ChunkStore {
         if done.pool_files_made > 0 {
             self.shared.settle_pool().await?;
         }
+        let copysets: Vec<_> = lock(&self.copysets).values().cloned().collect();
+        copysets.iter().try_for_each(|copyset| copyset.release_spares())?;
         Ok(done)
     }
 

@@ -34,17 +34,20 @@ pub enum Planted {
     VoteForgotten,
     /// What a crash left of the last records of the log passes for whole.
     TornRecordAccepted,
+    /// A large write is logged before its payload is durable where it was placed.
+    LoggedBeforePlaced,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 6] = [
+    pub const ALL: [(&str, Self); 7] = [
         ("acknowledge-before-flush", Self::AcknowledgeBeforeFlush),
         ("trim-before-chunk-sync", Self::TrimBeforeChunkSync),
         ("lease-too-long", Self::LeaseTooLong),
         ("stale-epoch-accepted", Self::StaleEpochAccepted),
         ("vote-forgotten", Self::VoteForgotten),
         ("torn-record-accepted", Self::TornRecordAccepted),
+        ("logged-before-placed", Self::LoggedBeforePlaced),
     ];
 
     /// Its name.
@@ -55,12 +58,14 @@ impl Planted {
 
     /// A chunkserver's disk with the bug.
     pub fn disk(self, disk: Arc<dyn Disk>, dir: &Path) -> Arc<dyn Disk> {
-        let (under, late_by) = match self {
-            Self::AcknowledgeBeforeFlush => (dir.join("log"), Duration::from_millis(500)),
-            Self::TrimBeforeChunkSync => (dir.join("store").join("copysets"), Duration::from_secs(5)),
+        let chunks = || dir.join("store").join("copysets");
+        let (under, lie) = match self {
+            Self::AcknowledgeBeforeFlush => (dir.join("log"), Lie::Sync(Duration::from_millis(500))),
+            Self::TrimBeforeChunkSync => (chunks(), Lie::Sync(Duration::from_secs(5))),
+            Self::LoggedBeforePlaced => (chunks(), Lie::Placing(Duration::from_secs(5))),
             _ => return disk,
         };
-        Arc::new(LyingDisk { inner: disk, under, late_by })
+        Arc::new(LyingDisk { inner: disk, under, lie })
     }
 
     /// Has the bug act on what a chunkserver's disk holds before its process starts. Returns how often it did.
@@ -89,19 +94,40 @@ impl FromStr for Planted {
     }
 }
 
+/// What is said to be durable so much too early.
+#[derive(Clone, Copy)]
+enum Lie {
+    /// Everything.
+    Sync(Duration),
+    /// Only what is written and made durable in one go.
+    Placing(Duration),
+}
+
 /// A disk whose syncs below one directory return before they are done.
 struct LyingDisk {
     inner: Arc<dyn Disk>,
     under: PathBuf,
-    late_by: Duration,
+    lie: Lie,
 }
 
-struct LyingFile(Arc<dyn File>, Duration);
+struct LyingFile(Arc<dyn File>, Lie);
+
+impl LyingFile {
+    fn sync_late(&self, late_by: Duration) -> BoxFuture<'static, io::Result<()>> {
+        let file = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(late_by).await;
+            // Nobody waits for it; that is the bug.
+            let _ = file.sync().await;
+        });
+        Box::pin(async { Ok(()) })
+    }
+}
 
 impl Disk for LyingDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let file = self.inner.open(path, mode)?;
-        Ok(if path.starts_with(&self.under) { Arc::new(LyingFile(file, self.late_by)) } else { file })
+        Ok(if path.starts_with(&self.under) { Arc::new(LyingFile(file, self.lie)) } else { file })
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -147,13 +173,23 @@ impl File for LyingFile {
     }
 
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
-        let (file, late_by) = (Arc::clone(&self.0), self.1);
-        tokio::spawn(async move {
-            tokio::time::sleep(late_by).await;
-            // Nobody waits for it; that is the bug.
-            let _ = file.sync().await;
-        });
-        Box::pin(async { Ok(()) })
+        match self.1 {
+            Lie::Sync(late_by) => self.sync_late(late_by),
+            Lie::Placing(_) => Arc::clone(&self.0).sync(),
+        }
+    }
+
+    fn write_parts_durably(
+        self: Arc<Self>,
+        offset: u64,
+        parts: Vec<Bytes>,
+    ) -> BoxFuture<'static, io::Result<()>> {
+        let slices: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+        let (Lie::Sync(late_by) | Lie::Placing(late_by)) = self.1;
+        match self.0.write_at(offset, &slices) {
+            Ok(()) => self.sync_late(late_by),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
-use crate::history::{History, NEVER_WRITTEN};
+use crate::history::{History, NEVER_WRITTEN, Value};
 
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
@@ -25,6 +25,12 @@ impl Recorder {
         self.0.lock().expect("no panic while recording")
     }
 }
+
+const CHUNK: u64 = 16 << 20;
+/// Chunks that the hot blocks are spread over.
+const HOT_CHUNKS: u64 = 4;
+/// Blocks that chunkservers place together when all of them are written at once.
+const EXTENT_BLOCKS: u64 = 16;
 
 /// Which blocks are used.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +49,22 @@ impl Blocks {
 
     /// Where a block is in the volume.
     pub fn offset(self, block: u64) -> u64 {
-        const CHUNK: u64 = 16 << 20;
-        const HOT_CHUNKS: u64 = 4;
         match block.checked_sub(self.hot) {
             None => (block % HOT_CHUNKS) * CHUNK + (block / HOT_CHUNKS) * BLOCK,
             Some(cold) => (HOT_CHUNKS + cold) * CHUNK,
         }
+    }
+
+    /// A range of the volume, as large as what chunkservers do not keep in their logs, with a hot block in it: where it
+    /// begins, and the number of each of its blocks that is used.
+    fn large(self, block: u64, rng: &mut StdRng) -> (u64, Vec<Option<u64>>) {
+        let (chunk, place) = (block % HOT_CHUNKS, block / HOT_CHUNKS);
+        let extent = place / EXTENT_BLOCKS * EXTENT_BLOCKS;
+        // Now and then with some blocks of its neighbours.
+        let first = extent.saturating_sub([0, 3][usize::from(rng.random_bool(0.2))]);
+        let end = extent + EXTENT_BLOCKS + [0, 5][usize::from(rng.random_bool(0.2))];
+        let used = |place: u64| Some(place * HOT_CHUNKS + chunk).filter(|block| *block < self.hot);
+        (chunk * CHUNK + first * BLOCK, (first..end).map(used).collect())
     }
 
     fn draw(self, rng: &mut StdRng) -> u64 {
@@ -131,7 +147,14 @@ impl Worker {
         loop {
             self.pace.work_time().await;
             let block = self.blocks.draw(&mut rng);
-            let done = if rng.random_bool(0.5) { self.write(block).await } else { self.read(block).await? };
+            let done = match rng.random_range(0..20) {
+                0..2 if block < self.blocks.hot => {
+                    let (offset, blocks) = self.blocks.large(block, &mut rng);
+                    self.write(offset, &blocks).await
+                }
+                0..10 => self.write(self.blocks.offset(block), &[Some(block)]).await,
+                _ => self.read(block).await?,
+            };
             if !done {
                 return Ok(());
             }
@@ -141,15 +164,21 @@ impl Worker {
         }
     }
 
-    /// Writes a new value. False: this client can do nothing more.
-    async fn write(&self, block: u64) -> bool {
-        let value = self.recorder.history().begin_write(block, self.volume.epoch().get());
-        let result = self.volume.write(self.blocks.offset(block), vec![encode(value.0)]).await;
+    /// Writes new values to blocks that follow each other; what has no number is written and never read. False: this
+    /// client can do nothing more.
+    async fn write(&self, offset: u64, blocks: &[Option<u64>]) -> bool {
+        let epoch = self.volume.epoch().get();
+        let begin =
+            |block: &Option<u64>| block.map(|block| self.recorder.history().begin_write(block, epoch));
+        let values: Vec<Option<Value>> = blocks.iter().map(begin).collect();
+        let bytes = values.iter().map(|value| encode(value.map_or(NEVER_WRITTEN, |value| value.0)));
+        let result = self.volume.write(offset, bytes.collect()).await;
+        let values = values.into_iter().flatten();
         match result {
-            Ok(()) => self.recorder.history().end_write(value),
+            Ok(()) => values.for_each(|value| self.recorder.history().end_write(value)),
             // Refused at the door, before anything was sent.
             Err(BlockError::Closed) => {
-                self.recorder.history().refuse_write(value);
+                values.for_each(|value| self.recorder.history().refuse_write(value));
                 return false;
             }
             // An earlier try may have been applied.
@@ -209,5 +238,18 @@ mod tests {
         places.dedup();
         assert_eq!(places.len(), 20);
         assert!(places.iter().all(|place| place + BLOCK <= 1 << 30));
+    }
+
+    #[test]
+    fn large_writes_cover_the_blocks_they_name() {
+        let blocks = Blocks { hot: 192, cold: 8 };
+        let mut rng = StdRng::seed_from_u64(1);
+        for block in 0..blocks.hot {
+            let (offset, covered) = blocks.large(block, &mut rng);
+            assert!(covered.len() >= 16 && covered.contains(&Some(block)));
+            for (n, block) in covered.iter().enumerate().filter_map(|(n, block)| Some((n, (*block)?))) {
+                assert_eq!(blocks.offset(block), offset + n as u64 * BLOCK);
+            }
+        }
     }
 }

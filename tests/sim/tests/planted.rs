@@ -63,3 +63,8 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
         &["bad blocks", "damaged blocks", "is not the same", "lost write", "has applied"],
     );
 }
+
+#[test]
+fn a_large_write_that_is_logged_before_it_is_placed_is_found() {
+    is_found("logged-before-placed", "crashes", 1..100, &["bad blocks", "damaged blocks", "lost write"]);
+}

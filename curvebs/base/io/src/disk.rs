@@ -102,6 +102,21 @@ pub trait File: Send + Sync + 'static {
             (pages, written)
         })
     }
+    /// Writes all of `parts`, one after the other, from `offset`, a page boundary, and makes them durable, with what is
+    /// needed to find them (earlier writes elsewhere in the file need not be). Goes around the page cache where it can;
+    /// readers see the new bytes all the same. After an error the range holds anything. Nothing else may write to it
+    /// meanwhile.
+    fn write_parts_durably(
+        self: Arc<Self>,
+        offset: u64,
+        parts: Vec<Bytes>,
+    ) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(async move {
+            let slices: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+            self.write_at(offset, &slices)?;
+            self.sync().await
+        })
+    }
     /// Reserves blocks for a range; the file grows if the range ends after it. Reserved bytes read as zeros.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Gives the blocks of a range back; the range reads as zeros afterwards. The length stays.

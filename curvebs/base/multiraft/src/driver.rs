@@ -1,5 +1,6 @@
 //! The task of one group: everything that happens to a replica happens here, one thing after the other.
 
+mod appends;
 mod calls;
 mod work;
 
@@ -18,6 +19,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use appends::{Appends, Ready, Step};
 use calls::{Done, Waiting as Call};
 use work::{Slot, Worked};
 
@@ -107,7 +109,8 @@ impl From<io::Error> for End {
 ///
 /// - Nothing but this task touches engine and state machine. Others see the [`View`], which is told of a loss of
 ///   leadership before any message leaves that could let another node lead.
-/// - Writes reach the log in the engine's order. A failed write ends the group.
+/// - Writes reach the log in the engine's order, and an entry only after what it places is durable. A failed write ends
+///   the group.
 /// - The state machine does one thing at a time; the task goes on with messages meanwhile.
 pub(crate) struct Driver {
     group: Arc<Inner>,
@@ -123,6 +126,7 @@ pub(crate) struct Driver {
     replies: BTreeMap<Token, (u16, Box<dyn Reply>)>,
     tokens: Token,
     proposals: Proposals,
+    appends: Appends,
     slot: Slot,
     /// Entries to apply are being read from the log.
     reading: bool,
@@ -146,6 +150,7 @@ struct News {
     inputs: Vec<Input>,
     done: Vec<Done>,
     worked: Option<(Machine, Worked)>,
+    placed: Option<io::Result<()>>,
     checkpointed: Option<io::Result<()>>,
     rang: bool,
 }
@@ -173,6 +178,7 @@ impl Driver {
             tokens: 0,
             proposals,
             checkpointed: machine.applied(),
+            appends: Appends::new(machine.placer()),
             slot: Slot::Idle(machine),
             reading: false,
             installs: VecDeque::new(),
@@ -202,9 +208,14 @@ impl Driver {
             End::Stopped => lifecycle::ended(&self.group),
         }
         self.inbox.close();
-        if let Slot::Busy(work) = self.slot {
-            drop(work.await);
-        }
+        // Both must have ended when the group is gone; one may wait for the other.
+        let Self { slot, appends, .. } = self;
+        let work = async {
+            if let Slot::Busy(work) = slot {
+                drop(work.await);
+            }
+        };
+        futures::join!(work, appends.settle());
     }
 
     fn now(&self) -> Time {
@@ -225,6 +236,9 @@ impl Driver {
             self.slot = Slot::Away;
             news.worked = Some(worked);
         }
+        if let Poll::Ready(placed) = self.appends.poll(cx) {
+            news.placed = Some(placed);
+        }
         if let Some((checkpoint, _)) = &mut self.checkpoint
             && let Poll::Ready(result) = checkpoint.poll_unpin(cx)
         {
@@ -237,6 +251,7 @@ impl Driver {
         let something = !news.inputs.is_empty()
             || !news.done.is_empty()
             || news.worked.is_some()
+            || news.placed.is_some()
             || news.checkpointed.is_some()
             || news.rang;
         if something { Poll::Ready(()) } else { Poll::Pending }
@@ -252,7 +267,13 @@ impl Driver {
         }
         if let Some((machine, worked)) = news.worked.take() {
             self.slot = Slot::Idle(machine);
-            self.worked(worked)?;
+            self.worked(worked).await?;
+        }
+        if let Some(placed) = news.placed.take() {
+            placed?;
+            while let Some(ready) = self.appends.pop() {
+                self.issue(ready).await;
+            }
         }
         if let Some(result) = news.checkpointed.take() {
             self.checkpoint_done(result)?;
@@ -381,7 +402,7 @@ impl Driver {
             self.publish();
         }
         for write in actions.writes {
-            self.write(write.io, write.kind).await;
+            self.change_log(Step::Write(write.io, write.kind)).await;
         }
         for (token, reply) in actions.replies {
             self.reply(token, reply);
@@ -392,7 +413,7 @@ impl Driver {
             self.calls.push(call);
         }
         for (peer, from) in actions.fetches {
-            self.calls.push(calls::fetch(&self.store, peer, term, from));
+            self.calls.push(calls::fetch(&self.store, self.appends.placer(), peer, term, from));
         }
         self.snapshots.extend(actions.snapshots.into_iter().map(|peer| (peer, term)));
         for (read, commit) in actions.reads {
@@ -404,14 +425,25 @@ impl Driver {
         Ok(sent)
     }
 
-    async fn write(&mut self, io: u64, kind: WriteKind) {
+    /// Changes the log now, or once what comes before is done.
+    async fn change_log(&mut self, step: Step) {
+        if let Some(ready) = self.appends.begin(step) {
+            self.issue(ready).await;
+        }
+    }
+
+    async fn issue(&mut self, (step, placed): Ready) {
+        let (io, kind) = match step {
+            Step::Write(io, kind) => (io, kind),
+            Step::Purge(upto) => return self.store.purge(upto),
+        };
         match kind {
             WriteKind::Append(entries) => {
                 self.store.admit().await;
                 let inbox = self.group.inbox.clone();
                 // A task that has ended does not want to know.
                 let done = move |result| drop(inbox.send(Input::Flushed(io, result)));
-                self.store.append(&entries, Box::new(done));
+                self.store.append(&entries, placed, Box::new(done));
             }
             WriteKind::Vote(vote) => self.calls.push(calls::write(io, self.store.save_vote(&vote))),
             WriteKind::Truncate(kept) => self.calls.push(calls::write(io, self.store.truncate(kept))),

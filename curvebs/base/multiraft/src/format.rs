@@ -8,7 +8,8 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 1 | version, 1 |
-//! | 1 | 1 | kind: 0 blank, 1 operations, 2 membership |
+//! | 1 | 1 | kind: 0 blank, 1 operations, 2 membership, 3 operations of which the state machine has placed payloads (in
+//! the log only) |
 //! | 2 | 8 | term |
 //! | 10 | 8 | node that led the term |
 //!
@@ -30,6 +31,8 @@
 //! | 4 | 4 | count of operations, n |
 //! | 8 | 8 n | per operation: bytes of its header u32, bytes of its payload u32 |
 //! | 8 + 8 n | | headers of all operations without gaps |
+//!
+//! Of kind 3, headers and payloads are as the state machine's placer gave them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -49,6 +52,7 @@ pub(crate) enum EntryKind {
     Blank,
     Ops,
     Membership,
+    Placed,
 }
 
 impl EntryKind {
@@ -57,6 +61,7 @@ impl EntryKind {
             Self::Blank => 0,
             Self::Ops => 1,
             Self::Membership => 2,
+            Self::Placed => 3,
         }
     }
 
@@ -65,6 +70,7 @@ impl EntryKind {
             0 => Ok(Self::Blank),
             1 => Ok(Self::Ops),
             2 => Ok(Self::Membership),
+            3 => Ok(Self::Placed),
             _ => Err(bad("entry kind")),
         }
     }
@@ -295,6 +301,20 @@ pub(crate) fn decode_ops(batch: &Batch) -> io::Result<Vec<Op>> {
     Ok(ops)
 }
 
+/// The headers of the operations in a body, each with the bytes of its payload; of a malformed one, those that are there.
+pub(crate) fn heads(batch: &Batch) -> impl Iterator<Item = (Bytes, usize)> + '_ {
+    let count = batch.head.get(4..ROW_BYTES).map_or(0, |mut bytes| bytes.get_u32_le() as usize);
+    let rows = batch.head.get(ROW_BYTES..).unwrap_or_default();
+    let rows = rows.get(..count.saturating_mul(ROW_BYTES)).unwrap_or_default();
+    let mut at = ROW_BYTES + rows.len();
+    rows.chunks_exact(ROW_BYTES).map_while(move |mut row| {
+        let end = at.checked_add(row.get_u32_le() as usize).filter(|end| *end <= batch.head.len())?;
+        let header = batch.head.slice(at..end);
+        at = end;
+        Some((header, row.get_u32_le() as usize))
+    })
+}
+
 /// Splits a body as the log returns it into head and payload.
 pub(crate) fn split_body(mut parts: Vec<Bytes>) -> io::Result<Batch> {
     const WHAT: &str = "operations";
@@ -390,7 +410,7 @@ mod tests {
     #[test]
     fn values_round_trip() {
         let leader = LeaderId { term: 7, node_id: 9 };
-        for kind in [EntryKind::Blank, EntryKind::Ops, EntryKind::Membership] {
+        for kind in [EntryKind::Blank, EntryKind::Ops, EntryKind::Membership, EntryKind::Placed] {
             assert_eq!(decode_meta(&encode_meta(leader, kind)).unwrap(), (leader, kind));
         }
         let members = Membership::new(
@@ -426,7 +446,11 @@ mod tests {
                 parts.push(whole.split_to(cut.min(whole.len())));
             }
             parts.push(whole);
-            let back = decode_ops(&split_body(parts).unwrap()).unwrap();
+            let body = split_body(parts).unwrap();
+            let heads = heads(&body).collect::<Vec<_>>();
+            let back = decode_ops(&body).unwrap();
+            let expected = |op: &Op| (op.header.clone(), op.payload.iter().map(Bytes::len).sum());
+            prop_assert_eq!(heads, back.iter().map(expected).collect::<Vec<_>>());
             prop_assert_eq!(back.len(), ops.len());
             for (back, op) in back.iter().zip(&ops) {
                 prop_assert_eq!(&back.header, &op.header);
@@ -444,6 +468,7 @@ mod tests {
             let mut whole = Bytes::from(bytes);
             let first = whole.split_to(split.min(whole.len()));
             if let Ok(batch) = split_body(vec![first, whole]) {
+                let _ = heads(&batch).count();
                 let _ = decode_ops(&batch);
             }
         }

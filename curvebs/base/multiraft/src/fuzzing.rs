@@ -41,7 +41,7 @@ fn vote(seed: u64) -> Vote {
 }
 
 fn kind(seed: u64) -> EntryKind {
-    [EntryKind::Blank, EntryKind::Ops, EntryKind::Membership][(seed % 3) as usize]
+    [EntryKind::Blank, EntryKind::Ops, EntryKind::Membership, EntryKind::Placed][(seed % 4) as usize]
 }
 
 fn membership(seed: u64) -> Membership {
@@ -75,7 +75,7 @@ fn sample_append(seed: u64) -> Vec<u8> {
         id: LogId { leader_id: leader(seed), index: first + n },
         payload: match kind(seed.wrapping_add(n)) {
             EntryKind::Blank => Payload::Blank,
-            EntryKind::Ops => Payload::Ops(encode_ops(&ops(seed.wrapping_add(n)))),
+            EntryKind::Ops | EntryKind::Placed => Payload::Ops(encode_ops(&ops(seed.wrapping_add(n)))),
             EntryKind::Membership => Payload::Membership(membership(seed)),
         },
     };
@@ -160,7 +160,7 @@ fn take_append(bytes: &[u8]) -> bool {
             let _ = decode_ops(batch);
             batch.payload_len()
         }
-        Payload::Blank | Payload::Membership(_) => 0,
+        Payload::Blank | Payload::Placed(_) | Payload::Membership(_) => 0,
     });
     assert!(taken.sum::<usize>() <= payload_len);
     true

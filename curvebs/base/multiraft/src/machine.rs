@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::format::{bad, decode_marker, decode_ops, encode_marker};
 use crate::op::Applied;
+use crate::placer::Placer;
 use crate::source::{SourceGuard, Sources};
 use crate::state_machine::{SnapshotFetch, StateMachine};
 use crate::types::{Entry, LogId, Payload, StoredMembership};
@@ -45,6 +46,11 @@ impl Machine {
         Ok(Self { user, applied, membership, sources, _alive: alive })
     }
 
+    /// What takes payloads out of the log, if the state machine has that.
+    pub(crate) fn placer(&self) -> Option<Arc<dyn Placer>> {
+        self.user.placer()
+    }
+
     pub(crate) fn applied(&self) -> LogId {
         self.applied
     }
@@ -68,7 +74,7 @@ impl Machine {
                 Payload::Membership(membership) => {
                     self.membership = StoredMembership { log_id: entry.id, membership };
                 }
-                Payload::Ops(batch) => {
+                Payload::Ops(batch) | Payload::Placed(batch) => {
                     let ops = decode_ops(&batch)?;
                     if ops.is_empty() {
                         return Err(bad("entry without operations"));

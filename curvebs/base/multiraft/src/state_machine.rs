@@ -7,6 +7,7 @@ use bytes::Bytes;
 use curve_io::BoxFuture;
 
 use crate::op::Applied;
+use crate::placer::Placer;
 
 /// The meaning of a group's log. One per group and node, owned by the task that applies.
 ///
@@ -25,6 +26,12 @@ use crate::op::Applied;
 pub trait StateMachine: Send + 'static {
     /// The marker of the last completed checkpoint or install; `None` for a new state machine.
     fn recovered(&self) -> Option<Bytes>;
+
+    /// What takes large payloads out of this node's log, if anything does; asked once. Then entries that are applied again
+    /// after a restart have operations as the placer gave them to the log.
+    fn placer(&self) -> Option<Arc<dyn Placer>> {
+        None
+    }
 
     /// Applies committed entries in order and returns, per entry and operation, the encoded result that the proposer
     /// gets. `marker` describes the state after the last of them. `entries` may be empty: then only the marker moves.

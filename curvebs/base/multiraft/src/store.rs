@@ -149,14 +149,23 @@ impl Store {
         self.log.admit().await;
     }
 
-    /// Begins to append; `done` is called when the entries are durable.
-    pub(crate) fn append(&self, entries: &[Entry], done: Done) {
-        let entries: Vec<LogEntry> = entries.iter().map(encode_entry).collect();
+    /// Begins to append; `done` is called when the entries are durable. The log holds the bodies of `placed` instead of
+    /// those of the entries with these numbers.
+    pub(crate) fn append(&self, entries: &[Entry], placed: Vec<(usize, Batch)>, done: Done) {
         {
             let mut trail = self.flags.trail();
-            for entry in &entries {
-                let bytes: usize = entry.payload.iter().map(Bytes::len).sum();
-                trail.append(entry.index, (bytes + ENTRY_OVERHEAD_BYTES) as u64);
+            for entry in entries {
+                // What was placed counts as well: a checkpoint is about as much work.
+                let bytes = entry.head_bytes() + entry.payload_bytes();
+                trail.append(entry.id.index, (bytes + ENTRY_OVERHEAD_BYTES) as u64);
+            }
+        }
+        let mut entries: Vec<LogEntry> = entries.iter().map(encode_entry).collect();
+        for (n, body) in placed {
+            let entry = &mut entries[n];
+            if let Ok((leader, _)) = decode_meta(&entry.meta) {
+                entry.meta = encode_meta(leader, EntryKind::Placed);
+                entry.payload = parts_of(body);
             }
         }
         self.log.append(entries, done);
@@ -178,6 +187,7 @@ fn decode_entry(entry: LogEntry) -> io::Result<Entry> {
     let payload = match kind {
         EntryKind::Blank => Payload::Blank,
         EntryKind::Ops => Payload::Ops(split_body(entry.payload)?),
+        EntryKind::Placed => Payload::Placed(split_body(entry.payload)?),
         EntryKind::Membership => Payload::Membership(decode_membership(&entry.payload.concat())?),
     };
     Ok(Entry { id: LogId { leader_id, index: entry.index }, payload })
@@ -188,6 +198,7 @@ pub(crate) fn encode_payload(payload: &Payload) -> (EntryKind, Batch) {
     match payload {
         Payload::Blank => (EntryKind::Blank, Batch::default()),
         Payload::Ops(batch) => (EntryKind::Ops, batch.clone()),
+        Payload::Placed(batch) => (EntryKind::Placed, batch.clone()),
         Payload::Membership(membership) => {
             (EntryKind::Membership, Batch::new(encode_membership(membership), Vec::new()))
         }
@@ -196,10 +207,14 @@ pub(crate) fn encode_payload(payload: &Payload) -> (EntryKind, Batch) {
 
 fn encode_entry(entry: &Entry) -> LogEntry {
     let (kind, body) = encode_payload(&entry.payload);
-    let mut payload = Vec::with_capacity(1 + body.payload.len());
+    LogEntry { index: entry.id.index, meta: encode_meta(entry.id.leader_id, kind), payload: parts_of(body) }
+}
+
+fn parts_of(body: Batch) -> Vec<Bytes> {
+    let mut parts = Vec::with_capacity(1 + body.payload.len());
     if !body.head.is_empty() {
-        payload.push(body.head.clone());
+        parts.push(body.head.clone());
     }
-    payload.extend(body.payload.iter().cloned());
-    LogEntry { index: entry.id.index, meta: encode_meta(entry.id.leader_id, kind), payload }
+    parts.extend(body.payload.iter().cloned());
+    parts
 }

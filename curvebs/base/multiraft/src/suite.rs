@@ -25,7 +25,7 @@ fn ops(term: u64, index: u64) -> Entry {
 
 async fn append(store: &Store, entries: &[Entry]) {
     let (tell, durable) = oneshot::channel();
-    store.append(entries, Box::new(move |result| drop(tell.send(result))));
+    store.append(entries, Vec::new(), Box::new(move |result| drop(tell.send(result))));
     durable.await.unwrap().unwrap();
 }
 

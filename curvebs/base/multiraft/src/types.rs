@@ -48,6 +48,8 @@ pub(crate) enum Payload {
     Blank,
     /// Operations for the state machine.
     Ops(Batch),
+    /// The same as this node's log holds it, without payloads that were placed elsewhere. Never leaves the node.
+    Placed(Batch),
     /// Who the members are from here on.
     Membership(Membership),
 }
@@ -70,7 +72,7 @@ impl Entry {
         ENTRY_HEADER_BYTES
             + match &self.payload {
                 Payload::Blank => 0,
-                Payload::Ops(batch) => batch.head.len(),
+                Payload::Ops(batch) | Payload::Placed(batch) => batch.head.len(),
                 Payload::Membership(membership) => MEMBER_BYTES * (membership.nodes.len() * 3 + 1),
             }
     }
@@ -78,7 +80,7 @@ impl Entry {
     /// The bytes it adds to a message's payload.
     pub(crate) fn payload_bytes(&self) -> usize {
         match &self.payload {
-            Payload::Ops(batch) => batch.payload_len(),
+            Payload::Ops(batch) | Payload::Placed(batch) => batch.payload_len(),
             Payload::Blank | Payload::Membership(_) => 0,
         }
     }

@@ -305,6 +305,8 @@ fn decode_entry(entry: EntryHead, parts: &mut Parts<'_>) -> io::Result<Entry> {
     let payload = match EntryKind::from_u8(kind)? {
         EntryKind::Blank => Payload::Blank,
         EntryKind::Membership => Payload::Membership(decode_membership(&entry.head)?),
+        // Where a node has placed what it logged is of no use to another.
+        EntryKind::Placed => return Err(bad("entry kind")),
         EntryKind::Ops => Payload::Ops(Batch { head: entry.head, payload: Arc::new(payload) }),
     };
     Ok(Entry { id: entry.id.into(), payload })

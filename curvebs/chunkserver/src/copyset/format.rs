@@ -7,7 +7,7 @@
 //!  at  bytes  what
 //!   0      1  version, 1
 //!   1      1  kind: 1 write, 2 discard, 3 write zeroes, 4 write zeroes and keep them allocated, 5 fence,
-//!             6 delete volume, 7 marker (changes nothing)
+//!             6 delete volume, 7 marker (changes nothing), 8 write of which parts were placed (see `placed`)
 //!   2      1  flags: bit 0 another part of the same client operation follows, bit 1 `read in term` is set
 //!   3      1  0
 //!   4      4  chunk of the volume
@@ -32,6 +32,7 @@
 //! The payload of a fence names the holders of lower epochs that go on: for each u64 client, u64 epoch.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use curve_chunkstore::Append;
 use curve_types::{ChunkKey, ClientId, Epoch, Geometry, HOLDERS_MAX, Sequence, Term, VolumeId};
 
 const VERSION: u8 = 1;
@@ -208,6 +209,22 @@ impl CopysetOp {
     }
 }
 
+/// What a logged operation will do to chunks, without looking at its checksums; nothing for a header that `encode` never
+/// makes.
+pub fn append_of(header: &[u8]) -> Option<Append> {
+    if header.len() < HEADER_BYTES {
+        return None;
+    }
+    let volume = VolumeId(u64_at(header, 8));
+    let key = ChunkKey { volume, index: u32_at(header, 4) };
+    Some(match header[1] {
+        1 => Append::Write { key, offset: u32_at(header, 56), len: u32_at(header, 60) },
+        2..=4 => Append::Clear(key),
+        6 => Append::ClearVolume(volume),
+        _ => Append::Nothing,
+    })
+}
+
 /// Accepts a range of at least one whole block inside a chunk.
 pub fn check_range(offset: u32, len: u32, geometry: Geometry) -> Result<(), OpError> {
     let block = geometry.block_bytes();
@@ -361,6 +378,13 @@ mod tests {
         ] {
             assert_eq!(CopysetOp::decode(&op.encode(&[]), 0, geometry, &mut crcs), Ok(op));
             assert!(crcs.is_empty());
+            let cleared = Append::Clear(ChunkKey { volume: VolumeId(7), index: 3 });
+            let expected = match op {
+                CopysetOp::Mutation(_) => cleared,
+                CopysetOp::DeleteVolume { volume } => Append::ClearVolume(volume),
+                _ => Append::Nothing,
+            };
+            assert_eq!(append_of(&op.encode(&[])), Some(expected));
         }
     }
 

@@ -64,6 +64,20 @@ impl Bed {
         Outcome::decode(&results[0][0]).unwrap()
     }
 
+    /// Appends an operation to a log that does not hold what was placed: returns what it holds.
+    async fn append(&self, index: usize, op: &Op) -> Op {
+        let placer = self.machine.placer().unwrap();
+        let len = op.payload.iter().map(Bytes::len).sum();
+        let mut heads = [(op.header.clone(), len)].into_iter();
+        let Some(place) = placer.append(LogIndex(index as u64), &mut heads) else { return op.clone() };
+        place(vec![op.clone()]).await.unwrap().map_or(op.clone(), |mut ops| ops.remove(0))
+    }
+
+    async fn restore(&self, logged: &Op) -> Option<Op> {
+        let restored = self.machine.placer().unwrap().restore(vec![logged.clone()]).await.unwrap();
+        restored.map(|mut ops| ops.remove(0))
+    }
+
     async fn block(&self, key: ChunkKey, block: u32) -> u8 {
         let data = self.replica.store().read(key, block * BLOCK as u32, BLOCK as u32).await.unwrap();
         let bytes = data.parts.concat();
@@ -172,7 +186,11 @@ impl Model {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let place = (0u32..2, 0u32..12, 1u32..4);
     let who = (1u64..3, 1u64..15);
+    let large = (0u32..2, prop_oneof![Just(0u32), Just(16), 0u32..20], 16u32..40);
     let step = prop_oneof![
+        6 => (large, who.clone(), 1u8..255).prop_map(|((chunk, block, len), (client, sequence), fill)| {
+            Step::Write { chunk, block, len, fill, client, sequence, epoch: client }
+        }),
         8 => (place.clone(), who.clone(), 1u8..255).prop_map(|((chunk, block, len), (client, sequence), fill)| {
             Step::Write { chunk, block, len, fill, client, sequence, epoch: client }
         }),
@@ -186,7 +204,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 async fn check_contents(bed: &Bed, model: &Model) {
     for chunk in 0..2 {
-        for block in 0..16 {
+        for block in 0..64 {
             let expected = model.blocks.get(&(chunk, block)).copied().unwrap_or(0);
             assert_eq!(bed.block(key(chunk), block).await, expected, "chunk {chunk} block {block}");
         }
@@ -201,10 +219,18 @@ async fn run(seed: u64, steps: &[Step], checkpoints: &[usize], crashes: &[usize]
     let mut bed = Bed::new(seed).await;
     let mut crashes = crashes.to_vec();
     let mut checkpointed = 0;
+    let mut log: Vec<Op> = Vec::new();
     let mut at = 0;
     while at < steps.len() {
         at += 1;
-        let outcome = bed.apply(at, &op_of(steps[at - 1])).await;
+        let outcome = match log.get(at - 1) {
+            Some(logged) => bed.apply(at, logged).await,
+            None => {
+                let op = op_of(steps[at - 1]);
+                log.push(bed.append(at, &op).await);
+                bed.apply(at, &op).await
+            }
+        };
         assert_eq!(outcome, expected[at - 1], "operation {at} {:?}", steps[at - 1]);
         if checkpoints.contains(&at) {
             bed.machine.checkpoint().await.unwrap();
@@ -240,6 +266,59 @@ proptest! {
     ) {
         block_on(run(seed, &steps, &checkpoints, &crashes));
     }
+}
+
+/// A machine whose chunk 0 has 64 blocks that a checkpoint holds.
+async fn with_a_chunk() -> Bed {
+    let mut bed = Bed::new(9).await;
+    let write = op_of(Step::Write { chunk: 0, block: 0, len: 64, fill: 1, client: 1, sequence: 1, epoch: 1 });
+    assert_eq!(bed.append(1, &write).await, write, "there is no chunk yet");
+    bed.apply(1, &write).await;
+    bed.machine.checkpoint().await.unwrap();
+    bed
+}
+
+#[test]
+fn a_large_write_is_in_the_log_by_its_place_only() {
+    block_on(async {
+        let bed = with_a_chunk().await;
+        let large = |sequence, fill, epoch| {
+            op_of(Step::Write { chunk: 0, block: 8, len: 44, fill, client: 1, sequence, epoch })
+        };
+        let logged = bed.append(2, &large(2, 2, 1)).await;
+        assert_eq!(logged.payload.concat().len(), (8 + 4) * BLOCK, "head and tail of less than an extent");
+        let restored = bed.restore(&logged).await.unwrap();
+        assert_eq!(restored.header, large(2, 2, 1).header);
+        assert_eq!(restored.payload.concat(), large(2, 2, 1).payload.concat());
+        let mut bed = bed.crash().await;
+        assert_eq!(bed.block(key(0), 20).await, 1, "not applied");
+        assert_eq!(bed.apply(2, &logged).await, Outcome::Applied);
+        for (block, fill) in [(7, 1), (8, 2), (15, 2), (16, 2), (51, 2), (52, 1)] {
+            assert_eq!(bed.block(key(0), block).await, fill);
+        }
+        let small = Step::Write { chunk: 0, block: 17, len: 1, fill: 3, client: 1, sequence: 3, epoch: 1 };
+        bed.apply(3, &op_of(small)).await;
+        assert_eq!(bed.restore(&logged).await, None, "overwritten in part");
+    });
+}
+
+#[test]
+fn a_large_write_that_is_refused_or_repeated_changes_nothing() {
+    block_on(async {
+        let mut bed = with_a_chunk().await;
+        bed.append(2, &op_of(Step::Fence { epoch: 5 })).await;
+        let old =
+            op_of(Step::Write { chunk: 0, block: 0, len: 32, fill: 9, client: 1, sequence: 7, epoch: 1 });
+        let logged = bed.append(3, &old).await;
+        assert_ne!(logged, old, "it was placed, whatever becomes of it");
+        bed.apply(2, &op_of(Step::Fence { epoch: 5 })).await;
+        assert!(matches!(bed.apply(3, &old).await, Outcome::Fenced { .. }));
+        assert_eq!(bed.block(key(0), 3).await, 1);
+        let mut bed = bed.crash().await;
+        bed.apply(2, &op_of(Step::Fence { epoch: 5 })).await;
+        assert!(matches!(bed.apply(3, &logged).await, Outcome::Fenced { .. }));
+        assert_eq!(bed.block(key(0), 3).await, 1);
+    });
 }
 
 #[test]

@@ -4,13 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curve_chunkstore::{CopysetStore, WriteError};
+use curve_chunkstore::{CopysetStore, PlacedRun, WriteError};
 use curve_io::BoxFuture;
-use curve_multiraft::{Applied, Op, SnapshotFetch, SnapshotSource, StateMachine};
+use curve_multiraft::{Applied, Op, Placer, SnapshotFetch, SnapshotSource, StateMachine};
 use curve_types::{Geometry, LogIndex, Term};
 
 use super::format::{Action, CopysetOp, Mutation, Outcome, decode_kept};
 use super::install;
+use super::placed;
+use super::placer::CopysetPlacer;
 use super::record::StateRecord;
 use super::replica::Replica;
 use super::snapshot::Source;
@@ -35,6 +37,9 @@ const LARGE_BYTES_MIN: u32 = 64 << 10;
 /// after a crash the chunks may be newer than the record, never older, and the table is exactly of the record's
 /// moment: a replay decides each operation as the first run did and overwrites the chunks with the same contents.
 /// No operation reads a chunk, so a chunk that is ahead changes no decision.
+///
+/// Large writes have put their payload into the chunk's other plane before they were logged (see [`CopysetPlacer`]);
+/// when such a write is applied, and not refused, the plane is turned around.
 ///
 /// A store that fails while applying stops the replica: replicas must not diverge.
 pub struct CopysetMachine {
@@ -63,6 +68,7 @@ impl CopysetMachine {
         replica.fences().replace(&state.volumes);
         let geometry = replica.geometry();
         let checkpointed = state.index;
+        store.begin_appends(state.index);
         Ok(Self { replica, store, geometry, state, has_marker, checkpointed, crcs: Vec::new() })
     }
 
@@ -75,9 +81,10 @@ impl CopysetMachine {
         let mut results = Vec::with_capacity(entries.len());
         for entry in entries {
             let mut of_entry = Vec::with_capacity(entry.ops.len());
-            for op in &entry.ops {
-                of_entry.push(self.apply_op(op, entry.index, entry.term).await?.encode());
+            for (n, op) in entry.ops.iter().enumerate() {
+                of_entry.push(self.apply_op(n, op, entry.index, entry.term).await?.encode());
             }
+            self.store.note_applied(entry.index);
             self.state.index = entry.index;
             results.push(of_entry);
         }
@@ -86,9 +93,12 @@ impl CopysetMachine {
         Ok(results)
     }
 
-    async fn apply_op(&mut self, op: &Op, index: LogIndex, term: Term) -> io::Result<Outcome> {
-        let payload_len = op.payload.iter().map(Bytes::len).sum();
-        let decoded = match CopysetOp::decode(&op.header, payload_len, self.geometry, &mut self.crcs) {
+    /// Applies the `n`th operation of an entry.
+    async fn apply_op(&mut self, n: usize, op: &Op, index: LogIndex, term: Term) -> io::Result<Outcome> {
+        let (header, runs) = placed::split(&op.header);
+        let placed_len = runs.as_deref().map_or(0, |runs| placed::bytes(runs, self.geometry));
+        let payload_len = placed_len + op.payload.iter().map(Bytes::len).sum::<usize>();
+        let decoded = match CopysetOp::decode(&header, payload_len, self.geometry, &mut self.crcs) {
             Ok(decoded) => decoded,
             Err(error) => {
                 tracing::error!(copyset = %self.replica.id(), %index, %error, "a logged operation is malformed");
@@ -101,7 +111,14 @@ impl CopysetMachine {
                     self.replica.metrics().refused(outcome);
                     Ok(outcome)
                 }
-                Decision::Apply => self.mutate(&m, &op.payload, index).await,
+                Decision::Apply if m.action == Action::Write => {
+                    let placed = match runs {
+                        Some(runs) => Some((runs, op.payload.clone())),
+                        None => self.store.take_placed(index, n, m.offset, &op.payload),
+                    };
+                    self.write(&m, placed, &op.payload, index).await
+                }
+                Decision::Apply => self.mutate(&m, index).await,
             },
             CopysetOp::Fence { volume, epoch } => {
                 let fence = self.state.volumes.fence(volume, epoch, &decode_kept(&op.payload));
@@ -118,15 +135,32 @@ impl CopysetMachine {
         }
     }
 
-    async fn mutate(&mut self, m: &Mutation, payload: &[Bytes], index: LogIndex) -> io::Result<Outcome> {
+    /// Writes a payload, or turns to what was placed of it before and writes the rest.
+    async fn write(
+        &mut self,
+        m: &Mutation,
+        placed: Option<(Vec<PlacedRun>, Vec<Bytes>)>,
+        payload: &[Bytes],
+        index: LogIndex,
+    ) -> io::Result<Outcome> {
+        self.store.prepare(m.key).await?;
+        if let Some((runs, rest)) = placed {
+            self.store.write_placed(m.key, m.offset, &runs, &rest, &self.crcs, index)
+        } else if m.len >= LARGE_BYTES_MIN && !self.replica.leads() {
+            self.store.write_unread(m.key, m.offset, payload, &self.crcs, index)
+        } else {
+            self.store.write(m.key, m.offset, payload, &self.crcs, index)
+        }
+        .map_err(store_error)?;
+        Ok(Outcome::Applied)
+    }
+
+    async fn mutate(&mut self, m: &Mutation, index: LogIndex) -> io::Result<Outcome> {
         // A chunk that was not touched for long has to be looked up on the disk, which must not hold up the thread.
         self.store.prepare(m.key).await?;
         let whole_chunk = m.offset == 0 && m.len == self.geometry.chunk_bytes();
         match m.action {
-            Action::Write if m.len >= LARGE_BYTES_MIN && !self.replica.leads() => {
-                self.store.write_unread(m.key, m.offset, payload, &self.crcs, index)
-            }
-            Action::Write => self.store.write(m.key, m.offset, payload, &self.crcs, index),
+            Action::Write => unreachable!("writes have a payload"),
             Action::Discard if whole_chunk => self.store.delete_chunk(m.key, index),
             Action::Discard => self.store.discard(m.key, m.offset, m.len, index),
             Action::WriteZeroes { keep_allocated: false } if whole_chunk => {
@@ -154,6 +188,10 @@ impl StateMachine for CopysetMachine {
         self.has_marker.then(|| self.state.marker.clone())
     }
 
+    fn placer(&self) -> Option<Arc<dyn Placer>> {
+        Some(Arc::new(CopysetPlacer::new(self.replica.clone())))
+    }
+
     fn apply(&mut self, entries: Vec<Applied>, marker: Bytes) -> BoxFuture<'_, io::Result<Vec<Vec<Bytes>>>> {
         Box::pin(self.apply_entries(entries, marker))
     }
@@ -169,6 +207,7 @@ impl StateMachine for CopysetMachine {
         Box::pin(async move {
             store.sync().await?;
             replica.save_state(index, &record).await?;
+            store.note_checkpoint(index);
             if store.stats().tombstones > TOMBSTONES_MAX {
                 store.forget_deletions(forget);
             }
@@ -184,10 +223,14 @@ impl StateMachine for CopysetMachine {
     fn install(&mut self, fetch: Arc<dyn SnapshotFetch>, marker: Bytes) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             let since = self.state.index;
+            // Chunk files may be given away.
+            let _still = self.store.hold_placing().await;
             let (index, volumes) = install::pull(&self.replica, &*fetch, since).await?;
             let state = StateRecord { index, marker, volumes };
             self.store.sync().await?;
             self.replica.save_state(index, &state.encode()).await?;
+            self.store.note_applied(index);
+            self.store.note_checkpoint(index);
             self.replica.fences().replace(&state.volumes);
             self.state = state;
             self.has_marker = true;

@@ -98,7 +98,7 @@ impl CopysetStore {
         Ok(self.guard("write", written)?)
     }
 
-    fn write_locked(
+    pub(super) fn write_locked(
         &self,
         state: &mut State,
         key: ChunkKey,
@@ -164,9 +164,7 @@ impl CopysetStore {
             return self.delete_locked(state, key, index);
         }
         if keep_allocated {
-            unless_unsupported(
-                chunk.file.allocate(layout.block_at(blocks.start), (blocks.len() * BLOCK) as u64),
-            )?;
+            unless_unsupported(chunk.allocate(&layout, &blocks))?;
         } else {
             unless_unsupported(chunk.punch(&layout, &blocks))?;
         }

@@ -72,14 +72,17 @@ impl CopysetStore {
             state: Mutex::new(State { manifest, ..State::default() }),
             journal: tokio::sync::Mutex::new(journal),
             record_turn: tokio::sync::Mutex::new(()),
+            ledger: Mutex::default(),
+            placing: Arc::default(),
         })
     }
 
-    /// Refuses all changes from now on, and waits for a sync or record that is under way.
+    /// Refuses all changes from now on, and waits for a sync, a record or a placing that is under way.
     pub(crate) async fn close(&self) {
         self.lock().closed = true;
         let _sync = self.journal.lock().await;
         let _record = self.record_turn.lock().await;
+        let _placed = self.placing.write().await;
     }
 
     /// Removes the directory of a copyset that nobody uses any more. Its files go to the pool as far as it has room.

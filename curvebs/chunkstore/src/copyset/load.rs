@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use curve_io::File;
 use curve_types::ChunkKey;
+use tokio::time::Instant;
 
 use super::{CopysetStore, State};
 use crate::checksum::{HOLE, block_crc};
@@ -13,6 +14,7 @@ use crate::format::chunk::{ChunkHeader, ChunkIdentity, decode, decode_page, deco
 use crate::format::crc_of;
 use crate::format::manifest::ChunkEntry;
 use crate::layout::{BLOCK, ENTRIES_PER_PAGE, Layout};
+use crate::planes::{Plane, Planes};
 
 /// A checksum for a block whose true checksum is not known: one that its present bytes do not have.
 fn poison(present: u32) -> u32 {
@@ -31,6 +33,8 @@ struct Decoded {
     cause: String,
     /// Whether data may confirm entries of suspect pages. Not if the file as a whole is another chunk's or an old one.
     confirmable: bool,
+    /// Whether it is not known which plane an extent's data are in.
+    planeless: bool,
 }
 
 /// Checks that an intact header is the one that the manifest expects.
@@ -63,7 +67,7 @@ fn decode_head(
     crcs.resize(layout.blocks, HOLE);
     let lost = |cause, confirmable| {
         let tables = Tables::loaded(unknown_header(layout, identity, entry), crcs.clone().into());
-        Decoded { tables, suspect: (0..layout.pages).collect(), cause, confirmable }
+        Decoded { tables, suspect: (0..layout.pages).collect(), cause, confirmable, planeless: true }
     };
     let mut header = match header {
         Err(error) => return lost(format!("header: {error}"), true),
@@ -79,7 +83,7 @@ fn decode_head(
     let suspect: Vec<_> = (0..layout.pages).filter(|page| !intact(page)).collect();
     header.last_changed = header.last_changed.max(entry.last_changed);
     let tables = Tables::loaded(header, crcs.into());
-    Decoded { tables, suspect, cause: "checksum table".into(), confirmable: true }
+    Decoded { tables, suspect, cause: "checksum table".into(), confirmable: true, planeless: false }
 }
 
 /// A header for a chunk whose own is lost: everything counts as changed when the manifest last knew of a change.
@@ -91,7 +95,27 @@ fn unknown_header(layout: &Layout, identity: ChunkIdentity, entry: ChunkEntry) -
         punched: true,
         page_crcs: vec![0; layout.pages].into(),
         extents: vec![entry.last_changed; layout.extents].into(),
+        planes: Planes::default(),
     }
+}
+
+/// Finds out in which plane the data of each extent are, from their checksums. Blocking, as `salvage_page`.
+fn guess_planes(layout: &Layout, file: &dyn File, tables: &mut Tables) {
+    let mut block_bytes = [0; BLOCK];
+    let mut confirmed = |plane, extent| {
+        let confirms = |block: &usize| {
+            let read = file.read_at(layout.block_in(plane, *block), &mut block_bytes);
+            matches!(read, Ok(BLOCK)) && block_crc(&block_bytes) == tables.crcs[*block]
+        };
+        layout.blocks_of(&(extent..extent + 1)).filter(confirms).count()
+    };
+    let mut planes = Planes::default();
+    for extent in 0..layout.extents {
+        if confirmed(Plane::Second, extent) > confirmed(Plane::First, extent) {
+            planes.set(extent..extent + 1, Plane::Second);
+        }
+    }
+    tables.planes = planes;
 }
 
 /// Keeps the checksums of a suspect page that their data confirm, if they may, and poisons the others. Reads up to 4 MiB,
@@ -99,7 +123,7 @@ fn unknown_header(layout: &Layout, identity: ChunkIdentity, entry: ChunkEntry) -
 fn salvage_page(layout: &Layout, file: &dyn File, tables: &mut Tables, page: usize, confirmable: bool) {
     let mut block_bytes = [0; BLOCK];
     for block in page * ENTRIES_PER_PAGE..layout.blocks.min((page + 1) * ENTRIES_PER_PAGE) {
-        let present = match file.read_at(layout.block_at(block), &mut block_bytes) {
+        let present = match file.read_at(tables.block_at(layout, block), &mut block_bytes) {
             Ok(BLOCK) => block_crc(&block_bytes),
             _ => HOLE,
         };
@@ -122,10 +146,13 @@ impl CopysetStore {
         let layout = self.layout();
         let torn = state.manifest.unclean.contains(&key);
         let Some(file) = file else { return self.replace_lost(state, key, entry) };
-        let Decoded { mut tables, suspect, cause, confirmable } =
+        let Decoded { mut tables, suspect, cause, confirmable, planeless } =
             decode_head(layout, head, self.identity(key, entry.birth), entry, torn);
         if !suspect.is_empty() {
             tracing::warn!(copyset = %self.id, chunk = %key, "chunk is damaged ({cause}); keeping what its data confirm");
+            if planeless && file.len()? > layout.file_bytes {
+                guess_planes(layout, &*file, &mut tables);
+            }
             suspect.iter().for_each(|page| salvage_page(layout, &*file, &mut tables, *page, confirmable));
             state.salvaged_chunks += 1;
         }
@@ -133,7 +160,9 @@ impl CopysetStore {
         if rewrite {
             tables.dirty_all_pages();
         }
-        self.insert(state, key, Chunk { file, birth: entry.birth, tables, dirty: false, used: 0 });
+        let mut chunk = Chunk::new(file, entry.birth, tables);
+        chunk.spare = (chunk.file.len()? > layout.file_bytes).then(Instant::now);
+        self.insert(state, key, chunk);
         if rewrite {
             state.mark_dirty(key);
         }
@@ -149,7 +178,7 @@ impl CopysetStore {
         let mut tables = Tables::empty(layout, entry.last_changed, true);
         tables.set(0, &vec![poison(block_crc(&[0; BLOCK])); layout.blocks]);
         state.salvaged_chunks += 1;
-        self.insert(state, key, Chunk { file, birth: entry.birth, tables, dirty: false, used: 0 });
+        self.insert(state, key, Chunk::new(file, entry.birth, tables));
         state.mark_dirty(key);
         Ok(())
     }

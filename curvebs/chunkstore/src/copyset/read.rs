@@ -13,6 +13,7 @@ use crate::checksum::{HOLE, block_crc};
 use crate::data::{BadBlock, BadCause, ChunkDigest, Extent, ReadData};
 use crate::error::ReadError;
 use crate::layout::{BLOCK, run_at, runs};
+use crate::planes::Planes;
 
 /// Every zero that a read returns is a slice of this. Its pages are the kernel's zero page until they are written, that
 /// is for ever.
@@ -41,6 +42,13 @@ pub(super) enum Piece {
     Hole(usize),
     /// Verified data; where blocks are bad, zeros stand in for them.
     Data(Bytes),
+}
+
+/// A chunk's file, and what its tables say of a range.
+pub(super) struct View {
+    pub file: Arc<dyn File>,
+    pub crcs: Vec<u32>,
+    pub planes: Planes,
 }
 
 /// A block looked at again under the lock.
@@ -82,7 +90,7 @@ impl CopysetStore {
     pub async fn extents(&self, key: ChunkKey, offset: u32, len: u32) -> Result<Vec<Extent>, ReadError> {
         let blocks = self.layout().range(offset, len)?;
         let crcs = match self.view(key, &blocks).await? {
-            Some((_, crcs)) => crcs,
+            Some(view) => view.crcs,
             None => vec![HOLE; blocks.len()],
         };
         let extent =
@@ -106,21 +114,18 @@ impl CopysetStore {
     pub async fn crcs(&self, key: ChunkKey) -> Result<Vec<u32>, ReadError> {
         let all = 0..self.layout().blocks;
         Ok(match self.view(key, &all).await? {
-            Some((_, crcs)) => crcs,
+            Some(view) => view.crcs,
             None => vec![HOLE; all.len()],
         })
     }
 
-    /// A chunk's file and the checksums of a range; nothing if there is no chunk.
-    pub(super) async fn view(
-        &self,
-        key: ChunkKey,
-        blocks: &Range<usize>,
-    ) -> io::Result<Option<(Arc<dyn File>, Vec<u32>)>> {
+    /// Looks at a range of a chunk; nothing if there is no chunk.
+    pub(super) async fn view(&self, key: ChunkKey, blocks: &Range<usize>) -> io::Result<Option<View>> {
         self.shared.check()?;
         loop {
             if let Some(chunk) = self.lock().touch(&key) {
-                return Ok(Some((chunk.file.clone(), chunk.tables.crcs[blocks.clone()].to_vec())));
+                let crcs = chunk.tables.crcs[blocks.clone()].to_vec();
+                return Ok(Some(View { file: chunk.file.clone(), crcs, planes: chunk.tables.planes }));
             }
             if !self.load(key).await? {
                 return Ok(None);
@@ -130,19 +135,22 @@ impl CopysetStore {
 
     /// Reads a range; adjacent blocks with data in one go.
     pub(super) async fn fetch(&self, key: ChunkKey, blocks: Range<usize>) -> io::Result<Fetched> {
-        let Some((file, crcs)) = self.view(key, &blocks).await? else {
+        let Some(View { file, crcs, planes }) = self.view(key, &blocks).await? else {
             let pieces = vec![Piece::Hole(blocks.len())];
             return Ok(Fetched { pieces, crcs: vec![HOLE; blocks.len()], bad: Vec::new() });
         };
         let mut fetched = Fetched { crcs, ..Fetched::default() };
         let mut at = 0;
-        while let Some((run, hole)) = run_at(&fetched.crcs, at, |crc| *crc == HOLE) {
+        while let Some((mut run, hole)) = run_at(&fetched.crcs, at, |crc| *crc == HOLE) {
             at = run.end;
             if hole {
                 fetched.pieces.push(Piece::Hole(run.len()));
                 continue;
             }
-            let offset = self.layout().block_at(blocks.start + run.start);
+            let mut places = planes.runs(self.layout(), blocks.start + run.start..blocks.start + run.end);
+            let (place, offset) = places.next().expect("a run is not empty");
+            run.end = run.start + place.len();
+            at = run.end;
             // Unreadable blocks have no bytes here and are looked at one by one below.
             let bytes = file.clone().read(offset, run.len() * BLOCK).await.unwrap_or_default();
             if fetched.crcs[run.clone()].iter().enumerate().all(|(n, crc)| has_crc(&bytes, n, *crc)) {
@@ -201,7 +209,7 @@ impl CopysetStore {
             return Ok(Settled::Hole);
         }
         let mut bytes = vec![0; BLOCK];
-        let cause = match chunk.file.read_at(self.layout().block_at(block), &mut bytes) {
+        let cause = match chunk.file.read_at(chunk.tables.block_at(self.layout(), block), &mut bytes) {
             Ok(BLOCK) if block_crc(&bytes) == crc => return Ok(Settled::Data(bytes.into(), crc)),
             Ok(_) => BadCause::Checksum,
             Err(_) => BadCause::Unreadable,

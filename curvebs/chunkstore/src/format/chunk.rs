@@ -4,14 +4,16 @@
 //! |---|---|---|
 //! | 0 | 4096 | header, below |
 //! | 4096 | 4096 × pages | checksum table: 4 bytes a block, 1024 blocks a page; 0 = hole, reads as zeros |
-//! | 4096 × (1 + pages) | chunk bytes | data |
+//! | 4096 × (1 + pages) | chunk bytes | data, first plane |
+//! | the end of that | chunk bytes | data, second plane; may be missing |
 //!
-//! A 16 MiB chunk has 4 pages; data begins at 20480. The header:
+//! A 16 MiB chunk has 4 pages; the first plane begins at 20480. The data of an extent (64 KiB, of larger chunks more) are
+//! in one of the two planes; what the other one has there means nothing. The header:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `CURVCHNK` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2; 1 is read too, its data are all in the first plane |
 //! | 12 | 4 | flags: bit 0 = parts of the file may have no room of their own (were punched or never allocated) |
 //! | 16 | 8 | volume |
 //! | 24 | 4 | index of the chunk in the volume |
@@ -21,7 +23,8 @@
 //! | 48 | 8 | log index of the last change |
 //! | 56 | 4 | bytes of a block |
 //! | 60 | 4 | bytes of a chunk |
-//! | 64 | 448 | zero |
+//! | 64 | 32 | plane of each extent: bit *n* % 8 of byte *n* / 8, set for the second plane |
+//! | 96 | 416 | zero |
 //! | 512 | 4 × 64 | CRC-32 of each table page; 0 where there is no page |
 //! | 768 | 256 | zero |
 //! | 1024 | 8 × 256 | log index of the last change of each extent; 0 where there is none |
@@ -37,15 +40,19 @@ use curve_types::{ChunkKey, CopysetId, VolumeId};
 
 use super::{Fields, FormatError, crc_of};
 use crate::layout::{BLOCK, EXTENTS_MAX, Layout, PAGES_MAX};
+use crate::planes::{PLANES_BYTES, Planes};
 
 const MAGIC: &[u8; 8] = b"CURVCHNK";
-const VERSION: u32 = 1;
+/// The version this release writes and the latest it reads.
+const VERSION: u32 = 2;
+const PLANES_AT: usize = 64;
 const PAGE_CRCS_AT: usize = 512;
 const EXTENTS_AT: usize = 1024;
 const CRC_AT: usize = BLOCK - 4;
 /// Flag: parts of the file may have no room of their own.
 const FLAG_PUNCHED: u32 = 1;
 
+const _: () = assert!(PLANES_AT + PLANES_BYTES <= PAGE_CRCS_AT);
 const _: () = assert!(PAGE_CRCS_AT + 4 * PAGES_MAX <= EXTENTS_AT && EXTENTS_AT + 8 * EXTENTS_MAX <= CRC_AT);
 
 /// What names a chunk file: whatever does not match belongs to another chunk.
@@ -65,6 +72,7 @@ pub(crate) struct ChunkHeader {
     pub punched: bool,
     pub page_crcs: Box<[u32]>,
     pub extents: Box<[u64]>,
+    pub planes: Planes,
 }
 
 /// The header's block.
@@ -83,6 +91,7 @@ pub(crate) fn encode(header: &ChunkHeader, layout: &Layout) -> [u8; BLOCK] {
     put(48, &header.last_changed.to_le_bytes());
     put(56, &layout.geometry.block_bytes().to_le_bytes());
     put(60, &layout.geometry.chunk_bytes().to_le_bytes());
+    put(PLANES_AT, &header.planes.to_bytes());
     for (n, crc) in header.page_crcs.iter().enumerate() {
         put(PAGE_CRCS_AT + 4 * n, &crc.to_le_bytes());
     }
@@ -114,9 +123,13 @@ pub(crate) fn decode_torn(bytes: &[u8], layout: &Layout) -> Result<ChunkHeader, 
         return Err(FormatError::Magic);
     }
     let version = fields.u32()?;
-    if version != VERSION {
+    if version == 0 || version > VERSION {
         return Err(FormatError::Version(version));
     }
+    let planes = match version {
+        1 => Planes::default(),
+        _ => Planes::from_bytes(Fields(&bytes[PLANES_AT..]).take(PLANES_BYTES)?.try_into().expect("as many")),
+    };
     let flags = fields.u32()?;
     let key = ChunkKey { volume: VolumeId(fields.u64()?), index: fields.u32()? };
     let identity = ChunkIdentity { key, copyset: CopysetId(fields.u32()?), birth: fields.u64()? };
@@ -135,6 +148,7 @@ pub(crate) fn decode_torn(bytes: &[u8], layout: &Layout) -> Result<ChunkHeader, 
         punched: flags & FLAG_PUNCHED != 0,
         page_crcs,
         extents,
+        planes,
     })
 }
 
@@ -158,8 +172,12 @@ mod tests {
     use proptest::prelude::{any, prop, proptest};
 
     use super::*;
+    use crate::planes::Plane;
 
     fn sample(layout: &Layout) -> ChunkHeader {
+        let mut planes = Planes::default();
+        planes.set(0..1, Plane::Second);
+        planes.set(10..layout.extents.max(10), Plane::Second);
         ChunkHeader {
             identity: ChunkIdentity {
                 key: ChunkKey { volume: VolumeId(0x1122_3344_5566_7788), index: 9 },
@@ -171,6 +189,7 @@ mod tests {
             punched: true,
             page_crcs: (0..layout.pages as u32).map(|n| n + 100).collect(),
             extents: (0..layout.extents as u64).map(|n| n + 1000).collect(),
+            planes,
         }
     }
 
@@ -189,12 +208,30 @@ mod tests {
         assert_eq!(decode(&bytes[..4095], &layout), Err(FormatError::Short));
     }
 
-    /// The bytes of version 1, so that no later release changes them by accident.
+    /// A header of version 1 has no planes, whatever is at their place.
+    #[test]
+    fn headers_of_version_1_are_read() {
+        let layout = Layout::new(Geometry::default()).unwrap();
+        let header = ChunkHeader { planes: Planes::default(), ..sample(&layout) };
+        let mut bytes = encode(&header, &layout);
+        bytes[8] = 1;
+        assert_eq!(decode(&bytes, &layout), Err(FormatError::Checksum));
+        let crc = crc_of(&[&bytes[..CRC_AT]]);
+        bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&bytes, &layout), Ok(header));
+        for version in [0, 3] {
+            bytes[8] = version;
+            assert_eq!(decode_torn(&bytes, &layout), Err(FormatError::Version(version.into())));
+        }
+    }
+
+    /// The bytes of version 2, so that no later release changes them by accident.
     #[test]
     fn golden_header() {
         let layout = Layout::new(Geometry::new(4096, 4096, 4096).unwrap()).unwrap();
         let bytes = encode(&sample(&layout), &layout);
-        assert_eq!(&bytes[..16], b"CURVCHNK\x01\0\0\0\x01\0\0\0");
+        assert_eq!(&bytes[..16], b"CURVCHNK\x02\0\0\0\x01\0\0\0");
+        assert_eq!(bytes[64..96], *b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(&bytes[16..32], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 9, 0, 0, 0, 3, 0, 0, 0]);
         assert_eq!(
             &bytes[32..64],
@@ -216,7 +253,7 @@ mod tests {
             let layout = Layout::new(Geometry::default()).unwrap();
             let mut bytes = bytes;
             if magic && bytes.len() >= 12 {
-                bytes[..12].copy_from_slice(b"CURVCHNK\x01\0\0\0");
+                bytes[..12].copy_from_slice(b"CURVCHNK\x02\0\0\0");
             }
             let _ = decode(&bytes, &layout);
             let _ = decode_torn(&bytes, &layout);

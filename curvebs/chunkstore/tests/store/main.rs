@@ -4,5 +4,6 @@ mod catchup;
 mod damage;
 mod faults;
 mod model;
+mod place;
 mod space;
 mod support;

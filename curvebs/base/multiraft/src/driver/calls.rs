@@ -13,6 +13,7 @@ use futures::FutureExt;
 
 use crate::engine::{AppendReply, Message, Sent, VoteReply, VoteRequest};
 use crate::group::Inner;
+use crate::placer::{self, Placer};
 use crate::source::SourceGuard;
 use crate::store::Store;
 use crate::types::Entry;
@@ -46,6 +47,11 @@ pub(super) enum Done {
         peer: u64,
         term: u64,
         entries: io::Result<Vec<Entry>>,
+    },
+    /// The next entry for a peer has placed what is not there any more.
+    Lost {
+        peer: u64,
+        term: u64,
     },
     ToApply {
         from: u64,
@@ -121,9 +127,27 @@ pub(super) fn write(io: u64, durable: BoxFuture<'static, io::Result<()>>) -> Wai
 }
 
 /// Reads entries for a peer.
-pub(super) fn fetch(store: &Store, peer: u64, term: u64, from: u64) -> Waiting {
+pub(super) fn fetch(
+    store: &Store,
+    placer: Option<&Arc<dyn Placer>>,
+    peer: u64,
+    term: u64,
+    from: u64,
+) -> Waiting {
     let entries = store.read(from, READ_ENTRIES_MAX, FRAME_PAYLOAD_BYTES_MAX);
-    Waiting::Other(entries.map(move |entries| Done::Fetched { peer, term, entries }).boxed())
+    let placer = placer.cloned();
+    let fetched = async move {
+        let entries = match entries.await {
+            Ok(entries) => entries,
+            Err(error) => return Done::Fetched { peer, term, entries: Err(error) },
+        };
+        let some = !entries.is_empty();
+        match placer::restore(placer.as_deref(), entries, FRAME_PAYLOAD_BYTES_MAX).await {
+            Ok(entries) if some && entries.is_empty() => Done::Lost { peer, term },
+            entries => Done::Fetched { peer, term, entries },
+        }
+    };
+    Waiting::Other(fetched.boxed())
 }
 
 /// Reads entries to be applied.

@@ -6,9 +6,10 @@ use curve_io::BoxFuture;
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
+use super::appends::Step;
 use super::calls::{self, Done};
 use super::{Driver, End, Install, answer};
-use crate::engine::{AppendReply, Limits};
+use crate::engine::{AppendReply, Limits, WriteKind};
 use crate::machine::{Machine, Results};
 use crate::source::SourceGuard;
 use crate::types::{Entry, LogId};
@@ -64,7 +65,7 @@ impl Driver {
             }
             Some((machine, worked)) => {
                 self.slot = Slot::Idle(machine);
-                self.worked(worked)?;
+                self.worked(worked).await?;
                 Ok(true)
             }
         }
@@ -143,6 +144,9 @@ impl Driver {
                 cut_to_message(&mut entries);
                 self.core.fetched(peer, term, entries, now);
             }
+            Done::Lost { peer, term } => {
+                self.core.lost(peer, term, now);
+            }
             Done::ToApply { from, entries } => self.apply_read(from, entries?)?,
             Done::Written { io, result } => {
                 result?;
@@ -178,7 +182,7 @@ impl Driver {
         self.core.append_reply(peer, &sent, Some(AppendReply::Higher { term }), self.now());
     }
 
-    pub(super) fn worked(&mut self, worked: Worked) -> Result<(), End> {
+    pub(super) async fn worked(&mut self, worked: Worked) -> Result<(), End> {
         match worked {
             Worked::Applied(results) => {
                 let results = results?;
@@ -201,7 +205,7 @@ impl Driver {
             Worked::Installed(Err(error), tell) => answer(tell, Err(error.to_string())),
             Worked::Installed(Ok(behind), tell) => {
                 if behind {
-                    self.adopt_snapshot();
+                    self.adopt_snapshot().await;
                 }
                 answer(tell, Ok(()));
             }
@@ -210,13 +214,13 @@ impl Driver {
     }
 
     /// Lets the log begin where the snapshot ends.
-    fn adopt_snapshot(&mut self) {
+    async fn adopt_snapshot(&mut self) {
         let Slot::Idle(machine) = &self.slot else { unreachable!("it was just given back") };
         let last = machine.applied();
         if let Some(kept) = self.core.installed(last, machine.membership().clone()) {
-            self.calls.push(calls::write(0, self.store.truncate(kept)));
+            self.change_log(Step::Write(0, WriteKind::Truncate(kept))).await;
         }
-        self.store.purge(last);
+        self.change_log(Step::Purge(last)).await;
         self.checkpointed = last;
         self.answer_applied();
     }

@@ -196,6 +196,22 @@ impl Core {
         self.peers.insert(to, peer);
     }
 
+    /// The next entry for a peer cannot be sent any more, as if it were purged.
+    pub(crate) fn lost(&mut self, to: u64, term: u64, now: Time) {
+        if !self.is_leader() || term != self.term {
+            return;
+        }
+        let beat = self.timing.heartbeat;
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        peer.fetching = false;
+        if peer.answers {
+            peer.state = State::Snapshot;
+            self.actions.snapshots.push(to);
+        } else {
+            peer.retry_at = peer.retry_at.max(now + beat);
+        }
+    }
+
     /// Commits and sends what has come together. Called after each round of inputs.
     pub(crate) fn finish(&mut self, now: Time) {
         if self.role == Role::Leader {

@@ -1,13 +1,17 @@
-//! A key-value state machine that checkpoints to a file and sends only keys that changed.
+//! A key-value state machine that checkpoints to a file, sends only keys that changed, and keeps large values out of the
+//! log: each in a file of its own, which is named in the log.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use curve_io::{BoxFuture, Disk, read_whole, replace_file};
-use curve_multiraft::{Applied, SnapshotFetch, SnapshotPart, SnapshotSource, StateMachine};
+use curve_io::{BoxFuture, Disk, OpenMode, read_whole, replace_file};
+use curve_multiraft::{
+    Applied, Op, Place, Placer, SnapshotFetch, SnapshotPart, SnapshotSource, StateMachine,
+};
+use curve_types::LogIndex;
 
 /// A key's value and the log index of its last change.
 pub type Value = (Bytes, u64);
@@ -26,7 +30,17 @@ pub struct Content {
     pub checkpoints: u64,
     /// The next installs fail after this many keys.
     pub fail_install_after: Option<usize>,
+    /// Values that were placed, and of those that were made whole again for a follower.
+    pub placed: u64,
+    pub restored: u64,
+    /// No value can be made whole again.
+    pub altered: bool,
 }
+
+/// Values of this size and above are placed.
+pub const PLACED_BYTES_MIN: usize = 2048;
+/// What the key of a placed value begins with in the log; its payload is the name of a file.
+const PLACED: u8 = 0xFF;
 
 #[derive(Clone)]
 pub struct Kv {
@@ -80,7 +94,61 @@ fn decode(mut from: Bytes) -> (Bytes, BTreeMap<Bytes, Value>) {
     (marker, map)
 }
 
+fn read_file(disk: &dyn Disk, name: &[u8]) -> io::Result<Bytes> {
+    let name = std::str::from_utf8(name).expect("a file's name");
+    let file = disk.open(Path::new(name), OpenMode::Existing)?;
+    let mut bytes = vec![0; file.len()? as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes.into())
+}
+
+async fn place(kv: Kv, index: LogIndex, mut ops: Vec<Op>) -> io::Result<Option<Vec<Op>>> {
+    for (n, op) in ops.iter_mut().enumerate().filter(|(_, op)| op.len() - op.header.len() >= PLACED_BYTES_MIN)
+    {
+        let name = format!("{}-{index}-{n}.value", kv.path.display());
+        let file = kv.disk.open(Path::new(&name), OpenMode::Create)?;
+        file.set_len(0)?;
+        file.write_parts_durably(0, op.payload.clone()).await?;
+        kv.disk.sync_dir(Path::new("")).await?;
+        kv.content.lock().unwrap().placed += 1;
+        *op = Op { header: [&[PLACED], &op.header[..]].concat().into(), payload: vec![name.into()] };
+    }
+    Ok(Some(ops))
+}
+
+impl Placer for Kv {
+    fn append(&self, index: LogIndex, ops: &mut dyn Iterator<Item = (Bytes, usize)>) -> Option<Place> {
+        let large = ops.filter(|(_, len)| *len >= PLACED_BYTES_MIN).count();
+        let kv = self.clone();
+        if large == 0 {
+            return None;
+        }
+        Some(Box::new(move |ops| Box::pin(place(kv, index, ops))))
+    }
+
+    fn restore(&self, ops: Vec<Op>) -> BoxFuture<'static, io::Result<Option<Vec<Op>>>> {
+        let kv = self.clone();
+        Box::pin(async move {
+            let mut content = kv.content.lock().unwrap();
+            let restore = |op: Op| match op.header.first() {
+                Some(&PLACED) => {
+                    let value = read_file(&*kv.disk, &op.payload.concat())?;
+                    Ok(Op { header: op.header.slice(1..), payload: vec![value] })
+                }
+                _ => Ok(op),
+            };
+            content.restored += 1;
+            let restored = ops.into_iter().map(restore).collect::<io::Result<Vec<_>>>()?;
+            Ok(Some(restored).filter(|_| !content.altered))
+        })
+    }
+}
+
 impl StateMachine for Kv {
+    fn placer(&self) -> Option<Arc<dyn Placer>> {
+        Some(Arc::new(self.clone()))
+    }
+
     fn recovered(&self) -> Option<Bytes> {
         self.content.lock().unwrap().marker.clone()
     }
@@ -95,7 +163,11 @@ impl StateMachine for Kv {
                 content.ops += entry.ops.len() as u64;
                 let old = entry.ops.into_iter().map(|op| {
                     let value = Bytes::from(op.payload.concat());
-                    let old = content.map.insert(op.header, (value, entry.index.get()));
+                    let (key, value) = match op.header.first() {
+                        Some(&PLACED) => (op.header.slice(1..), read_file(&*self.disk, &value).unwrap()),
+                        _ => (op.header, value),
+                    };
+                    let old = content.map.insert(key, (value, entry.index.get()));
                     old.map(|(value, _)| value).unwrap_or_default()
                 });
                 results.push(old.collect());

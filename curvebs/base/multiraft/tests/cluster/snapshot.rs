@@ -164,3 +164,51 @@ async fn follower(cluster: &Cluster) -> NodeId {
     let leader = cluster.leader(GROUP).await;
     ids(1..=3).into_iter().find(|node| *node != leader).unwrap()
 }
+
+/// Large values are placed on each replica, and none of them is in a log.
+#[tokio::test(start_paused = true)]
+async fn placed_values_survive_a_power_loss_and_reach_a_follower_that_was_away() {
+    let mut cluster = Cluster::three(31, RaftOptions::default()).await;
+    fill(&cluster, 0..20, 3000).await;
+    let away = follower(&cluster).await;
+    cluster.kill(away, Death::PowerLoss).await;
+    // More than the leader keeps in memory for it.
+    fill(&cluster, 20..60, 200_000).await;
+    let logged: u64 = cluster.running.values().map(|running| running.log.stats().appended_bytes).sum();
+    assert!(logged < 2 * 300_000, "{logged} bytes are in the logs of two replicas");
+    cluster.boot(away).await;
+    cluster.converged(GROUP).await;
+    let leader = cluster.leader(GROUP).await;
+    {
+        let (content, leader) = (cluster.content(away, GROUP), cluster.content(leader, GROUP));
+        assert_eq!(content.lock().unwrap().installs, 0);
+        assert!(content.lock().unwrap().placed >= 40 && leader.lock().unwrap().restored > 0);
+    }
+    // All lose power; what was placed is applied again from the log.
+    for node in ids(1..=3) {
+        cluster.kill(node, Death::PowerLoss).await;
+    }
+    for node in ids(1..=3) {
+        cluster.boot(node).await;
+    }
+    cluster.converged(GROUP).await;
+    let content = cluster.content(leader, GROUP);
+    let content = content.lock().unwrap();
+    assert_eq!(content.map.len(), 60);
+    assert!(content.map.values().all(|(value, _)| value.iter().all(|byte| *byte == value[0])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_needs_what_was_overwritten_gets_a_snapshot() {
+    let mut cluster = Cluster::three(32, RaftOptions::default()).await;
+    fill(&cluster, 0..20, 3000).await;
+    let away = follower(&cluster).await;
+    cluster.kill(away, Death::PowerLoss).await;
+    fill(&cluster, 20..60, 200_000).await;
+    for node in cluster.running.keys() {
+        cluster.content(*node, GROUP).lock().unwrap().altered = true;
+    }
+    cluster.boot(away).await;
+    cluster.converged(GROUP).await;
+    assert!(cluster.content(away, GROUP).lock().unwrap().installs > 0);
+}
