@@ -74,8 +74,17 @@ impl ReplicaHost {
     }
 
     /// Opens every replica that the disk holds. A copyset that was made in the store but never reached the log is left
-    /// for the order that made it, which is repeated.
+    /// for the order that made it, which is repeated. If one cannot be opened, none goes on.
     pub async fn open_all(&self, logged: &[GroupId]) -> Result<usize, ReplicaError> {
+        let opened = self.open_each(logged).await;
+        if opened.is_err() {
+            // Those that were opened would go on without a server, and lead groups that cannot reach them.
+            self.raft.halt().await;
+        }
+        opened
+    }
+
+    async fn open_each(&self, logged: &[GroupId]) -> Result<usize, ReplicaError> {
         let mut opened = 0;
         for id in self.store.list_copysets() {
             let store = self.store.copyset(id)?;

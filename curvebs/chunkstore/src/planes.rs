@@ -93,11 +93,12 @@ mod tests {
         let mut planes = Planes::default();
         planes.set(1..3, Plane::Second);
         planes.set(255..256, Plane::Second);
-        let runs = |blocks| planes.runs(&layout, blocks).map(|(run, _)| run).collect::<Vec<_>>();
-        assert_eq!(runs(3..5), [3..5]);
-        assert_eq!(runs(3..70), [3..16, 16..48, 48..70]);
-        assert_eq!(runs(20..40), [20..40]);
-        assert_eq!(runs(4000..4096), [4000..4080, 4080..4096]);
+        let runs =
+            |blocks| planes.runs(&layout, blocks).map(|(run, _)| (run.start, run.end)).collect::<Vec<_>>();
+        assert_eq!(runs(3..5), [(3, 5)]);
+        assert_eq!(runs(3..70), [(3, 16), (16, 48), (48, 70)]);
+        assert_eq!(runs(20..40), [(20, 40)]);
+        assert_eq!(runs(4000..4096), [(4000, 4080), (4080, 4096)]);
         assert_eq!(runs(7..7), []);
         let (_, at) = planes.runs(&layout, 20..40).next().unwrap();
         assert_eq!(at, layout.file_bytes + 20 * 4096);

@@ -402,10 +402,14 @@ mod tests {
     fn what_is_not_placed_is_what_lies_between() {
         let layout = Layout::new(Geometry::default()).unwrap();
         let run = |first, extents| PlacedRun { first, extents, second: false };
-        assert_eq!(unplaced(&layout, &(8..72), &[run(1, 3)]), [8..16, 64..72]);
-        assert_eq!(unplaced(&layout, &(16..64), &[run(1, 1), run(3, 1)]), [32..48]);
-        assert_eq!(unplaced(&layout, &(16..64), &[run(1, 3)]), [0..0usize; 0]);
-        assert_eq!(unplaced(&layout, &(3..9), &[]), [3..9]);
+        let unplaced = |blocks, runs: &[PlacedRun]| {
+            let rest = unplaced(&layout, &blocks, runs).into_iter();
+            rest.map(|blocks| (blocks.start, blocks.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(unplaced(8..72, &[run(1, 3)]), [(8, 16), (64, 72)]);
+        assert_eq!(unplaced(16..64, &[run(1, 1), run(3, 1)]), [(32, 48)]);
+        assert_eq!(unplaced(16..64, &[run(1, 3)]), []);
+        assert_eq!(unplaced(3..9, &[]), [(3, 9)]);
     }
 
     #[test]
