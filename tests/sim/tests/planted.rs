@@ -40,7 +40,7 @@ fn a_log_trimmed_before_the_chunks_are_durable_is_found() {
 
 #[test]
 fn a_read_under_a_lease_that_is_too_long_is_found() {
-    is_found("lease-too-long", "network", 1..200, &["stale read", "lost write"]);
+    is_found("lease-too-long", "network", 250..700, &["stale read", "lost write"]);
 }
 
 #[test]
