@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 mod error;
+mod iscsi;
 mod volume;
 mod wire;
 
@@ -13,6 +14,10 @@ pub use cluster::{
     ReplicaReport,
 };
 pub use error::MdsError;
+pub use iscsi::{
+    ANY_INITIATOR, IscsiAccess, IscsiAuth, IscsiEdit, IscsiGateway, IscsiGatewayKey, IscsiListing, IscsiLun,
+    IscsiNews, IscsiReservation, IscsiReserve, IscsiSeat, IscsiSecrets, IscsiSession, IscsiTarget, gateway_key,
+};
 pub use volume::{
     Created, DiskUsage, Entry, Holder, OpenMode, OpenRequest, Opened, Refreshed, SessionKey, SessionState,
     VolumeRecord,

@@ -38,6 +38,8 @@ macro_rules! answer {
     };
 }
 
+mod iscsi;
+
 impl MdsApi {
     /// Calls over `transport`. `client` is random and identifies this caller's mutations.
     pub fn new(transport: Arc<dyn MdsTransport>, client: ClientId, deadline: Duration) -> Self {

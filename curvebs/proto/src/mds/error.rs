@@ -115,6 +115,20 @@ pub enum MdsError {
         /// What stands against it.
         why: String,
     },
+    /// A name that is none: of a target, an initiator, a gateway.
+    #[error("`{name}` is not a valid name: {why}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// The rule that it breaks.
+        why: String,
+    },
+    /// Secrets cannot be kept.
+    #[error("secrets cannot be sealed: {why}")]
+    NoSealingKey {
+        /// What is missing.
+        why: String,
+    },
     /// No MDS could answer. A mutation may or may not have been done; a retry with its sequence is safe.
     #[error("no MDS could answer: {why}")]
     Unavailable {
@@ -155,6 +169,14 @@ impl MdsError {
             Self::InProgress { retry_after, .. } => format!("Ask again in {} ms.", retry_after.as_millis()),
             Self::BadRequest { .. } => "Use a client of the same version as the servers.".into(),
             Self::Conflict { .. } => "See `curve cluster status` for what stands against it.".into(),
+            Self::BadName { .. } => {
+                "Write a target or initiator as iqn.2026-01.com.example:disk, a gateway with letters, digits, - . and _.".into()
+            }
+            Self::NoSealingKey { .. } => {
+                "Make a key with `openssl rand -hex 32`, put it into a file on every MDS (mode 0600), name the file as \
+                 `secrets_key_file` in mds.toml, and restart the MDSs one by one."
+                    .into()
+            }
             Self::Unavailable { .. } => {
                 "Check that a majority of the MDSs run and are reachable, and that the addresses in curve.toml or \
                  $CURVE_MDS are theirs. Volumes that are open keep working meanwhile."
@@ -187,6 +209,8 @@ impl MdsError {
             Self::BadRequest { .. } => pb::ErrorCode::BadRequest,
             Self::Conflict { .. } => pb::ErrorCode::Conflict,
             Self::Unavailable { .. } => pb::ErrorCode::Unavailable,
+            Self::BadName { .. } => pb::ErrorCode::BadName,
+            Self::NoSealingKey { .. } => pb::ErrorCode::NoSealingKey,
         }
     }
 }
@@ -201,8 +225,8 @@ impl From<&MdsError> for pb::Error {
             | MdsError::NotEmpty { path }
             | MdsError::NotDirectory { path }
             | MdsError::IsDirectory { path } => wire.subject.clone_from(path),
-            MdsError::BadPath { path, why } => {
-                wire.subject.clone_from(path);
+            MdsError::BadPath { path: name, why } | MdsError::BadName { name, why } => {
+                wire.subject.clone_from(name);
                 wire.why.clone_from(why);
             }
             MdsError::HeldBy { path, holder } => {
@@ -220,6 +244,7 @@ impl From<&MdsError> for pb::Error {
             | MdsError::NoSpace { why }
             | MdsError::BadRequest { why }
             | MdsError::Conflict { why }
+            | MdsError::NoSealingKey { why }
             | MdsError::Unavailable { why } => wire.why.clone_from(why),
         }
         wire
@@ -254,6 +279,8 @@ impl From<pb::Error> for MdsError {
             }
             Ok(pb::ErrorCode::Conflict) => Self::Conflict { why },
             Ok(pb::ErrorCode::Unavailable) => Self::Unavailable { why },
+            Ok(pb::ErrorCode::BadName) => Self::BadName { name: subject, why },
+            Ok(pb::ErrorCode::NoSealingKey) => Self::NoSealingKey { why },
             Ok(pb::ErrorCode::BadRequest) => Self::BadRequest { why },
             Ok(pb::ErrorCode::Unspecified) | Err(_) => Self::BadRequest { why: cause },
         }
@@ -299,6 +326,8 @@ mod tests {
             MdsError::BadRequest { why: text() },
             MdsError::Conflict { why: text() },
             MdsError::Unavailable { why: text() },
+            MdsError::BadName { name: text(), why: "no".into() },
+            MdsError::NoSealingKey { why: text() },
         ];
         for error in errors {
             assert_eq!(MdsError::from(pb::Error::from(&error)), error);
