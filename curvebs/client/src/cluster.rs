@@ -7,7 +7,7 @@ use curve_io::Network;
 use curve_proto::mds::{MdsApi, OpenMode, OpenRequest, SessionKey};
 use curve_proto::transport::{GrpcMds, MdsTransport};
 use curve_rpc::{RpcConfig, RpcNetwork};
-use curve_types::{BLOCK_BYTES, ClientId, SECTOR_BYTES};
+use curve_types::{BLOCK_BYTES, ClientId, SECTOR_BYTES, VolumeId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -87,9 +87,34 @@ impl Cluster {
         options: OpenOptions,
         gone: &[ClientId],
     ) -> Result<Arc<Volume>, ClientError> {
+        self.open_as(path.to_owned(), None, options, gone).await
+    }
+
+    /// Opens a volume by its id, wherever its name is now.
+    pub async fn open_volume(
+        &self,
+        volume: VolumeId,
+        options: OpenOptions,
+    ) -> Result<Arc<Volume>, ClientError> {
+        self.open_as(String::new(), Some(volume), options, &[]).await
+    }
+
+    /// The host's name and this process, as sessions show them.
+    pub fn identity(&self) -> (&str, u32) {
+        (&self.host, self.process)
+    }
+
+    async fn open_as(
+        &self,
+        path: String,
+        volume: Option<VolumeId>,
+        options: OpenOptions,
+        gone: &[ClientId],
+    ) -> Result<Arc<Volume>, ClientError> {
         let client = ClientId(self.random.lock().unwrap_or_else(PoisonError::into_inner).random());
         let request = OpenRequest {
-            path: path.to_owned(),
+            path,
+            volume,
             mode: options.mode,
             client,
             host: self.host.clone(),

@@ -52,6 +52,9 @@ pub struct MdsConfig {
     pub copysets_per_chunkserver: u32,
     /// Bytes of each chunkserver's disk that new segments must leave free. At most a twentieth of the disk is kept.
     pub reserve: ByteSize,
+    /// File with the keys that seal CHAP secrets: 64 hexadecimal digits in a line, the first of which seals. The same on every
+    /// MDS; empty: no secrets can be kept.
+    pub secrets_key_file: PathBuf,
     /// Share of a disk in percent below which health warns of low capacity.
     pub capacity_low_percent: u32,
 }
@@ -73,6 +76,7 @@ impl Default for MdsConfig {
             lost_replica_after: seconds(30),
             copysets_per_chunkserver: 0,
             reserve: ByteSize(20 << 30),
+            secrets_key_file: PathBuf::new(),
             capacity_low_percent: 15,
         }
     }

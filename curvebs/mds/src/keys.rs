@@ -6,6 +6,12 @@
 //! | `c` copyset (4) | a copyset and its members |
 //! | `e` parent directory (8) name | what a name in a directory stands for; the root directory is 0 |
 //! | `g` volume (8) segment (4) | the copysets of a segment's chunks |
+//! | `i` `S` | iSCSI: the number of the last change, and of the last gateway |
+//! | `i` `g` gateway (2) | a gateway |
+//! | `i` `r` volume (8) | the reservations of a unit |
+//! | `i` `s` volume (8) gateway (2) | a gateway serves a unit |
+//! | `i` `t` name | a target with its units, its list of initiators and its sealed secrets |
+//! | `i` `u` volume (8) | which unit of which target a volume is |
 //! | `k` token (16) | the node id (8) that a chunkserver's token got |
 //! | `n` node (8) | a chunkserver |
 //! | `q` slot (8) | which remembered result has this place in the ring |
@@ -64,6 +70,56 @@ pub(crate) fn segment(volume: u64, index: u32) -> Bytes {
 
 pub(crate) fn segments(volume: u64) -> KeyRange {
     KeyRange::prefix(key(b'g', &[&volume.to_be_bytes()]))
+}
+
+pub(crate) fn iscsi() -> Bytes {
+    key(b'i', &[b"S"])
+}
+
+pub(crate) fn iscsi_gateway(number: u16) -> Bytes {
+    key(b'i', &[b"g", &number.to_be_bytes()])
+}
+
+pub(crate) fn iscsi_gateways() -> KeyRange {
+    KeyRange::prefix(key(b'i', &[b"g"]))
+}
+
+pub(crate) fn iscsi_reservation(volume: u64) -> Bytes {
+    key(b'i', &[b"r", &volume.to_be_bytes()])
+}
+
+pub(crate) fn iscsi_reservations() -> KeyRange {
+    KeyRange::prefix(key(b'i', &[b"r"]))
+}
+
+pub(crate) fn iscsi_seat(volume: u64, gateway: u16) -> Bytes {
+    key(b'i', &[b"s", &volume.to_be_bytes(), &gateway.to_be_bytes()])
+}
+
+/// The volume in the key of a seat.
+pub(crate) fn iscsi_seat_volume(key: &Bytes) -> u64 {
+    let volume = key.get(2..).and_then(|rest| rest.first_chunk());
+    volume.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+pub(crate) fn iscsi_seats(volume: u64) -> KeyRange {
+    KeyRange::prefix(key(b'i', &[b"s", &volume.to_be_bytes()]))
+}
+
+pub(crate) fn iscsi_all_seats() -> KeyRange {
+    KeyRange::prefix(key(b'i', &[b"s"]))
+}
+
+pub(crate) fn iscsi_target(name: &str) -> Bytes {
+    key(b'i', &[b"t", name.as_bytes()])
+}
+
+pub(crate) fn iscsi_targets() -> KeyRange {
+    KeyRange::prefix(key(b'i', &[b"t"]))
+}
+
+pub(crate) fn iscsi_unit(volume: u64) -> Bytes {
+    key(b'i', &[b"u", &volume.to_be_bytes()])
 }
 
 pub(crate) fn token(token: &[u8]) -> Bytes {
@@ -125,5 +181,8 @@ mod tests {
         assert!(entries(7).contains(&entry(7, b"x")) && !entries(7).contains(&entry(8, b"")));
         assert_eq!(entry_name(&entry(7, b"name")), "name");
         assert!(!copysets().contains(&cluster()));
+        assert!(iscsi_seats(1).contains(&iscsi_seat(1, 7)) && !iscsi_seats(1).contains(&iscsi_seat(2, 7)));
+        assert_eq!(iscsi_seat_volume(&iscsi_seat(9, 7)), 9);
+        assert!(!iscsi_targets().contains(&iscsi()) && iscsi_targets().contains(&iscsi_target("iqn.x:y")));
     }
 }

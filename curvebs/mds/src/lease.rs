@@ -12,5 +12,6 @@ mod sessions;
 
 pub(crate) use fence::{FenceProgress, Fencer};
 pub(crate) use sessions::{
-    break_sessions, close, end_for_delete, fenced, holders, may_go_on, open, session, sessions_of,
+    break_sessions, close, end_for_delete, end_session, fenced, holders, may_go_on, open, session,
+    sessions_of,
 };

@@ -11,6 +11,7 @@ mod bootstrap;
 mod config;
 mod copyset_call;
 mod grpc;
+mod iscsi;
 mod keys;
 mod leader;
 mod lease;
@@ -27,5 +28,6 @@ mod topology;
 mod watched;
 
 pub use config::{ConfigRefusal, MDS_ID_MAX, MdsConfig, MemberConfig};
+pub use iscsi::{BadKeyFile, SealingKeys};
 pub use node::{MdsNode, MdsParts};
 pub use server::{MdsServer, StartError};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use curve_proto::mds::{Heartbeat, ReplicaReport};
+use curve_proto::mds::{Heartbeat, IscsiSession, ReplicaReport};
 use curve_proto::pb::mds::PeerPong;
 use curve_sched::Step;
 use curve_types::{CopysetId, NodeId, Term};
@@ -43,6 +43,15 @@ impl Seen {
     }
 }
 
+/// What an iSCSI gateway last said.
+#[derive(Clone, Debug)]
+pub(crate) struct HeardGateway {
+    pub at: Instant,
+    pub incarnation: u64,
+    /// Its sessions; `None` until it has told.
+    pub sessions: Option<Vec<IscsiSession>>,
+}
+
 /// What the leader of one term knows.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -52,6 +61,8 @@ pub(crate) struct Memory {
     pub seen: BTreeMap<NodeId, Seen>,
     /// When each session was last refreshed, by volume and client.
     pub refreshed: BTreeMap<(u64, u64), Instant>,
+    /// When each iSCSI gateway was last heard, by number, and in which life.
+    pub gateways: BTreeMap<u16, HeardGateway>,
     pub running: BTreeMap<CopysetId, Running>,
     /// Since when a member that is up has not had its replica.
     pub missing: BTreeMap<(CopysetId, NodeId), Instant>,
@@ -70,6 +81,7 @@ impl Memory {
             since: now,
             seen: BTreeMap::new(),
             refreshed: BTreeMap::new(),
+            gateways: BTreeMap::new(),
             running: BTreeMap::new(),
             missing: BTreeMap::new(),
             registered_at: now,
@@ -96,6 +108,31 @@ impl Memory {
     /// Forgets refreshes that are too old to matter: a lease that has run out looks the same without them.
     pub(crate) fn forget_refreshes(&mut self, lease: Duration, now: Instant) {
         self.refreshed.retain(|_, at| now.saturating_duration_since(*at) <= lease);
+    }
+
+    /// A gateway is alive.
+    pub(crate) fn hear_gateway(&mut self, number: u16, incarnation: u64, now: Instant) -> &mut HeardGateway {
+        let fresh = || HeardGateway { at: now, incarnation, sessions: None };
+        let heard = self.gateways.entry(number).or_insert_with(fresh);
+        if heard.incarnation != incarnation {
+            *heard = fresh();
+        }
+        heard.at = now;
+        heard
+    }
+
+    /// What is left of the lease of one life of a gateway; zero when it has run out. As with sessions, a leader gives
+    /// everybody a whole lease first.
+    pub(crate) fn gateway_lease_left(
+        &self,
+        number: u16,
+        incarnation: u64,
+        lease: Duration,
+        now: Instant,
+    ) -> Duration {
+        let heard = self.gateways.get(&number).filter(|heard| heard.incarnation == incarnation);
+        let at = heard.map_or(self.since, |heard| heard.at);
+        lease.saturating_sub(now.saturating_duration_since(at))
     }
 
     /// What is left of a session's lease; zero when it has run out. A leader gives every session a whole lease first.

@@ -9,4 +9,4 @@ mod tree;
 pub(crate) use mutate::{create_volume, delete, make_directory, rename, resize};
 pub(crate) use path::NamePath;
 pub(crate) use query::{disk_usage, list, stat};
-pub(crate) use tree::{path_of, volume_at, volume_message};
+pub(crate) use tree::{path_of, volume, volume_at, volume_message};

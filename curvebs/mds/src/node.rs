@@ -16,12 +16,14 @@ use curve_proto::transport::{request_of, response_frame};
 use curve_proto::{MdsError, methods};
 use curve_types::{GroupId, NodeId, Term};
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bootstrap::PeerSide;
 use crate::config::MdsConfig;
 use crate::copyset_call::CopysetCaller;
+use crate::iscsi::SealingKeys;
 use crate::lease::Fencer;
 use crate::memory::LeaderMemory;
 use crate::placement::Purger;
@@ -71,6 +73,9 @@ pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
     store_failed: Arc<AtomicBool>,
     pub network: Arc<dyn Network>,
+    sealing: OnceLock<SealingKeys>,
+    /// Changes after each change of the rows.
+    pub applied: watch::Receiver<()>,
     pub memory: Arc<LeaderMemory>,
     pub fencer: Fencer,
     pub purger: Purger,
@@ -122,7 +127,8 @@ impl MdsNode {
         let options = RaftOptions { quiesce_after: None, ..raft };
         let book = Arc::new(Book(config.clone()));
         let raft = MultiRaft::new(config.node(), log.clone(), network.clone(), book, seed, options);
-        let machine = MdsMachine::new(store.clone()).map_err(part("state store"))?;
+        let (changed, applied) = watch::channel(());
+        let machine = MdsMachine::new(store.clone(), changed).map_err(part("state store"))?;
         let memory = Arc::new(LeaderMemory::new(seed));
         let routes = Arc::new(RouteTable { store: store.clone(), memory: memory.clone() });
         let caller = Arc::new(CopysetCaller::new(network.clone(), routes));
@@ -132,6 +138,8 @@ impl MdsNode {
             store,
             store_failed,
             network: network.clone(),
+            sealing: OnceLock::new(),
+            applied,
             memory,
             fencer: Fencer::new(caller.clone()),
             purger: Purger::new(caller),
@@ -168,6 +176,11 @@ impl MdsNode {
         clock.started_ms.store(unix_ms.saturating_sub(elapsed), Ordering::Relaxed);
     }
 
+    /// Sets the keys that secrets are sealed with, once; without them none can be kept.
+    pub fn set_sealing_keys(&self, keys: SealingKeys) {
+        assert!(self.shared.sealing.set(keys).is_ok(), "an MDS gets its keys once");
+    }
+
     /// Whether this MDS leads.
     pub fn is_leader(&self) -> bool {
         self.shared.leading().is_some()
@@ -196,6 +209,11 @@ impl MdsNode {
 impl Shared {
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.started_ms.load(Ordering::Relaxed) + self.clock.started.elapsed().as_millis() as u64
+    }
+
+    /// The keys that secrets are sealed with.
+    pub(crate) fn sealing(&self) -> Option<&SealingKeys> {
+        self.sealing.get()
     }
 
     /// This node's replica, once it has one.

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::config::{ConfigRefusal, MdsConfig};
 use crate::grpc::{self, GrpcHandle};
+use crate::iscsi::SealingKeys;
 use crate::leader::picture;
 use crate::node::{MdsNode, MdsParts, Shared};
 use crate::schedule::copyset_health;
@@ -59,6 +60,7 @@ impl MdsServer {
         let lock = lock_data_dir(&config)?;
         let failed = |what: String| move |cause: String| StartError::Part { what, cause };
         let state = config.data_dir.join("state");
+        let keys = sealing_keys(&config)?;
         let store = RocksStore::open(&state)
             .map_err(|error| failed(state.display().to_string())(store_remedy(&error)))?;
         let rows =
@@ -76,6 +78,9 @@ impl MdsServer {
         let node = MdsNode::start(config, parts).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         node.set_wall_clock(now.as_millis() as u64);
+        if let Some(keys) = keys {
+            node.set_sealing_keys(keys);
+        }
         let grpc = grpc::serve(&grpc_address, node.shared.clone())
             .await
             .map_err(|error| failed(format!("gRPC address {grpc_address}"))(error.to_string()))?;
@@ -97,6 +102,17 @@ impl MdsServer {
         node.shutdown().await;
         grpc.stop().await;
     }
+}
+
+/// The keys of the configuration's file.
+fn sealing_keys(config: &MdsConfig) -> Result<Option<SealingKeys>, StartError> {
+    let path = &config.secrets_key_file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let failed = |cause: String| StartError::Part { what: path.display().to_string(), cause };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    SealingKeys::parse(&text).map(Some).map_err(|error| failed(error.to_string()))
 }
 
 fn store_remedy(error: &KvError) -> String {

@@ -1,6 +1,7 @@
 //! The control plane's requests: each is answered by one function, from the rows or by a command.
 
 mod cluster;
+mod iscsi;
 mod sessions;
 mod volumes;
 
@@ -143,6 +144,15 @@ async fn answer(call: Call<'_>, op: Op) -> Result<Answer, MdsError> {
         Op::Status(_) => cluster::status(call),
         Op::ListChunkservers(_) => cluster::chunkservers(call),
         Op::RemoveChunkserver(op) => cluster::remove_chunkserver(call, op).await,
+        Op::IscsiEdit(op) => iscsi::edit(call, op).await,
+        Op::IscsiList(_) => iscsi::list(call),
+        Op::IscsiEnroll(op) => iscsi::enroll(call, op).await,
+        Op::IscsiWithdraw(op) => call.command(state::command::Op::IscsiWithdraw(op)).await,
+        Op::IscsiPoll(op) => iscsi::poll(call, op).await,
+        Op::IscsiServe(op) => iscsi::serve(call, op).await,
+        Op::IscsiLeave(op) => call.command(state::command::Op::IscsiLeave(op)).await,
+        Op::IscsiEnforced(op) => call.command(state::command::Op::IscsiEnforced(op)).await,
+        Op::IscsiReserve(op) => iscsi::reserve(call, op).await,
     }
 }
 
@@ -167,5 +177,14 @@ fn name(op: &Op) -> &'static str {
         Op::Status(_) => "status",
         Op::ListChunkservers(_) => "list_chunkservers",
         Op::RemoveChunkserver(_) => "remove_chunkserver",
+        Op::IscsiEdit(_) => "iscsi_edit",
+        Op::IscsiList(_) => "iscsi_list",
+        Op::IscsiEnroll(_) => "iscsi_enroll",
+        Op::IscsiWithdraw(_) => "iscsi_withdraw",
+        Op::IscsiPoll(_) => "iscsi_poll",
+        Op::IscsiServe(_) => "iscsi_serve",
+        Op::IscsiLeave(_) => "iscsi_leave",
+        Op::IscsiEnforced(_) => "iscsi_enforced",
+        Op::IscsiReserve(_) => "iscsi_reserve",
     }
 }

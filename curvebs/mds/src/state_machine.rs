@@ -21,10 +21,11 @@ use curve_proto::pb::mds::{Empty, MdsResponse};
 use curve_proto::pb::mds_state::command::Op;
 use curve_proto::pb::mds_state::{ClusterRow, Command, Found, ResultRow, SlotRow};
 use prost::Message;
+use tokio::sync::watch;
 
 use crate::config::MDS_ID_MAX;
 use crate::rows::{Refusal, cluster, get, put};
-use crate::{keys, lease, namespace, placement, topology};
+use crate::{iscsi, keys, lease, namespace, placement, topology};
 
 /// How many results of mutations are remembered for retries.
 const RESULTS_MAX: u64 = 4096;
@@ -33,13 +34,15 @@ const RESULTS_MAX: u64 = 4096;
 pub(crate) struct MdsMachine {
     store: Arc<dyn Store>,
     recovered: Option<Bytes>,
+    /// Told after each change of the rows: requests wait for some.
+    changed: watch::Sender<()>,
 }
 
 impl MdsMachine {
     /// Over an open store.
-    pub(crate) fn new(store: Arc<dyn Store>) -> Result<Self, KvError> {
+    pub(crate) fn new(store: Arc<dyn Store>, changed: watch::Sender<()>) -> Result<Self, KvError> {
         let recovered = store.applied()?;
-        Ok(Self { store, recovered })
+        Ok(Self { store, recovered, changed })
     }
 }
 
@@ -50,6 +53,7 @@ impl StateMachine for MdsMachine {
 
     fn apply(&mut self, entries: Vec<Applied>, marker: Bytes) -> BoxFuture<'_, io::Result<Vec<Vec<Bytes>>>> {
         let results = apply_all(&*self.store, &entries, &marker);
+        self.changed.send_replace(());
         Box::pin(std::future::ready(results.map_err(io::Error::from)))
     }
 
@@ -171,6 +175,16 @@ fn dispatch(txn: &mut Txn<'_>, command: &Command) -> Result<Answer, Refusal> {
         Op::RemoveChunkserver(op) => topology::remove(txn, op),
         Op::ForgetChunkserver(op) => topology::forget(txn, op),
         Op::Moved(op) => topology::moved(txn, op),
+        Op::IscsiEdit(op) => iscsi::edit(txn, now, op),
+        Op::IscsiSealAuth(op) => iscsi::set_auth(txn, op),
+        Op::IscsiEnroll(op) => iscsi::enroll(txn, op),
+        Op::IscsiWithdraw(op) => iscsi::withdraw(txn, op),
+        Op::IscsiServe(op) => iscsi::serve(txn, op),
+        Op::IscsiLeave(op) => iscsi::leave(txn, op),
+        Op::IscsiEnforced(op) => iscsi::enforced(txn, op),
+        Op::IscsiReserve(op) => iscsi::reserve(txn, op),
+        Op::IscsiExpel(op) => iscsi::expel(txn, op),
+        Op::IscsiVacate(op) => iscsi::vacate(txn, op),
     }
 }
 

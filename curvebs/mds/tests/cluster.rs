@@ -17,6 +17,7 @@ const GIB: u64 = 1 << 30;
 fn open_as(client: u64, path: &str) -> OpenRequest {
     OpenRequest {
         path: path.into(),
+        volume: None,
         mode: OpenMode::Exclusive,
         client: ClientId(client),
         host: format!("host-{client}"),

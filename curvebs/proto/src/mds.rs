@@ -16,7 +16,8 @@ pub use cluster::{
 pub use error::MdsError;
 pub use iscsi::{
     ANY_INITIATOR, IscsiAccess, IscsiAuth, IscsiEdit, IscsiGateway, IscsiGatewayKey, IscsiListing, IscsiLun,
-    IscsiNews, IscsiReservation, IscsiReserve, IscsiSeat, IscsiSecrets, IscsiSession, IscsiTarget, gateway_key,
+    IscsiNews, IscsiReservation, IscsiReserve, IscsiSeat, IscsiSecrets, IscsiSession, IscsiTarget,
+    gateway_key,
 };
 pub use volume::{
     Created, DiskUsage, Entry, Holder, OpenMode, OpenRequest, Opened, Refreshed, SessionKey, SessionState,

@@ -31,6 +31,9 @@ pub use packages::mds::state::v1 as mds_state;
 impl std::fmt::Debug for mds::IscsiAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { user, mutual_user, .. } = self;
-        f.debug_struct("IscsiAuth").field("user", user).field("mutual_user", mutual_user).finish_non_exhaustive()
+        f.debug_struct("IscsiAuth")
+            .field("user", user)
+            .field("mutual_user", mutual_user)
+            .finish_non_exhaustive()
     }
 }

@@ -107,7 +107,9 @@ pub fn mds_failure(error: &MdsError) -> Failure {
         | MdsError::IsDirectory { .. }
         | MdsError::BadPath { .. }
         | MdsError::BadSize { .. }
+        | MdsError::BadName { .. }
         | MdsError::BadRequest { .. } => Code::Usage,
+        MdsError::NoSealingKey { .. } => Code::Config,
         MdsError::HeldBy { .. } => Code::InUse,
         MdsError::NotHeld { .. } | MdsError::Fenced { .. } | MdsError::Conflict { .. } => Code::Conflict,
         MdsError::NoSpace { .. } => Code::NoSpace,

@@ -1,10 +1,13 @@
 //! The grammar of the command line. Only shapes: nothing here acts.
 
+pub mod iscsi;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use curve_types::{ByteSize, ClientId, HumanDuration};
+use iscsi::IscsiArgs;
 
 /// Replicated block storage: volumes, the cluster behind them, and a playground to try both.
 #[derive(Parser, Debug)]
@@ -36,6 +39,8 @@ pub enum Command {
     Playground(PlaygroundArgs),
     /// Volumes and their directories.
     Bs(BsArgs),
+    /// iSCSI targets: what the gateways serve, to whom.
+    Iscsi(IscsiArgs),
     /// The state of the cluster.
     Cluster(ClusterArgs),
     /// Explain an error code.
@@ -465,6 +470,7 @@ impl Cli {
                 | BsCommand::Fence { json, .. }
                 | BsCommand::Du { json, .. } => json,
             },
+            Command::Iscsi(args) => args.command.wants_json(),
             Command::Cluster(args) => match args.command {
                 ClusterCommand::Status { json, .. }
                 | ClusterCommand::Copysets { json }
@@ -501,6 +507,15 @@ mod tests {
             "curve bs mv /a /b",
             "curve bs holders /a --json",
             "curve bs fence /a --holder client-12 --yes",
+            "curve iscsi target create iqn.2026-01.com.example:a",
+            "curve iscsi target rm iqn.2026-01.com.example:a --yes",
+            "curve iscsi target ls --json",
+            "curve iscsi lun add iqn.2026-01.com.example:a --lun 0 --volume /a --block-size 4096 --read-only",
+            "curve iscsi lun rm iqn.2026-01.com.example:a --lun 0",
+            "curve iscsi auth set iqn.2026-01.com.example:a --user u --password-file f --mutual-user v --mutual-password-file g",
+            "curve iscsi acl add iqn.2026-01.com.example:a --initiator iqn.i:a",
+            "curve iscsi sessions --json",
+            "curve iscsi reservations --json",
             "curve cluster status --json",
             "curve serve chunkserver --config c.toml",
         ] {

@@ -13,7 +13,7 @@ use curve_types::{ClientId, Epoch, HOLDERS_MAX};
 
 use super::rules::{self, Refused, Seat, Wanted};
 use crate::keys;
-use crate::namespace::{NamePath, volume_at, volume_message};
+use crate::namespace::{NamePath, path_of, volume, volume_at, volume_message};
 use crate::rows::{Refusal, Rows, all, cluster, get, put};
 
 /// All sessions of a volume.
@@ -84,8 +84,17 @@ pub(crate) fn open(txn: &mut Txn<'_>, now_ms: u64, op: &state::Open) -> Result<A
     let Some(open) = &op.open else {
         return Err(MdsError::BadRequest { why: "an open without its request".into() }.into());
     };
-    let path = NamePath::parse(&open.path)?;
-    let mut volume = volume_at(txn, &path)?;
+    let (mut volume, name) = match open.volume {
+        0 => {
+            let path = NamePath::parse(&open.path)?;
+            (volume_at(txn, &path)?, path.text())
+        }
+        id => {
+            let volume = volume(txn, id)?;
+            let name = path_of(&volume);
+            (volume, name)
+        }
+    };
     let cluster = cluster(txn)?;
     let opened = |volume: &VolumeRow, epoch: u64| {
         let volume = Some(volume_message(&cluster, volume));
@@ -98,10 +107,10 @@ pub(crate) fn open(txn: &mut Txn<'_>, now_ms: u64, op: &state::Open) -> Result<A
     let admission = admit(op, open, &sessions, volume.stray_writer).map_err(|refused| match refused {
         Refused::By(client) => {
             let holder = sessions.iter().find(|session| session.client == client);
-            held_by(path.text(), holder.expect("the rules name one of the sessions").clone())
+            held_by(name.clone(), holder.expect("the rules name one of the sessions").clone())
         }
         Refused::Full => {
-            let why = format!("{} is open {HOLDERS_MAX} times, which is the limit", path.text());
+            let why = format!("{name} is open {HOLDERS_MAX} times, which is the limit");
             MdsError::Conflict { why }.into()
         }
     })?;
@@ -190,6 +199,20 @@ pub(crate) fn break_sessions(txn: &mut Txn<'_>, op: &pb::BreakSessions) -> Resul
         put(txn, keys::volume(volume.id), &volume);
     }
     Ok(Answer::Volume(volume_message(&cluster(txn)?, &volume)))
+}
+
+/// Ends one session of a volume, and raises the epoch when there was one, or when a former writer may still have requests
+/// under way. Of a volume that is gone nothing is left to end.
+pub(crate) fn end_session(txn: &mut Txn<'_>, volume: u64, client: u64) -> Result<(), Refusal> {
+    let Some(mut volume) = get::<VolumeRow>(txn, &keys::volume(volume))? else { return Ok(()) };
+    let key = keys::session(volume.id, client);
+    let held = get::<SessionRow>(txn, &key)?.is_some();
+    if held || volume.stray_writer {
+        txn.delete(key);
+        raise_epoch(&mut volume);
+        put(txn, keys::volume(volume.id), &volume);
+    }
+    Ok(())
 }
 
 /// Ends the sessions of a volume that is about to be deleted; refused when one is alive.

@@ -9,6 +9,7 @@ use curve_proto::pb::mds_state::entry_row::Names;
 use curve_proto::pb::mds_state::{EntryRow, VolumeRow};
 use curve_types::{ByteSize, VOLUME_BYTES_MAX, VOLUME_BYTES_UNIT};
 
+use crate::iscsi;
 use crate::keys;
 use crate::lease;
 use crate::namespace::path::NamePath;
@@ -115,6 +116,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, now_ms: u64, op: &state::Delete) -> Resu
             }
         }
         Named::Volume(volume) => {
+            iscsi::discard_volume(txn, volume.id, &path.text())?;
             lease::end_for_delete(txn, &volume, &path.text(), &op.lapsed)?;
             placement::discard_volume(txn, &volume, now_ms)?;
             txn.delete(keys::volume(volume.id));
@@ -146,6 +148,7 @@ pub(crate) fn rename(txn: &mut Txn<'_>, op: &pb::Rename) -> Result<Answer, Refus
             volume.parent = to_parent;
             volume.name = to_name.as_bytes().to_vec().into();
             put(txn, keys::volume(volume.id), &volume);
+            iscsi::rename_volume(txn, volume.id, &to.text())?;
             Names::Volume(volume.id)
         }
     };

@@ -28,7 +28,7 @@ pub(super) async fn open(call: Call<'_>, op: pb::Open) -> Result<Answer, MdsErro
         return Err(MdsError::BadRequest { why: "a session needs a client id other than 0".into() });
     }
     let client = op.client;
-    let lapsed = call.lapsed_at(&op.path)?;
+    let lapsed = if op.volume == 0 { call.lapsed_at(&op.path)? } else { call.lapsed_of(op.volume)? };
     // A copy of the request that arrives late gets the first answer, and does not open the volume again.
     let answer = call.mutate(state::command::Op::Open(state::Open { open: Some(op), lapsed })).await?;
     let Answer::Opened(mut opened) = answer else { return Ok(answer) };
@@ -53,7 +53,8 @@ fn touch(call: Call<'_>, volume: u64, client: u64) {
     call.shared.memory.with(call.term, |memory| memory.refreshed.insert((volume, client), Instant::now()));
 }
 
-async fn fence(call: Call<'_>, id: u64) -> Result<(), MdsError> {
+/// Waits a moment until every copyset of a volume refuses whoever was shut out of it.
+pub(super) async fn fence(call: Call<'_>, id: u64) -> Result<(), MdsError> {
     let rows = call.shared.rows();
     let Some(volume) = get::<VolumeRow>(rows, &keys::volume(id)).map_err(store_failed)? else {
         return Err(MdsError::NotFound { what: format!("volume {id}") });

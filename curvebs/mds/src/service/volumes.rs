@@ -30,15 +30,18 @@ impl Call<'_> {
 
     /// The sessions of the volume at a path whose lease has run out; none when there is no such volume.
     pub(super) fn lapsed_at(&self, path: &str) -> Result<Vec<u64>, MdsError> {
-        let rows = self.shared.rows();
-        let volume = match namespace::volume_at(rows, &namespace::NamePath::parse(path)?) {
-            Ok(volume) => volume,
-            Err(Refusal::No(_)) => return Ok(Vec::new()),
-            Err(store) => return Err(store.into()),
-        };
-        let sessions = lease::sessions_of(rows, volume.id).map_err(store_failed)?;
+        match namespace::volume_at(self.shared.rows(), &namespace::NamePath::parse(path)?) {
+            Ok(volume) => self.lapsed_of(volume.id),
+            Err(Refusal::No(_)) => Ok(Vec::new()),
+            Err(store) => Err(store.into()),
+        }
+    }
+
+    /// The sessions of a volume whose lease has run out.
+    pub(super) fn lapsed_of(&self, volume: u64) -> Result<Vec<u64>, MdsError> {
+        let sessions = lease::sessions_of(self.shared.rows(), volume).map_err(store_failed)?;
         let clients = sessions.into_iter().map(|session| session.client);
-        Ok(clients.filter(|&client| self.lease_left(volume.id, client).is_zero()).collect())
+        Ok(clients.filter(|&client| self.lease_left(volume, client).is_zero()).collect())
     }
 
     fn holders(&self, volume: u64) -> Result<Vec<Holder>, Refusal> {

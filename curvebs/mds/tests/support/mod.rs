@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
-use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
+use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig, SealingKeys};
 use curve_multiraft::RaftOptions;
 use curve_proto::MdsApi;
 use curve_proto::mds::HealthLevel;
@@ -97,7 +97,9 @@ impl Cluster {
             seed: n as u64,
             raft: RaftOptions::default(),
         };
-        self.hosts[n].node = Some(MdsNode::start(config, parts).await.unwrap());
+        let node = MdsNode::start(config, parts).await.unwrap();
+        node.set_sealing_keys(SealingKeys::parse(&"5a".repeat(32)).unwrap());
+        self.hosts[n].node = Some(node);
     }
 
     /// Power loss of an MDS's machine.

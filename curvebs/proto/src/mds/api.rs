@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use curve_types::{ClientId, CopysetId, Epoch, NodeId, SegmentIndex};
+use curve_types::{ClientId, CopysetId, Epoch, NodeId, SegmentIndex, VolumeId};
 use tokio::time::{Instant, sleep};
 
 use crate::mds::wire::{BadReply, required};
@@ -135,6 +135,7 @@ impl MdsApi {
             process: request.process,
             takeover: request.takeover,
             displaced: request.displaced.iter().map(|client| client.get()).collect(),
+            volume: request.volume.map_or(0, VolumeId::get),
         });
         let opened = answer!(self.call_until_done(op, self.deadline).await?, Opened)?;
         Ok(Opened {

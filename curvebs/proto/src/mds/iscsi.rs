@@ -19,7 +19,7 @@ pub struct IscsiLun {
     pub number: u16,
     /// The volume.
     pub volume: VolumeId,
-    /// The volume's path now.
+    /// The volume's path, for people: not up to date where a directory above was renamed.
     pub path: String,
     /// Bytes of a logical block.
     pub block_bytes: u32,
@@ -415,10 +415,8 @@ impl TryFrom<pb::IscsiNews> for IscsiNews {
     type Error = BadReply;
 
     fn try_from(news: pb::IscsiNews) -> Result<Self, BadReply> {
-        let seat = |seat: pb::IscsiSeat| IscsiSeat {
-            volume: VolumeId(seat.volume),
-            client: ClientId(seat.client),
-        };
+        let seat =
+            |seat: pb::IscsiSeat| IscsiSeat { volume: VolumeId(seat.volume), client: ClientId(seat.client) };
         Ok(Self {
             revision: news.revision,
             targets: each(news.targets)?,
@@ -484,13 +482,12 @@ mod tests {
 
     #[test]
     fn secrets_are_whole_or_absent() {
-        let wire =
-            |secret: &'static str, mutual_user: &str, mutual_secret: &'static str| pb::IscsiAuth {
-                user: "u".into(),
-                secret: secret.into(),
-                mutual_user: mutual_user.into(),
-                mutual_secret: mutual_secret.into(),
-            };
+        let wire = |secret: &'static str, mutual_user: &str, mutual_secret: &'static str| pb::IscsiAuth {
+            user: "u".into(),
+            secret: secret.into(),
+            mutual_user: mutual_user.into(),
+            mutual_secret: mutual_secret.into(),
+        };
         assert!(IscsiAuth::from(wire("a", "", "")).secrets.is_some());
         assert!(IscsiAuth::from(wire("", "", "")).secrets.is_none());
         assert!(IscsiAuth::from(wire("a", "m", "")).secrets.is_none());

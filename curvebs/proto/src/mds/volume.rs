@@ -118,8 +118,10 @@ impl fmt::Display for Holder {
 /// What an opener asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenRequest {
-    /// The volume's path.
+    /// The volume's path; says nothing when `volume` is given.
     pub path: String,
+    /// The volume itself, wherever its name is now.
+    pub volume: Option<VolumeId>,
     /// How.
     pub mode: OpenMode,
     /// The session's random id; a retry carries the same.

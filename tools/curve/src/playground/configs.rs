@@ -1,7 +1,12 @@
 //! The members' configuration files. Written once: what an operator edits in `D/etc` survives.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use toml::{Table, Value};
 
 use crate::cli::StartArgs;
@@ -15,6 +20,7 @@ pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<()
     let mut client = Table::new();
     client.insert("mds_addresses".to_owned(), Value::from(addresses));
     write_missing(&layout.client_config(), &client)?;
+    write_key(&layout.secrets_key())?;
     for member in plan.servers() {
         let (mut config, more) = match member.name.role {
             Role::Mds => (mds(layout, plan, member, args), &args.mds_set),
@@ -40,6 +46,7 @@ fn mds(layout: &Layout, plan: &Plan, member: &Member, args: &StartArgs) -> Table
         Value::Table(table)
     });
     config.insert("members".to_owned(), Value::Array(members.collect()));
+    config.insert("secrets_key_file".to_owned(), layout.secrets_key().display().to_string().into());
     // Its disk is shared with everything else on the machine, and how full that is does not make a cluster unhealthy that
     // has room. What counts here is the reserve, below which nothing new is allocated.
     config.insert("capacity_low_percent".to_owned(), 0.into());
@@ -74,6 +81,20 @@ fn merge(config: &mut Table, line: &str) -> Result<(), Failure> {
     })?;
     config.extend(more);
     Ok(())
+}
+
+/// Writes a new key for secrets, which nobody else may read. An existing one stays: what it sealed could not be opened
+/// without it.
+fn write_key(path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Failure::file("write", path, &error);
+    let key = (0..4).map(|_| OsRng.try_next_u64()).collect::<Result<Vec<u64>, _>>();
+    let key = key.map_err(|error| failed(std::io::Error::other(error)))?;
+    let text: String = key.iter().map(|part| format!("{part:016x}")).collect();
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    writeln!(file, "{text}").map_err(failed)
 }
 
 fn write_missing(path: &Path, config: &Table) -> Result<(), Failure> {

@@ -74,6 +74,11 @@ impl Layout {
         self.root.join("etc").join(format!("{name}.toml"))
     }
 
+    /// `D/etc/secrets.key`: seals CHAP secrets.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.root.join("etc").join("secrets.key")
+    }
+
     /// `D/data/NAME`.
     pub fn data_dir(&self, name: MemberName) -> PathBuf {
         self.root.join("data").join(name.to_string())

@@ -36,7 +36,8 @@ impl MdsApi {
         let (name, host, addresses) = (name.to_owned(), host.to_owned(), addresses.to_vec());
         let op = Op::IscsiEnroll(pb::IscsiEnroll { name, incarnation, addresses, host, process });
         let enrolled = answer!(self.call(op).await?, IscsiEnrolled)?;
-        let number = u16::try_from(enrolled.number).map_err(|_| MdsError::from(BadReply("gateway number")))?;
+        let number =
+            u16::try_from(enrolled.number).map_err(|_| MdsError::from(BadReply("gateway number")))?;
         Ok((IscsiGatewayKey { number, incarnation }, Duration::from_millis(enrolled.lease_ms)))
     }
 
@@ -52,8 +53,8 @@ impl MdsApi {
         seen: u64,
         sessions: Option<Vec<IscsiSession>>,
     ) -> Result<IscsiNews, MdsError> {
-        let sessions = sessions
-            .map(|list| pb::IscsiSessions { sessions: list.into_iter().map(Into::into).collect() });
+        let sessions =
+            sessions.map(|list| pb::IscsiSessions { sessions: list.into_iter().map(Into::into).collect() });
         let op = Op::IscsiPoll(pb::IscsiPoll { gateway: Some(gateway.into()), seen, sessions });
         Ok(answer!(self.call(op).await?, IscsiNews)?.try_into()?)
     }
