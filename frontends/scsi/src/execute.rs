@@ -207,7 +207,13 @@ impl<'a> Job<'a> {
 
     async fn change(&self, action: Action) -> Result<Response, Failure> {
         let change = Change { by: self.nexus.registrant().clone(), action };
-        let outcome = self.unit.reservations().change(change).await?;
+        self.task.renounce();
+        let outcome = tokio::select! {
+            biased;
+            // Whoever preempts this nexus must not have to wait for what the nexus wants of the store.
+            () = self.task.aborted() => return Err(Failure::Status(Status::TaskAborted)),
+            outcome = self.unit.reservations().change(change) => outcome?,
+        };
         self.unit.enforce(&outcome).await;
         Ok(Response::good())
     }

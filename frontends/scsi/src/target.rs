@@ -332,6 +332,14 @@ impl UnitNexus {
         !tasks.is_empty()
     }
 
+    /// Waits until the tasks that execute now cannot reach the device any more.
+    pub(crate) async fn drain(&self) {
+        let tasks = self.tasks.lock().expect("no panic under the lock").clone();
+        for task in tasks {
+            task.gone().await;
+        }
+    }
+
     fn holds_reserve6(&self) -> bool {
         self.unit.reservations().view().legacy_holder() == Some(self.registrant())
     }

@@ -17,6 +17,8 @@ const ENDED: u8 = 1 << 1;
 const ABORTED: u8 = 1 << 2;
 /// Aborted by another nexus: with TAS = 1 the initiator is told.
 const BY_ANOTHER: u8 = 1 << 3;
+/// It touches no block any more, however long it may still take.
+const HARMLESS: u8 = 1 << 4;
 
 /// How a task ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,7 +115,7 @@ impl AbortHandle {
     /// Completes when somebody has aborted the task. For a transport that waits for the task's data: it then stops
     /// waiting and calls `execute` without data to learn the answer.
     pub async fn aborted(&self) {
-        self.0.wait_for(|bits| bits & ABORTED != 0).await;
+        self.0.aborted().await;
     }
 }
 
@@ -160,9 +162,23 @@ impl TaskState {
         before & ENDED == 0
     }
 
-    /// Completes when an aborted task cannot reach the device any more: it ended, or it had not started.
+    /// Says that the task will not touch a block any more. A change of reservations waits for tasks of others, and must
+    /// not be waited for in turn.
+    pub(crate) fn renounce(&self) {
+        self.bits.fetch_or(HARMLESS, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// Completes when an aborted task cannot reach the device any more: it ended, or it had not started, or it has
+    /// nothing to do with the device. Of a task that is not aborted it says the same, and that what it does from now on is
+    /// decided by the reservations of now.
     pub(crate) async fn gone(&self) {
-        self.wait_for(|bits| bits & ENDED != 0 || bits & STARTED == 0).await;
+        self.wait_for(|bits| bits & (ENDED | HARMLESS) != 0 || bits & STARTED == 0).await;
+    }
+
+    /// Completes when somebody has aborted it.
+    pub(crate) async fn aborted(&self) {
+        self.wait_for(|bits| bits & ABORTED != 0).await;
     }
 
     async fn wait_for(&self, reached: impl Fn(u8) -> bool) {

@@ -11,7 +11,8 @@ use crate::atomics::{AtomicBlocks, LocalAtomics};
 use crate::attention::attention_code;
 use crate::cdb::Blocks;
 use crate::mode::ModeParameters;
-use crate::reservations::{Action, Change, LocalReservations, Outcome, Registrant, ReservationStore};
+use crate::opcodes::Access;
+use crate::reservations::{Action, Change, LocalReservations, Outcome, Registrant, ReservationStore, State};
 use crate::sense::{AdditionalSense, Sense, SenseFormat};
 use crate::target::UnitNexus;
 use crate::task::Aborter;
@@ -219,6 +220,25 @@ impl LogicalUnit {
             for nexus in of(who) {
                 nexus.abort_tasks(Aborter::OtherNexus).await;
             }
+        }
+    }
+
+    /// Completes when no command that `state` forbids is executing: commands of nexuses that may not do everything are
+    /// waited for. Whatever starts from now on is decided by the [`view`](ReservationStore::view), which must be `state`
+    /// already.
+    pub async fn drain_forbidden(&self, state: &State) {
+        for nexus in self.nexuses() {
+            let who = nexus.registrant();
+            if !state.allows(who, Access::Write) || state.blocked_by_legacy(who) {
+                nexus.drain().await;
+            }
+        }
+    }
+
+    /// Completes when every command that is executing now has ended, or cannot reach the device any more.
+    pub async fn drain(&self) {
+        for nexus in self.nexuses() {
+            nexus.drain().await;
         }
     }
 

@@ -29,9 +29,12 @@ pub enum StoreError {
 
 /// Holds the reservations of one logical unit for every gateway that serves it.
 ///
+/// A change whose future is dropped may or may not be made; the view tells.
+///
 /// `change` completes only when the change holds: whoever else serves the unit decides by the new state, has established
-/// the unit attentions for the nexuses attached there and has aborted what the [`Outcome`] says. For the nexuses attached
-/// here, the caller does that with the outcome that it gets
+/// the unit attentions for the nexuses attached there, has aborted what the [`Outcome`] says, and has
+/// [drained](crate::LogicalUnit::drain_forbidden) what the new state forbids. For the nexuses attached
+/// here, the caller does that with the outcome that it gets, which is empty if the store has done so
 /// ([`LogicalUnit::enforce`](crate::LogicalUnit::enforce) is for both).
 pub trait ReservationStore: Send + Sync + 'static {
     /// The state now. Called for each command: it must not wait.
@@ -42,15 +45,15 @@ pub trait ReservationStore: Send + Sync + 'static {
 
 /// Reservations of one process: in memory, or with a file that keeps what was registered with APTPL.
 pub struct LocalReservations {
-    view: RwLock<Arc<State>>,
+    view: Arc<RwLock<Arc<State>>>,
     /// Held while a change is made, so that the file follows the state in order.
-    file: Mutex<Option<PathBuf>>,
+    file: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl LocalReservations {
     /// Nothing survives.
     pub fn in_memory() -> Self {
-        Self { view: RwLock::default(), file: Mutex::new(None) }
+        Self { view: Arc::default(), file: Arc::default() }
     }
 
     /// What was registered with APTPL survives in a file, which need not exist yet.
@@ -63,20 +66,28 @@ impl LocalReservations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self { view: RwLock::new(Arc::new(state)), file: Mutex::new(Some(path.to_owned())) })
+        let view = Arc::new(RwLock::new(Arc::new(state)));
+        Ok(Self { view, file: Arc::new(Mutex::new(Some(path.to_owned()))) })
     }
 
     async fn make(&self, change: Change) -> Result<Outcome, StoreError> {
-        let file = self.file.lock().await;
+        let file = self.file.clone().lock_owned().await;
         let before = self.view();
         let mut next = State::clone(&before);
         let outcome = next.apply(&change).map_err(StoreError::Refused)?;
-        if let Some(path) = file.as_ref()
-            && (before.persists() || next.persists())
-        {
-            keep(path.clone(), kept_bytes(&next)).await?;
+        let persists = before.persists() || next.persists();
+        let view = self.view.clone();
+        match file.clone() {
+            // The turn goes along: a change that nobody waits for any more is made all the same, and before the next one.
+            Some(path) if persists => {
+                keep(path, kept_bytes(&next), move || {
+                    *view.write().expect("no panic under the lock") = Arc::new(next);
+                    drop(file);
+                })
+                .await?;
+            }
+            _ => *view.write().expect("no panic under the lock") = Arc::new(next),
         }
-        *self.view.write().expect("no panic under the lock") = Arc::new(next);
         Ok(outcome)
     }
 }
@@ -95,9 +106,9 @@ fn kept_bytes(state: &State) -> Vec<u8> {
     if state.persists() { encode_state(state) } else { encode_state(&State::default()) }
 }
 
-async fn keep(path: PathBuf, bytes: Vec<u8>) -> Result<(), StoreError> {
+async fn keep(path: PathBuf, bytes: Vec<u8>, kept: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     let shown = path.display().to_string();
-    match tokio::task::spawn_blocking(move || replace(&path, &bytes)).await {
+    match tokio::task::spawn_blocking(move || replace(&path, &bytes).map(|()| kept())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             tracing::error!(path = shown, %error, "cannot keep reservations");

@@ -1,7 +1,16 @@
 //! Reservations seen from initiators.
 
-use curve_scsi::Status;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curve_blockdev::{Fault, MemoryDevice, Operation};
 use curve_scsi::opcodes::{Access, COMMANDS, CommandSpec};
+use curve_scsi::reservations::{
+    Action, Change, LocalReservations, Outcome, ReservationFuture, ReservationKind, ReservationStore, State,
+    StoreError,
+};
+use curve_scsi::{Ended, Identity, LocalAtomics, LogicalUnit, Response, Status, TargetDevice, UnitOptions};
 
 use crate::lab::{Initiator, cdb16, disk, lun, read16, target, write16};
 
@@ -129,4 +138,68 @@ async fn reserve6_lasts_as_long_as_its_nexus() {
     drop(again);
     two.refused(&[0; 6], &[]).await;
     two.good(&reserve, &[]).await;
+}
+
+/// A store that answers no change, as one whose cluster is away.
+struct Silent(LocalReservations);
+
+impl ReservationStore for Silent {
+    fn view(&self) -> Arc<State> {
+        self.0.view()
+    }
+
+    fn change(&self, _change: Change) -> ReservationFuture<'_, Result<Outcome, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_store_is_not_waited_for() {
+    let memory = Arc::new(MemoryDevice::new(1 << 20, 512));
+    let unit = LogicalUnit::with_seams(
+        Identity::of_volume([1; 16]),
+        Arc::new(LocalAtomics::new(memory, 0)),
+        Arc::new(Silent(LocalReservations::in_memory())),
+        UnitOptions { block_bytes: 512, read_only: false },
+    );
+    let target = TargetDevice::new("iqn.2026-11.test:target");
+    target.insert(lun(0), unit.expect("a valid size"));
+    let (one, two) = (Initiator::login(&target, 1).await, Initiator::login(&target, 2).await);
+    let waiting = one.attachment.task(lun(0).into(), &out(6, 0));
+    let waiting = tokio::spawn(waiting.execute(vec![list(0, 1).into()]));
+    tokio::task::yield_now().await;
+    target.unit(lun(0)).expect("there").drain().await;
+    two.attachment.clear_task_set(lun(0).into()).await.expect("there");
+    let told = Ended::Completed(Response::status(Status::TaskAborted));
+    assert_eq!(waiting.await.expect("no panic"), told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_state_forbids_is_drained_and_nothing_else() {
+    let disk = disk(1, 512);
+    let target = target(&[&disk]);
+    let (one, two) = (Initiator::login(&target, 1).await, Initiator::login(&target, 2).await);
+    register(&one, 1).await;
+    let write = |initiator: &Initiator| {
+        disk.faulty.fail_next(Operation::Write, Fault::Delay(Duration::from_secs(1_000)));
+        let task = initiator.attachment.task(lun(0).into(), &write16(0, 1));
+        tokio::spawn(task.execute(vec![Bytes::from(vec![1; 512])]))
+    };
+    // Nobody has reserved it: nothing is forbidden to anybody.
+    let running = write(&two);
+    tokio::task::yield_now().await;
+    disk.unit.drain_forbidden(&disk.unit.reservations().view()).await;
+    assert!(!running.is_finished());
+    running.await.expect("no panic");
+    let mut reserved = State::clone(&disk.unit.reservations().view());
+    let by = reserved.registrations().keys().next().expect("registered").clone();
+    let action = Action::Reserve { key: 1, kind: ReservationKind::WriteExclusive };
+    reserved.apply(&Change { by, action }).expect("free");
+    let (allowed, forbidden) = (write(&one), write(&two));
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    disk.unit.drain_forbidden(&reserved).await;
+    assert!(forbidden.is_finished(), "it has ended");
+    allowed.await.expect("no panic");
 }
