@@ -12,6 +12,9 @@ use curve_types::ByteSize;
 
 const EXAMPLES: &str = "\
 Examples:
+  Serve every target of the cluster (`curve iscsi target create`, `curve iscsi lun add`), beside other gateways:
+    curve-iscsi serve --gateway gw-1 --listen 0.0.0.0:3260 --advertise gw-1.example.com:3260
+
   Serve two volumes as one target, and use them from a host with open-iscsi:
     curve-iscsi serve --listen 0.0.0.0:3260 --iqn iqn.2026-01.com.example:db --lun 0=/db --lun 1=/logs
     iscsiadm -m discovery -t sendtargets -p HOST
@@ -42,7 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve volumes until SIGTERM or SIGINT, which asks initiators to log out and lets commands in flight finish first.
     ///
-    /// Prints one line `ready iscsi://HOST:PORT/IQN/LUN` for each portal and unit once initiators can connect.
+    /// Prints one line `ready iscsi://HOST:PORT/IQN/LUN` for each portal and unit once initiators can connect; with
+    /// --gateway, whose units come and go, one line `ready iscsi://HOST:PORT` for each portal.
     Serve(Box<Serve>),
     /// Print a completion script for a shell.
     Completion {
@@ -61,11 +65,18 @@ pub struct Serve {
     /// What discovery tells initiators to connect to [default: what they have connected to].
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Vec<String>,
+    /// Serve the targets of the cluster, under this name. Any number of gateways serve the same units, each with a name of
+    /// its own, which it keeps: reservations remember through which gateway they were made.
+    #[arg(long, value_name = "NAME", conflicts_with_all = [
+        "iqn", "lun", "block_size", "read_only", "memory", "takeover", "initiator", "chap_user", "chap_password_file",
+        "mutual_user", "mutual_password_file",
+    ])]
+    pub gateway: Option<String>,
     /// Name of the target.
-    #[arg(long, value_name = "IQN", value_parser = name)]
-    pub iqn: NodeName,
+    #[arg(long, value_name = "IQN", value_parser = name, required_unless_present = "gateway")]
+    pub iqn: Option<NodeName>,
     /// A volume and the number it is served under; may be given several times.
-    #[arg(long, value_name = "N=PATH", required = true)]
+    #[arg(long, value_name = "N=PATH", required_unless_present = "gateway")]
     pub lun: Vec<LunArgument>,
     /// Bytes of a logical block.
     #[arg(long, value_name = "BYTES", value_enum, default_value = "512")]
@@ -170,6 +181,8 @@ mod tests {
     fn refusals_say_what_to_do() {
         let good = ["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "0=/a"];
         assert!(Cli::try_parse_from([&["curve-iscsi"], &good[..]].concat()).is_ok());
+        let gateway = ["curve-iscsi", "serve", "--gateway", "gw-1", "--listen", "h:1", "--advertise", "g:1"];
+        assert!(Cli::try_parse_from(gateway).is_ok());
         for (args, hint) in [
             (&["serve", "--iqn", "iqn.x:y", "--lun", "0=/a"][..], "--listen"),
             (&["serve", "--listen", "h:1", "--lun", "0=/a"], "--iqn"),
@@ -182,6 +195,8 @@ mod tests {
             (&[&good[..], &["--mutual-user", "u", "--mutual-password-file", "f"]].concat(), "--chap-user"),
             (&[&good[..], &["--memory", "10"]].concat(), "GiB"),
             (&[&good[..], &["--block-size", "1024"]].concat(), "4096"),
+            (&[&good[..], &["--gateway", "gw-1"]].concat(), "--gateway"),
+            (&["serve", "--gateway", "gw-1"], "--listen"),
         ] {
             let error =
                 Cli::try_parse_from([&["curve-iscsi"], args].concat()).expect_err("refused").to_string();

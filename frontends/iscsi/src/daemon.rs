@@ -1,18 +1,24 @@
 //! `curve-iscsi serve`: opens, listens, says that it is ready, drains.
 
+use std::future::pending;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use curve_blockdev::BlockDevice;
+use curve_iscsi::catalog::{Catalog, CatalogSource};
+use curve_iscsi::core::Credentials;
 use curve_iscsi::server::{self, ListenError, Portals};
-use curve_telemetry::{init_logging, install_metrics, serve_http};
+use curve_iscsi::sessions::Sessions;
+use curve_telemetry::{HealthSource, init_logging, install_metrics, serve_http};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::Serve;
+use crate::gateway::{Gateway, GatewayError};
 use crate::targets::{self, TargetError};
 use crate::volumes::VolumesHealth;
 
@@ -47,6 +53,9 @@ pub enum DaemonError {
     /// What is to be served is not to be had.
     #[error(transparent)]
     Targets(#[from] TargetError),
+    /// The cluster does not let this gateway serve.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// Nobody can connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -72,10 +81,8 @@ pub fn serve(serve: &Serve) -> Result<(), DaemonError> {
 }
 
 async fn run(serve: &Serve, connections_max: usize) -> Result<(), DaemonError> {
-    let system = |what| move |cause| DaemonError::System { what, cause };
     // Signals that come while volumes are being opened are not lost: they are seen as soon as serving begins.
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot handle SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot handle SIGINT"))?;
+    let mut signals = Signals::new()?;
     let credentials = targets::credentials(serve)?;
     // Before the first counter is made: what is counted without a registry is lost.
     if serve.http.is_some() {
@@ -83,51 +90,143 @@ async fn run(serve: &Serve, connections_max: usize) -> Result<(), DaemonError> {
     }
     // Binding before opening: a second daemon for the same address must not take the volumes away from the first.
     let portals = Portals::bind(&serve.listen).await?;
-    let opening = targets::open(serve, portals.advertised(&serve.advertise), credentials);
+    let sessions = Arc::new(Sessions::default());
     // Opening may wait for a former holder's lease; a signal ends that, too.
-    let opened = tokio::select! {
-        opened = opening => opened?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+    let mut backend = tokio::select! {
+        backend = Backend::open(serve, &portals, credentials, &sessions) => backend?,
+        _ = signals.next() => return Ok(()),
     };
+    let system = |what| move |cause| DaemonError::System { what, cause };
     let http = match &serve.http {
         Some(address) => {
-            let health = Arc::new(VolumesHealth(opened.volumes));
+            let health = backend.health();
             Some(serve_http(address, health).await.map_err(system("cannot serve HTTP"))?)
         }
         None => None,
     };
     announce(serve, &portals).map_err(system("cannot write to standard output"))?;
     let (stop, stopping) = watch::channel(false);
-    // Nothing publishes another catalog: the command line is all there is.
-    let (_publisher, catalog) = watch::channel(Arc::new(opened.catalog));
-    let serving = server::run(portals, catalog, connections_max, stopping);
+    let serving = server::run(portals, backend.catalog(), sessions, connections_max, stopping);
     tokio::pin!(serving);
-    tokio::select! {
+    let ended = tokio::select! {
         () = &mut serving => unreachable!("the server runs until it is stopped"),
-        _ = terminate.recv() => info!("SIGTERM: draining"),
-        _ = interrupt.recv() => info!("SIGINT: draining"),
-    }
+        name = signals.next() => {
+            info!("{name}: draining");
+            Ok(())
+        }
+        error = backend.failed() => Err(error),
+    };
     stop.send_replace(true);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         serving.await;
-        for device in &opened.devices {
-            if let Err(error) = device.close().await {
-                warn!(%error, "a device did not close in order");
-            }
-        }
+        backend.close().await;
     });
     let drained = drained.await.map_err(|_| DaemonError::Undrained);
     drop(http);
-    drained
+    ended.and(drained)
+}
+
+/// The signals that end a daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let on = |kind, what| signal(kind).map_err(|cause| DaemonError::System { what, cause });
+        Ok(Self {
+            terminate: on(SignalKind::terminate(), "cannot handle SIGTERM")?,
+            interrupt: on(SignalKind::interrupt(), "cannot handle SIGINT")?,
+        })
+    }
+
+    /// Waits for one and gives its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Where the targets come from.
+enum Backend {
+    /// The command line, which is all there is: nothing publishes another catalog.
+    CommandLine {
+        publisher: watch::Sender<Arc<Catalog>>,
+        devices: Vec<Arc<dyn BlockDevice>>,
+        health: Arc<VolumesHealth>,
+    },
+    /// The cluster.
+    Cluster(Box<Gateway>),
+}
+
+impl Backend {
+    async fn open(
+        serve: &Serve,
+        portals: &Portals,
+        credentials: Option<Credentials>,
+        sessions: &Arc<Sessions>,
+    ) -> Result<Self, DaemonError> {
+        if let Some(name) = &serve.gateway {
+            let mut gateway = Gateway::start(serve, name, portals, sessions.clone()).await?;
+            gateway.ready().await;
+            return Ok(Self::Cluster(Box::new(gateway)));
+        }
+        let opened = targets::open(serve, portals.advertised(&serve.advertise), credentials).await?;
+        let (publisher, _) = watch::channel(Arc::new(opened.catalog));
+        let health = Arc::new(VolumesHealth(opened.volumes));
+        Ok(Self::CommandLine { publisher, devices: opened.devices, health })
+    }
+
+    fn catalog(&self) -> CatalogSource {
+        match self {
+            Self::CommandLine { publisher, .. } => publisher.subscribe(),
+            Self::Cluster(gateway) => gateway.catalog(),
+        }
+    }
+
+    fn health(&self) -> Arc<dyn HealthSource> {
+        match self {
+            Self::CommandLine { health, .. } => health.clone(),
+            Self::Cluster(gateway) => gateway.health(),
+        }
+    }
+
+    /// Completes when there is no use in going on.
+    async fn failed(&mut self) -> DaemonError {
+        match self {
+            Self::CommandLine { .. } => pending().await,
+            Self::Cluster(gateway) => gateway.replaced().await.into(),
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::CommandLine { devices, .. } => {
+                for device in devices {
+                    if let Err(error) = device.close().await {
+                        warn!(%error, "a device did not close in order");
+                    }
+                }
+            }
+            Self::Cluster(gateway) => gateway.close().await,
+        }
+    }
 }
 
 /// Tells whoever started this that initiators can connect.
 fn announce(serve: &Serve, portals: &Portals) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for address in portals.addresses() {
-        for argument in &serve.lun {
-            writeln!(out, "ready iscsi://{address}/{}/{}", serve.iqn, argument.lun.number())?;
+        match &serve.iqn {
+            None => writeln!(out, "ready iscsi://{address}")?,
+            Some(iqn) => {
+                for argument in &serve.lun {
+                    writeln!(out, "ready iscsi://{address}/{iqn}/{}", argument.lun.number())?;
+                }
+            }
         }
     }
     out.flush()

@@ -2,6 +2,7 @@
 
 mod cli;
 mod daemon;
+mod gateway;
 mod targets;
 mod volumes;
 

@@ -107,10 +107,10 @@ impl Newcomers {
 pub async fn run(
     portals: Portals,
     catalog: CatalogSource,
+    sessions: Arc<Sessions>,
     connections_max: usize,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let sessions = Arc::new(Sessions::default());
     let mut newcomers = Newcomers::default();
     let mut connections = JoinSet::new();
     let connections_stop = stopping.clone();
@@ -160,7 +160,7 @@ async fn serve(
         ) => {
             warn!(%peer, %error, "an initiator was dropped");
         }
-        Err(error @ (SessionError::Silent | SessionError::Replaced)) => {
+        Err(error @ (SessionError::Silent | SessionError::Replaced | SessionError::Revoked)) => {
             info!(%peer, %error, "a session was ended");
         }
         Err(error) => debug!(%peer, %error, "a connection ended"),

@@ -4,6 +4,7 @@ mod full_feature;
 mod login;
 mod work;
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::info;
 
 use crate::catalog::{Catalog, CatalogSource};
-use crate::core::{Established, FramingError, LoginRefusal, Outbox, Parties, Violation};
+use crate::core::{Established, FramingError, LoginRefusal, NodeName, Outbox, Parties, Violation};
 use crate::sessions::{Registration, Sessions};
 use full_feature::FullFeature;
 
@@ -59,6 +60,9 @@ pub enum SessionError {
     /// The same initiator port logged in again.
     #[error("the initiator logged in anew")]
     Replaced,
+    /// The target is gone, or no longer for this initiator.
+    #[error("the target is not for this initiator any more")]
+    Revoked,
 }
 
 /// What a session needs to know of its server.
@@ -120,12 +124,24 @@ where
         target: target.map(|(name, _)| name.clone()),
         local: context.local,
     };
+    let revoked = revoked(context.catalog.clone(), parties.initiator.clone(), parties.target.clone());
     let gauge = metrics::gauge!("curve_iscsi_sessions");
     gauge.increment(1.0);
     let session = FullFeature::new(wire, &established, parties, attachment, context.catalog, outbox);
-    let ended = session.run(&registration, stopping).await;
+    let ended = session.run(&registration, revoked, stopping).await;
     gauge.decrement(1.0);
     ended
+}
+
+/// Completes when the catalog does not let the initiator use its target any more. Changed secrets are for the next login.
+async fn revoked(mut catalog: CatalogSource, initiator: NodeName, target: Option<NodeName>) {
+    let Some(target) = target else { return pending().await };
+    while catalog.borrow_and_update().login().find(target.as_str(), &initiator).is_ok() {
+        if catalog.changed().await.is_err() {
+            // Nobody publishes any more.
+            return pending().await;
+        }
+    }
 }
 
 fn nexus(established: &Established, target: &str, group: u16) -> Nexus {

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::core::NodeName;
 
@@ -31,12 +33,15 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Table {
     last_tsih: u16,
+    /// Grows with each session that begins or ends.
+    generation: u64,
     records: HashMap<SessionKey, Record>,
 }
 
 #[derive(Debug)]
 struct Record {
     tsih: u16,
+    since: Instant,
     replaced: Arc<Notify>,
     ended: watch::Receiver<()>,
 }
@@ -77,6 +82,18 @@ impl Sessions {
         self.table().records.values().any(|record| record.tsih == tsih)
     }
 
+    /// Another number after each session that begins or ends.
+    pub fn generation(&self) -> u64 {
+        self.table().generation
+    }
+
+    /// All normal sessions: whose, their numbers, and how old they are.
+    pub fn list(&self) -> Vec<(SessionKey, u16, Duration)> {
+        let table = self.table();
+        let list = table.records.iter();
+        list.map(|(key, record)| (key.clone(), record.tsih, record.since.elapsed())).collect()
+    }
+
     fn try_begin(self: &Arc<Self>, key: &SessionKey) -> Result<Registration, watch::Receiver<()>> {
         let mut table = self.table();
         if let Some(former) = table.records.get(key) {
@@ -86,7 +103,9 @@ impl Sessions {
         let tsih = table.next_tsih();
         let (ending, ended) = watch::channel(());
         let replaced = Arc::new(Notify::new());
-        table.records.insert(key.clone(), Record { tsih, replaced: replaced.clone(), ended });
+        table.generation += 1;
+        let record = Record { tsih, since: Instant::now(), replaced: replaced.clone(), ended };
+        table.records.insert(key.clone(), record);
         Ok(Registration { sessions: self.clone(), key: Some(key.clone()), tsih, replaced, _ending: ending })
     }
 
@@ -123,15 +142,15 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(key) = &self.key {
-            self.sessions.table().records.remove(key);
+            let mut table = self.sessions.table();
+            table.generation += 1;
+            table.records.remove(key);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn key(isid: u8) -> SessionKey {
@@ -142,7 +161,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_port_has_one_session() {
         let sessions = Arc::new(Sessions::default());
+        let before = sessions.generation();
         let first = sessions.begin(key(1)).await;
+        assert!(sessions.generation() > before);
+        assert_eq!(sessions.list(), [(key(1), first.tsih(), Duration::ZERO)]);
         let other = sessions.begin(key(2)).await;
         assert_ne!(first.tsih(), other.tsih());
         assert!(sessions.has(first.tsih()) && !sessions.has(0));

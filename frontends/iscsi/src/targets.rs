@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use curve_blockdev::{BlockDevice, MemoryDevice, Traced};
 use curve_iscsi::catalog::{Catalog, Target};
-use curve_iscsi::core::{Access, Account, BadCredentials, Credentials, Portal, Secret, TargetEntry};
+use curve_iscsi::core::{
+    Access, Account, BadCredentials, Credentials, NodeName, Portal, Secret, TargetEntry,
+};
 use curve_scsi::{Identity, LogicalUnit, TargetDevice, UnitError, UnitOptions};
 use curve_types::ByteSize;
 use sha2::{Digest, Sha256};
@@ -88,7 +90,8 @@ pub async fn open(
     portals: Vec<Portal>,
     credentials: Option<Credentials>,
 ) -> Result<Opened, TargetError> {
-    let device = TargetDevice::new(serve.iqn.as_str());
+    let iqn = iqn(serve);
+    let device = TargetDevice::new(iqn.as_str());
     let mut opened = Opened { catalog: Catalog::default(), devices: Vec::new(), volumes: Vec::new() };
     match serve.memory {
         Some(size) => {
@@ -112,7 +115,7 @@ pub async fn open(
         names => Access::Only(names.iter().cloned().collect()),
     };
     let discovery = credentials.clone();
-    let entry = TargetEntry { name: serve.iqn.clone(), alias: None, access, credentials };
+    let entry = TargetEntry { name: iqn.clone(), alias: None, access, credentials };
     opened.catalog = Catalog::new(vec![Target { entry, device }], portals, discovery);
     Ok(opened)
 }
@@ -142,9 +145,15 @@ fn insert(
     Ok(device)
 }
 
+/// The target's name.
+fn iqn(serve: &Serve) -> &NodeName {
+    serve.iqn.as_ref().expect("the command line has a target unless it names a gateway")
+}
+
 /// What a unit is recognised by: the same for the same target name and volume, whichever gateway serves it and whenever.
 fn uuid(serve: &Serve, of: &[u8]) -> [u8; 16] {
-    let digest = Sha256::new().chain_update(serve.iqn.as_str()).chain_update([0]).chain_update(of).finalize();
+    let digest =
+        Sha256::new().chain_update(iqn(serve).as_str()).chain_update([0]).chain_update(of).finalize();
     let mut uuid: [u8; 16] = *digest.first_chunk().expect("a digest is longer");
     // Version 8 (made by a rule of one's own), variant of RFC 9562.
     uuid[6] = uuid[6] & 0x0f | 0x80;

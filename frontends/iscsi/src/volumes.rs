@@ -45,8 +45,7 @@ pub type OpenVolume = (String, Arc<Volume>);
 
 /// Opens the volumes of the command line, in its order. If one cannot be opened, those before it are closed again.
 pub async fn open(serve: &Serve) -> Result<Vec<OpenVolume>, VolumeError> {
-    let config = configuration(serve.config.as_deref())?;
-    let cluster = Cluster::connect(&config).await.map_err(VolumeError::Cluster)?;
+    let cluster = connect(serve.config.as_deref()).await?;
     let mut volumes: Vec<OpenVolume> = Vec::new();
     for argument in &serve.lun {
         match open_one(&cluster, &argument.path, serve).await {
@@ -61,6 +60,11 @@ pub async fn open(serve: &Serve) -> Result<Vec<OpenVolume>, VolumeError> {
         }
     }
     Ok(volumes)
+}
+
+/// Reaches the cluster of the configuration.
+pub async fn connect(explicit: Option<&Path>) -> Result<Cluster, VolumeError> {
+    Cluster::connect(&configuration(explicit)?).await.map_err(VolumeError::Cluster)
 }
 
 /// The file that `--config` and the usual places give. `$CURVE_MDS` replaces its addresses, or all of it.

@@ -113,14 +113,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
     pub(super) async fn run(
         mut self,
         registration: &Registration,
+        revoked: impl Future<Output = ()>,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), SessionError> {
         let result = {
             let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
             let mut replaced = pin!(registration.replaced());
+            let mut revoked = pin!(revoked);
             poll_fn(|cx| {
                 if replaced.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(SessionError::Replaced));
+                }
+                if revoked.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(SessionError::Revoked));
                 }
                 if matches!(self.end, End::Open) && stop.as_mut().poll(cx).is_ready() {
                     self.ask_for_logout();
