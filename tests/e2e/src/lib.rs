@@ -3,6 +3,8 @@
 //! The tests are in `tests/e2e/`, one file for each kind of client or fault. They need root for loop devices and mounts;
 //! without it those tests say so and pass.
 
+pub mod iscsi;
+
 mod mounted;
 mod serial;
 mod volume;

@@ -7,6 +7,7 @@ mod corruption;
 mod faults;
 mod filesystems;
 mod guest;
+mod iscsi;
 mod playground;
 mod postgres;
 mod sharing;

@@ -1,0 +1,295 @@
+//! Two iSCSI gateways, one truth: targets, secrets, access lists and reservations live in the MDS group.
+
+use std::time::{Duration, Instant};
+
+use curve_e2e::iscsi::{CONFLICT, Gateway, Initiator};
+use curve_e2e::turn;
+use curve_harness::{Playground, PlaygroundOptions, run_within};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+const IQN: &str = "iqn.2026-01.com.example:db";
+const A: &str = "iqn.2026-01.com.example.host:a";
+const B: &str = "iqn.2026-01.com.example.host:b";
+const LEASE: Duration = Duration::from_secs(3);
+/// PERSISTENT RESERVE OUT service actions, and WRITE EXCLUSIVE.
+const REGISTER: u8 = 0;
+const RESERVE: u8 = 1;
+const RELEASE: u8 = 2;
+const PREEMPT_AND_ABORT: u8 = 5;
+const WRITE_EXCLUSIVE: u8 = 1;
+
+/// A cluster with short leases, the volume `/db`, and the target with it as unit 0.
+async fn cluster() -> Playground {
+    let more = ["--mds-set", "lease = \"3s\""].map(str::to_owned).to_vec();
+    let options = PlaygroundOptions { more, ..PlaygroundOptions::default() };
+    let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+    playground.create("/db", "1GiB").await.unwrap_or_else(|error| panic!("{error}"));
+    iscsi(&playground, &["target", "create", IQN]).await;
+    iscsi(&playground, &["lun", "add", IQN, "--lun", "0", "--volume", "/db"]).await;
+    playground
+}
+
+/// `curve iscsi … --json`, which must succeed.
+async fn iscsi(playground: &Playground, arguments: &[&str]) -> Value {
+    let all = [&["iscsi"], arguments].concat();
+    playground.json(&all).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits for something that gateways do a moment later.
+async fn soon(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !check().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Runs a tool; its output, whatever its status.
+async fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
+    let finished = run_within(Duration::from_secs(60), program, arguments).await;
+    let finished = finished.unwrap_or_else(|error| panic!("{error} (libiscsi-bin, qemu-block-extra)"));
+    (finished.status.success(), format!("{}{}", finished.stdout, finished.stderr))
+}
+
+#[tokio::test]
+async fn gateways_serve_what_the_cluster_says() {
+    let _turn = turn("gateways_serve_what_the_cluster_says").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    soon("each gateway tells of both", async || {
+        let (_, list) = tool("iscsi-ls", &[&format!("iscsi://{}", one.portal)]).await;
+        list.contains(&format!("{},1", one.portal)) && list.contains(&format!("{},2", two.portal))
+    })
+    .await;
+    let url = |gateway: &Gateway, user: &str| format!("iscsi://{user}{}/{IQN}/0", gateway.portal);
+    // The same disk through both: serial number, and the ports of both in their groups.
+    let (mut a, mut b) =
+        (Initiator::ready(&one.portal, A, IQN).await, Initiator::ready(&two.portal, A, IQN).await);
+    let serial = a.good(&[0x12, 1, 0x80, 0, 255, 0], b"", 255).await;
+    assert_eq!(serial, b.good(&[0x12, 1, 0x80, 0, 255, 0], b"", 255).await);
+    let listed = iscsi(&playground, &["target", "ls", IQN]).await;
+    assert_eq!(String::from_utf8_lossy(&serial[4..]), listed[0]["luns"][0]["serial"].as_str().expect("text"));
+    let mut groups = [0; 12];
+    (groups[0], groups[1], groups[8]) = (0xa3, 0x0a, 255);
+    let (through_a, through_b) = (a.good(&groups, b"", 255).await, b.good(&groups, b"", 255).await);
+    assert_eq!((through_a.len(), &through_a), (4 + 2 * 12, &through_b));
+    // What one writes, the other reads.
+    let write = ["-f", "raw", "-c", "write -P 0x5a 1M 64k", &url(&one, "")];
+    let read = ["-f", "raw", "-c", "read -P 0x5a 1M 64k", &url(&two, "")];
+    for arguments in [&write[..], &read] {
+        let (done, said) = tool("qemu-io", arguments).await;
+        assert!(done && !said.contains("failed") && !said.contains("Pattern"), "{said}");
+    }
+    soon("sessions are told", async || {
+        let sessions = iscsi(&playground, &["sessions"]).await;
+        let of = |gateway: &str| {
+            let mut all = sessions.as_array().expect("a list").iter();
+            all.any(|session| session["gateway"] == gateway && session["initiator"] == A)
+        };
+        of("gw-1") && of("gw-2")
+    })
+    .await;
+    // A volume that grows is heard of, and a unit that comes or goes.
+    playground
+        .curve(&["bs", "resize", "/db", "--size", "2GiB"])
+        .await
+        .expect("it runs")
+        .success()
+        .expect("grown");
+    soon("the unit has grown", async || a.command(&[0; 6], b"", 0).await.code() == Some((6, 0x2a, 0x09)))
+        .await;
+    playground.create("/logs", "1GiB").await.expect("created");
+    iscsi(&playground, &["lun", "add", IQN, "--lun", "5", "--volume", "/logs", "--block-size", "4096"]).await;
+    soon("a unit has come", async || b.command(&[0; 6], b"", 0).await.code() == Some((6, 0x3f, 0x0e))).await;
+    let luns = b.good(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0], b"", 255).await;
+    assert_eq!((luns.len(), luns[17]), (8 + 2 * 8, 5));
+    iscsi(&playground, &["lun", "rm", IQN, "--lun", "5", "--yes"]).await;
+    soon("a unit has gone", async || {
+        b.good(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0], b"", 255).await.len() == 16
+    })
+    .await;
+    soon("its volume is given up", async || {
+        playground.json(&["bs", "holders", "/logs"]).await.is_ok_and(|held| held == Value::Array(vec![]))
+    })
+    .await;
+    // Stopped in order, a gateway leaves nothing behind.
+    drop((a, b));
+    assert_eq!(two.stop().await, Some(0));
+    let gateways = iscsi(&playground, &["gateway", "ls"]).await;
+    assert_eq!((&gateways[0]["state"], &gateways[1]["state"]), (&"up".into(), &"stopped".into()));
+    iscsi(&playground, &["target", "rm", IQN, "--yes"]).await;
+    soon("the volume is given up", async || {
+        playground.json(&["bs", "holders", "/db"]).await.is_ok_and(|held| held == Value::Array(vec![]))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_and_lists_are_asked_for_by_every_gateway() {
+    let _turn = turn("secrets_and_lists_are_asked_for_by_every_gateway").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    // A list: whoever is not on it is refused, also one who is in already.
+    let mut stranger = Initiator::ready(&one.portal, B, IQN).await;
+    iscsi(&playground, &["acl", "add", IQN, "--initiator", A]).await;
+    soon("the stranger's session is ended", async || stranger.try_command(&[0; 6], b"", 0).await.is_none())
+        .await;
+    for gateway in [&one, &two] {
+        soon("the list is known", async || {
+            Initiator::login(&gateway.portal, B, IQN).await.err() == Some(0x0202)
+        })
+        .await;
+        Initiator::ready(&gateway.portal, A, IQN).await;
+    }
+    iscsi(&playground, &["acl", "add", IQN, "--initiator", "any"]).await;
+    // Secrets.
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("secret").display().to_string();
+    std::fs::write(&file, "a-long-enough-secret\n").expect("writable");
+    iscsi(&playground, &["auth", "set", IQN, "--user", "alice", "--password-file", &file]).await;
+    for gateway in [&one, &two] {
+        soon("the secret is asked for", async || {
+            Initiator::login(&gateway.portal, A, IQN).await.err() == Some(0x0201)
+        })
+        .await;
+        for (secret, let_in) in [("a-long-enough-secret", true), ("a-wrong-guess-at-it", false)] {
+            let url = format!("iscsi://alice%{secret}@{}/{IQN}/0", gateway.portal);
+            let (_, said) = tool("iscsi-inq", &[&url]).await;
+            assert_eq!(said.contains("DIRECT_ACCESS"), let_in, "{secret}: {said}");
+        }
+    }
+    // No MDS has it in the clear on its disk, nor in its log.
+    for member in ["mds-1", "mds-2", "mds-3"] {
+        let place = playground.data_dir(member).display().to_string();
+        let (found, said) = tool("grep", &["-r", "-l", "a-long-enough-secret", &place]).await;
+        assert!(!found, "{said}");
+        assert!(!playground.log(member).contains("a-long-enough-secret"));
+    }
+    let listed = iscsi(&playground, &["target", "ls", IQN]).await;
+    assert_eq!(listed[0]["auth"]["user"], "alice");
+    assert!(!listed.to_string().contains("a-long-enough"));
+    for (arguments, code) in [
+        (&["target", "create", IQN][..], "ALREADY_EXISTS"),
+        (&["target", "create", "disk"], "USAGE"),
+        (&["lun", "add", IQN, "--lun", "1", "--volume", "/none"], "NOT_FOUND"),
+        (&["lun", "add", IQN, "--lun", "1", "--volume", "/db"], "CONFLICT"),
+        (&["acl", "ls", "iqn.x:none"], "NOT_FOUND"),
+    ] {
+        let finished = playground.curve(&[&["iscsi"], arguments].concat()).await.expect("it runs");
+        let said = finished.stderr;
+        assert!(said.contains(code) && said.contains("remedy:"), "{arguments:?}: {said}");
+    }
+}
+
+/// Writes blocks 0 to 7 over and over until it is refused; says how many writes were answered with GOOD.
+async fn storm(mut initiator: Initiator) -> (u64, Initiator) {
+    let mut written = 0;
+    loop {
+        for lba in 0..8 {
+            let answer = initiator.write(lba, 0xaa).await;
+            match (answer.status, answer.code()) {
+                (0, _) => written += 1,
+                // Aborted, then told what happened, then refused.
+                (0x40, _) | (_, Some((6, ..))) => {}
+                (CONFLICT, _) => return (written, initiator),
+                _ => panic!("{answer:02x?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reservation_holds_on_every_gateway_and_outlives_them_all() {
+    let _turn = turn("a_reservation_holds_on_every_gateway_and_outlives_them_all").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    let mut a = Initiator::ready(&one.portal, A, IQN).await;
+    let mut b = Initiator::ready(&two.portal, B, IQN).await;
+    assert_eq!(a.reserve_out(REGISTER, 0, 0, 0xa, true).await.status, 0);
+    assert_eq!(a.reserve_out(RESERVE, WRITE_EXCLUSIVE, 0xa, 0, false).await.status, 0);
+    assert_eq!((b.keys().await, b.reservation().await), (vec![0xa], Some((0xa, WRITE_EXCLUSIVE))));
+    assert_eq!(b.write(0, 0xbb).await.status, CONFLICT);
+    assert_eq!(b.reserve_out(REGISTER, 0, 0, 0xb, true).await.status, 0);
+    // A writes as fast as it can through one gateway, and is preempted through the other.
+    let mut storms = JoinSet::new();
+    storms.spawn(storm(a));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let preempted = b.reserve_out(PREEMPT_AND_ABORT, WRITE_EXCLUSIVE, 0xb, 0xa, false).await;
+    assert_eq!(preempted.status, 0, "{preempted:02x?}");
+    for lba in 0..8 {
+        assert_eq!(b.write(lba, 0xbb).await.status, 0);
+    }
+    let (written, mut a) = storms.join_next().await.expect("one storm").expect("no panic");
+    assert!(written > 0, "it had written");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for lba in 0..8 {
+        assert_eq!(b.read(lba).await, 0xbb, "nothing of A lands after the command has returned");
+        assert_eq!(a.read(lba).await, 0xbb);
+    }
+    assert_eq!((a.keys().await, a.reservation().await), (vec![0xb], Some((0xb, WRITE_EXCLUSIVE))));
+    let listed = iscsi(&playground, &["reservations"]).await;
+    assert_eq!((&listed[0]["reservation"]["initiator"], &listed[0]["aptpl"]), (&B.into(), &true.into()));
+    assert_eq!(listed[0]["registrations"][0]["gateway"], "gw-2", "{listed}");
+    // A gateway that is killed is waited for no longer than its lease, and one that is paused is shut out.
+    one.kill();
+    let begun = Instant::now();
+    assert_eq!(b.reserve_out(REGISTER, 0, 0xb, 0xc, true).await.status, 0);
+    println!("a change beside a killed gateway took {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(begun.elapsed() < LEASE + Duration::from_secs(5));
+    // Everything dies.
+    two.kill();
+    for member in ["mds-1", "mds-2", "mds-3"] {
+        playground.kill(member).await.expect("killed");
+    }
+    playground.verb(150, &["playground", "restart", "--all"]).await.expect("restarted");
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    let mut a = Initiator::ready(&one.portal, A, IQN).await;
+    let mut b = Initiator::ready(&two.portal, B, IQN).await;
+    assert_eq!((a.keys().await, a.reservation().await), (vec![0xc], Some((0xc, WRITE_EXCLUSIVE))));
+    assert_eq!(a.write(0, 0xaa).await.status, CONFLICT);
+    assert_eq!(b.write(0, 0xcc).await.status, 0, "the nexus is the same one");
+    assert_eq!(b.reserve_out(RELEASE, WRITE_EXCLUSIVE, 0xc, 0, false).await.status, 0);
+    assert_eq!(a.write(0, 0xaa).await.status, 0);
+}
+
+#[tokio::test]
+async fn a_paused_gateway_is_shut_out_and_comes_back() {
+    let _turn = turn("a_paused_gateway_is_shut_out_and_comes_back").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    let mut a = Initiator::ready(&one.portal, A, IQN).await;
+    let mut b = Initiator::ready(&two.portal, B, IQN).await;
+    assert_eq!(a.write(0, 0xa0).await.status, 0);
+    // Requests wait in its socket while it is paused.
+    let mut writing = JoinSet::new();
+    one.signal(rustix::process::Signal::STOP);
+    writing.spawn(async move {
+        let answer = a.try_command(&[0x2a, 0, 0, 0, 0, 1, 0, 0, 1, 0], &[0xaa; 512], 0).await;
+        (answer, a)
+    });
+    let begun = Instant::now();
+    assert_eq!(b.reserve_out(REGISTER, 0, 0, 0xb, false).await.status, 0);
+    assert_eq!(b.reserve_out(RESERVE, WRITE_EXCLUSIVE, 0xb, 0, false).await.status, 0);
+    println!("a reservation beside a paused gateway took {:.1} s", begun.elapsed().as_secs_f64());
+    for lba in 0..2 {
+        assert_eq!(b.write(lba, 0xbb).await.status, 0);
+    }
+    one.signal(rustix::process::Signal::CONT);
+    let (answer, mut a) = writing.join_next().await.expect("one").expect("no panic");
+    let answer = answer.expect("the connection goes on");
+    assert_ne!(answer.status, 0, "its write came too late: {answer:02x?}");
+    // It takes a new seat and serves by the new state.
+    // Until it has a volume again, it says that this path cannot be used.
+    soon("the gateway serves again", async || {
+        a.command(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], b"", 512).await.status == 0
+    })
+    .await;
+    assert_eq!(a.write(1, 0xaa).await.status, CONFLICT);
+    for lba in 0..2 {
+        assert_eq!((a.read(lba).await, b.read(lba).await), (0xbb, 0xbb));
+    }
+    assert_eq!((a.keys().await, a.reservation().await), (vec![0xb], Some((0xb, WRITE_EXCLUSIVE))));
+    assert_eq!(a.reserve_out(REGISTER, 0, 0, 0xa, false).await.status, 0, "it takes part again");
+    assert_eq!(b.keys().await, [0xa, 0xb]);
+}
