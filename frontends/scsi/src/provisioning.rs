@@ -47,9 +47,20 @@ pub(crate) async fn unmap(job: &Job<'_>, anchor: bool, parameter_len: u32) -> Re
     }
     for range in ranges.into_iter().filter(|range| range.len > 0) {
         job.check_aborted()?;
-        job.store().discard(range.offset, range.len).await?;
+        give_back(job, range).await?;
     }
     Ok(Response::good())
+}
+
+/// Unmaps a range, which reads as zeros afterwards: that is what LBPRZ promises. A device gives whole blocks of its own
+/// back and may keep the parts at the ends as they were, so those are zeroed.
+async fn give_back(job: &Job<'_>, range: ByteRange) -> Result<(), Failure> {
+    let whole = u64::from(job.geometry.preferred_blocks * job.geometry.block_bytes);
+    if range.offset.is_multiple_of(whole) && range.len.is_multiple_of(whole) {
+        return Ok(job.store().discard(range.offset, range.len).await?);
+    }
+    let mode = ZeroMode { keep_allocated: false, fast_only: false };
+    Ok(job.store().write_zeroes(range.offset, range.len, mode).await?)
 }
 
 /// A header of eight bytes with two lengths, then 16 bytes for each range: LBA, count, reserved.
@@ -87,7 +98,7 @@ pub(crate) async fn write_same(
     if pattern.iter().any(|byte| *byte != 0) {
         write_pattern(job, range, &pattern).await?;
     } else if unmap {
-        job.store().discard(range.offset, range.len).await?;
+        give_back(job, range).await?;
     } else {
         // Without UNMAP the blocks are to be mapped afterwards: their space must be there when they are written.
         let mode = ZeroMode { keep_allocated: true, fast_only: false };

@@ -11,6 +11,7 @@ use crate::atomics::{AtomicBlocks, LocalAtomics};
 use crate::attention::attention_code;
 use crate::cdb::Blocks;
 use crate::mode::ModeParameters;
+use crate::nexus::InitiatorPort;
 use crate::opcodes::Access;
 use crate::reservations::{Action, Change, LocalReservations, Outcome, Registrant, ReservationStore, State};
 use crate::sense::{AdditionalSense, Sense, SenseFormat};
@@ -243,16 +244,27 @@ impl LogicalUnit {
     }
 
     /// LOGICAL UNIT RESET: aborts every nexus's tasks, ends a RESERVE(6), takes mode parameters back, and tells every
-    /// nexus. Completes when none of the tasks can reach the device any more.
+    /// nexus. Completes when none of the tasks can reach the device any more; the reservation store passes it on to other
+    /// gateways.
     pub async fn reset(&self) {
+        self.reset_here().await;
+        let holder = self.reservations.view().legacy_holder().cloned();
+        // Whose change it is makes no difference.
+        let nobody = || Registrant { initiator: InitiatorPort { name: "".into(), isid: [0; 6] }, port: 0 };
+        let by = holder.unwrap_or_else(nobody);
+        if let Err(error) = self.reservations.change(Change { by, action: Action::Reset }).await {
+            tracing::warn!(serial = self.identity.serial(), %error, "a reset may not have reached other gateways");
+        }
+    }
+
+    /// The part of a [`reset`](LogicalUnit::reset) that concerns the nexuses attached here. A gateway does it when it learns
+    /// of a reset through another one.
+    pub async fn reset_here(&self) {
         for nexus in self.nexuses() {
             nexus.abort_tasks(Aborter::OwnNexus).await;
             nexus.raise(AdditionalSense::BUS_DEVICE_RESET);
         }
         self.mode.reset();
-        if let Some(holder) = self.reservations.view().legacy_holder().cloned() {
-            self.end_reserve6(Change { by: holder, action: Action::Reset }).await;
-        }
     }
 
     /// Makes a change that ends a RESERVE(6).

@@ -306,15 +306,17 @@ impl UnitTask {
         let Serving { store, unit, seat, .. } = serving;
         let state = Arc::new(state_of(newest)?);
         let (version, former) = store.enforced();
-        let outcome = if newest.before == version && !newest.change.is_empty() {
-            // It was made elsewhere from the same state, so it can be made here.
-            State::clone(&former).apply(&decode_change(&newest.change)?).ok()
-        } else {
-            None
-        };
+        // It was made elsewhere from the same state, so it can be made here.
+        let known = newest.before == version && !newest.change.is_empty();
+        let change = known.then(|| decode_change(&newest.change)).transpose()?;
         store.show(state.clone());
-        if let Some(outcome) = outcome {
-            unit.enforce(&outcome).await;
+        if let Some(change) = change {
+            if change.action == Action::Reset {
+                unit.reset_here().await;
+            }
+            if let Ok(outcome) = State::clone(&former).apply(&change) {
+                unit.enforce(&outcome).await;
+            }
         }
         unit.drain_forbidden(&state).await;
         store.enforce(newest.version, state);

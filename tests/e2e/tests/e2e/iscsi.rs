@@ -113,12 +113,15 @@ async fn gateways_serve_what_the_cluster_says() {
         playground.json(&["bs", "holders", "/logs"]).await.is_ok_and(|held| held == Value::Array(vec![]))
     })
     .await;
-    // Stopped in order, a gateway leaves nothing behind.
     drop((a, b));
+    stopped_in_order_it_leaves_nothing_behind(&playground, two).await;
+}
+
+async fn stopped_in_order_it_leaves_nothing_behind(playground: &Playground, two: Gateway) {
     assert_eq!(two.stop().await, Some(0));
-    let gateways = iscsi(&playground, &["gateway", "ls"]).await;
+    let gateways = iscsi(playground, &["gateway", "ls"]).await;
     assert_eq!((&gateways[0]["state"], &gateways[1]["state"]), (&"up".into(), &"stopped".into()));
-    iscsi(&playground, &["target", "rm", IQN, "--yes"]).await;
+    iscsi(playground, &["target", "rm", IQN, "--yes"]).await;
     soon("the volume is given up", async || {
         playground.json(&["bs", "holders", "/db"]).await.is_ok_and(|held| held == Value::Array(vec![]))
     })
