@@ -52,6 +52,8 @@ pub(super) struct FullFeature<S> {
     decoder: PduDecoder,
     engine: Engine<Task, AbortHandle>,
     attachment: SharedAttachment,
+    /// The end of the nexus, which the answer to a logout waits for.
+    detaching: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     catalog: CatalogSource,
     work: FuturesUnordered<Work>,
     outbox: Outbox,
@@ -100,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
             decoder: PduDecoder::new(established.params.digests, RECV_DATA_BYTES_MAX),
             engine: Engine::new(established, parties),
             attachment: attachment.map(Arc::new),
+            detaching: None,
             catalog,
             work: FuturesUnordered::new(),
             outbox,
@@ -144,6 +147,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
         self.engine.abandon();
         while self.work.next().await.is_some() {}
         drop(self.engine);
+        if let Some(detaching) = self.detaching {
+            detaching.await;
+        }
         if let Some(attachment) = self.attachment.and_then(Arc::into_inner) {
             attachment.detach().await;
         }
@@ -157,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
             self.take_pdus(cx);
             self.act(cx);
             let worked = self.poll_work(cx);
+            ready!(self.poll_detach(cx));
             let sent = self.poll_send(cx)?.is_ready();
             if let Some(result) = self.result() {
                 return Poll::Ready(result);
@@ -311,6 +318,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
             worked = true;
         }
         worked
+    }
+
+    /// Ends the nexus once the initiator has logged out, before it hears so: what the nexus held is free then.
+    fn poll_detach(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.engine.is_closed()
+            && self.work.is_empty()
+            && let Some(attachment) = self.attachment.take().and_then(Arc::into_inner)
+        {
+            self.detaching = Some(Box::pin(attachment.detach()));
+        }
+        if let Some(detaching) = &mut self.detaching {
+            ready!(detaching.as_mut().poll(cx));
+            self.detaching = None;
+        }
+        Poll::Ready(())
     }
 
     /// Sends once. Ready if something happened.
