@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e soak catchup bench bench-ceph bench-table sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup bench bench-ceph bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
@@ -24,6 +24,11 @@ wipe: ## end the playground and remove its data
 build: ## release binaries in target/release
 	tools/deps.sh build
 	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi
+
+install-libcurve: ## headers and libraries for C and C++ programs below PREFIX=/usr/local
+	tools/deps.sh build
+	cargo build --profile libcurve --locked -p curve-libcurve
+	frontends/libcurve/install.sh $${PREFIX:-/usr/local} target/libcurve/libcurve_c.so target/libcurve/libcurve_c.a
 
 deps: ## install the Debian packages that are missing
 	tools/deps.sh build try test
