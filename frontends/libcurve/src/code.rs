@@ -138,8 +138,8 @@ impl From<MdsError> for Code {
             MdsError::NotEnoughChunkservers { .. }
             | MdsError::NotLeader { .. }
             | MdsError::InProgress { .. } => Self::RetryUntilSuccess,
-            MdsError::BadRequest { .. } => Self::Invalid,
-            MdsError::Conflict { .. } => Self::StatusNotMatch,
+            MdsError::BadRequest { .. } | MdsError::BadName { .. } => Self::Invalid,
+            MdsError::Conflict { .. } | MdsError::NoSealingKey { .. } => Self::StatusNotMatch,
             MdsError::Unavailable { .. } => Self::Failed,
         }
     }
