@@ -31,7 +31,16 @@ type Fate = Option<Result<(), String>>;
 /// The transfer this replica takes part in, or the last one.
 #[derive(Default)]
 pub(crate) struct Progress {
-    current: Option<(u64, watch::Receiver<Fate>)>,
+    current: Option<Transfer>,
+}
+
+struct Transfer {
+    session: u64,
+    /// Who offered it, and in which term.
+    leader: (u64, u64),
+    fate: watch::Receiver<Fate>,
+    /// Tells the transfer that another leader offers one.
+    overtaken: watch::Sender<bool>,
 }
 
 /// Answers an offer: begins the install, or tells how far it is.
@@ -71,21 +80,27 @@ fn join_or_begin(
     fetches: Arc<Semaphore>,
 ) -> Option<watch::Receiver<Fate>> {
     let mut progress = group.install.lock().expect("never poisoned");
-    if let Some((session, fate)) = &progress.current {
-        if *session == offer.session {
-            return Some(fate.clone());
+    let leader = (offer.term, offer.route.from);
+    if let Some(current) = &progress.current {
+        if current.session == offer.session {
+            return Some(current.fate.clone());
         }
         if group.flags.is_installing() {
+            // The old leader may never answer again, and the new one may need this replica for its majority.
+            if leader > current.leader {
+                current.overtaken.send_replace(true);
+            }
             return None;
         }
     }
     let began = group.flags.begin_install();
     debug_assert!(began, "guarded by the lock on progress");
     let (tell, fate) = watch::channel(None);
-    progress.current = Some((offer.session, fate.clone()));
+    let (overtaken, overtaking) = watch::channel(false);
+    progress.current = Some(Transfer { session: offer.session, leader, fate: fate.clone(), overtaken });
     let group = group.clone();
     tokio::spawn(async move {
-        let result = install(&group, offer, fetches).await;
+        let result = install(&group, offer, fetches, overtaking).await;
         if let Err(cause) = &result {
             tracing::info!(group = %group.id, cause, "snapshot was not installed");
         }
@@ -95,7 +110,12 @@ fn join_or_begin(
     Some(fate)
 }
 
-async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphore>) -> Result<(), String> {
+async fn install(
+    group: &Arc<Inner>,
+    offer: SnapshotOffer,
+    fetches: Arc<Semaphore>,
+    overtaken: watch::Receiver<bool>,
+) -> Result<(), String> {
     let leader = NodeId(offer.route.from);
     let fetch = Arc::new(Fetch {
         route: group.caller.route(group.id, leader),
@@ -103,6 +123,7 @@ async fn install(group: &Arc<Inner>, offer: SnapshotOffer, fetches: Arc<Semaphor
         leader,
         session: offer.session,
         fetches,
+        overtaken,
     });
     let (tell, installed) = oneshot::channel();
     group.tell(Input::Install(Install { fetch, marker: offer.marker, tell }));
@@ -116,29 +137,40 @@ struct Fetch {
     route: Route,
     session: u64,
     fetches: Arc<Semaphore>,
+    overtaken: watch::Receiver<bool>,
 }
 
 impl SnapshotFetch for Fetch {
     fn read(&self, request: Bytes) -> BoxFuture<'_, io::Result<SnapshotPart>> {
         Box::pin(async move {
-            let _permit = self.fetches.acquire().await.map_err(io::Error::other)?;
-            let mut tries = 0;
-            loop {
-                if self.group.is_stopped() {
-                    return Err(io::Error::other("the group is stopped"));
+            let mut overtaken = self.overtaken.clone();
+            tokio::select! {
+                part = self.read_patiently(request) => part,
+                _ = overtaken.wait_for(|overtaken| *overtaken) => {
+                    Err(io::Error::other("another leader offers its snapshot"))
                 }
-                match self.try_read(request.clone()).await {
-                    Ok(part) => return part,
-                    Err(error) if tries == READ_TRIES => return Err(error),
-                    Err(_) => tries += 1,
-                }
-                tokio::time::sleep(self.group.options.heartbeat * tries).await;
             }
         })
     }
 }
 
 impl Fetch {
+    async fn read_patiently(&self, request: Bytes) -> io::Result<SnapshotPart> {
+        let _permit = self.fetches.acquire().await.map_err(io::Error::other)?;
+        let mut tries = 0;
+        loop {
+            if self.group.is_stopped() {
+                return Err(io::Error::other("the group is stopped"));
+            }
+            match self.try_read(request.clone()).await {
+                Ok(part) => return part,
+                Err(error) if tries == READ_TRIES => return Err(error),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(self.group.options.heartbeat * tries).await;
+        }
+    }
+
     /// The outer error is worth another try.
     async fn try_read(&self, request: Bytes) -> io::Result<io::Result<SnapshotPart>> {
         let read = SnapshotRead { route: self.route, session: self.session, request };

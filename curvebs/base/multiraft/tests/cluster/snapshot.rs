@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use curve_multiraft::{GroupState, RaftOptions};
 use curve_types::NodeId;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::{Cluster, Death, GROUP, ids, wait};
 
@@ -103,6 +103,27 @@ async fn an_interrupted_install_is_taken_up_again() {
     let content = content.lock().unwrap();
     assert_eq!(content.installs, 1);
     assert_eq!(content.fetched, 200 * 4096, "what had been fetched is not fetched again");
+}
+
+/// The replica that installs is the one that the next leader needs for a majority: it must not wait for the old one.
+#[tokio::test(start_paused = true)]
+async fn an_install_from_a_leader_that_fell_silent_gives_way_to_the_next_ones() {
+    let options = RaftOptions { snapshot_bytes_per_second: Some(400_000), ..no_tail() };
+    let mut cluster = Cluster::three(29, options).await;
+    let away = follower(&cluster).await;
+    cluster.kill(away, Death::Kill).await;
+    fill(&cluster, 0..200, 4096).await;
+    purged(&cluster).await;
+    cluster.boot(away).await;
+    wait("an install", || (cluster.status(away).state == GroupState::Installing).then_some(())).await;
+    let leader = cluster.leader(GROUP).await;
+    cluster.isolate(leader, true);
+    let begun = Instant::now();
+    cluster.clients().put(GROUP, "after", b"x").await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    cluster.isolate(leader, false);
+    cluster.converged(GROUP).await;
 }
 
 #[tokio::test(start_paused = true)]
