@@ -58,7 +58,7 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
     is_found(
         "torn-record-accepted",
         "crashes",
-        1..200,
+        140..340,
         // A replica that holds something else than the leader believes may also get stuck.
         &["bad blocks", "damaged blocks", "is not the same", "lost write", "has applied"],
     );
