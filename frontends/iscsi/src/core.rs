@@ -21,7 +21,6 @@ mod exchange;
 mod intake;
 mod login;
 mod negotiate;
-mod outbox;
 mod pdu;
 mod reply;
 mod request;
@@ -32,13 +31,13 @@ mod wire;
 
 pub use catalog::{Access, Catalog, NodeName, Portal, TargetEntry};
 pub use chap::{Account, BadCredentials, CHALLENGE_BYTES, Challenge, Credentials, Secret};
+pub use curve_outbox::Outbox;
 pub use digest::Digests;
 pub use engine::{
     Action, Answer, COMMANDS_MAX, Engine, Entered, IMMEDIATES_MAX, Management, Outcome, Parties, Violation,
 };
 pub use login::{Established, Login, LoginRefusal, LoginStep};
 pub use negotiate::{RECV_DATA_BYTES_MAX, SessionKind, SessionParams};
-pub use outbox::Outbox;
 pub use pdu::{Bhs, FramingError, Pdu, PduDecoder, PduEncoder};
 pub use reply::{AsyncEvent, RejectReason, TaskOutcome};
 pub use request::{Attribute, Cdb, Command, LoginRequest, Request};

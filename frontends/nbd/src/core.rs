@@ -13,16 +13,15 @@ mod errno;
 mod fields;
 mod handshake;
 mod option;
-mod outbox;
 mod reply;
 mod request;
 mod wire;
 
 pub use catalog::{Catalog, ExportInfo};
+pub use curve_outbox::Outbox;
 pub use errno::Errno;
 pub use handshake::{Handshake, Negotiated, Step, TlsPolicy, kernel_flags, kernel_limits};
 pub use option::{NAME_BYTES_MAX, OPTION_BYTES_MAX};
-pub use outbox::Outbox;
 pub use reply::{ReplyEncoder, ReplyHead};
 pub use request::{
     Command, DRAIN_BYTES_MAX, Event, Limits, PAYLOAD_BYTES_MAX, Refusal, Request, RequestDecoder, Violation,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use curve_client::mds::{Holder, MdsError, OpenMode};
 use curve_client::{ClientConfig, ClientError, Cluster, OpenOptions, Volume};
 use curve_config::ConfigError;
+use curve_nbd::process;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::{ClientId, HumanDuration, SECTOR_BYTES};
 use thiserror::Error;
@@ -142,14 +143,7 @@ async fn predecessors(cluster: &Cluster, path: &str, absolute: &str) -> Result<V
 fn died_here(holder: &Holder) -> bool {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.process));
-    host.trim() == holder.host && stat.map_or(true, |stat| is_dead(&stat))
-}
-
-/// Whether a process whose `/proc/PID/stat` this is has ended and only waits for its parent to notice.
-fn is_dead(stat: &str) -> bool {
-    // The name of the program, in parentheses, may hold anything.
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    matches!(state, Some('Z' | 'X'))
+    host.trim() == holder.host && stat.map_or(true, |stat| process::is_dead(&stat))
 }
 
 /// What `/healthz` says: whether every volume is still ours. What is wrong with the cluster, the cluster says itself.
@@ -166,18 +160,5 @@ impl HealthSource for VolumesHealth {
             remedy: "stop this server; start it again only where the volume is to be served".to_owned(),
         });
         HealthReport::new(fenced.collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_zombie_is_dead_and_a_stopped_process_is_not() {
-        assert!(is_dead("17 (curve-nbd) Z 1 17 17 0"));
-        assert!(!is_dead("17 (curve-nbd) T 1 17 17 0"));
-        assert!(!is_dead("17 (odd ) Z name) S 1 17 17 0"));
-        assert!(!is_dead(""));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::outbox::Outbox;
+use super::Outbox;
 use super::pdu::PduEncoder;
 use super::reply::{DataIn, Numbers, Residual, data_in};
 

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use thiserror::Error;
 use tracing::debug;
 
+use super::Outbox;
 use super::catalog::{Catalog, NodeName};
 use super::exchange::{Exchange, Turn};
 use super::login::Established;
 use super::negotiate::{SessionKind, SessionParams, declared_length};
-use super::outbox::Outbox;
 use super::pdu::{Bhs, Pdu, PduEncoder};
 use super::reply::{
     AsyncEvent, LogoutOutcome, Numbers, RejectReason, Residual, TaskOutcome, async_message, logout_response,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::Outbox;
 use super::catalog::{Catalog, NoAccess, NodeName};
 use super::chap::{Challenge, Chap, ChapError, ChapKeys, Credentials};
 use super::negotiate::{Negotiation, SessionKind, SessionParams};
-use super::outbox::Outbox;
 use super::pdu::PduEncoder;
 use super::reply::{LoginAnswer, Numbers, login_response};
 use super::request::LoginRequest;

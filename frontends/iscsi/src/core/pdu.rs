@@ -3,8 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
+use super::Outbox;
 use super::digest::{Crc, Digests};
-use super::outbox::Outbox;
 use super::wire::{BHS_BYTES, DIGEST_BYTES};
 
 /// A basic header segment.

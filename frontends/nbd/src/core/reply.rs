@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use curve_blockdev::{Allocation, Extent, is_zeroes};
 
+use super::Outbox;
 use super::errno::Errno;
-use super::outbox::Outbox;
 use super::wire::{
     ALLOCATION_CONTEXT_ID, EXTENDED_REPLY_MAGIC, Framing, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk,
     state,

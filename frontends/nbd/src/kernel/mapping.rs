@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::sysfs;
+use crate::process;
 
 /// What an I/O does that cannot finish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -88,13 +89,10 @@ fn started(pid: u32) -> Option<u64> {
 
 /// Field 22 of proc_pid_stat(5), of a process that has not ended.
 fn parse_started(stat: &str) -> Option<u64> {
-    // The name of the program, in parentheses, may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if matches!(fields.first(), Some(&("Z" | "X"))) {
+    if process::is_dead(stat) {
         return None;
     }
-    fields.get(19)?.parse().ok()
+    process::fields_after_name(stat).nth(19)?.parse().ok()
 }
 
 /// The records of this host: a directory with `nbdN.json` for each device. It is empty after a reboot, as the devices are.

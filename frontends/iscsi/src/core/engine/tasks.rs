@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tracing::debug;
 
 use super::{Action, Answer, Entered, Violation};
+use crate::core::Outbox;
 use crate::core::data_in::{self, Reading};
 use crate::core::intake::{Announced, Broken, Intake};
 use crate::core::negotiate::SessionParams;
-use crate::core::outbox::Outbox;
 use crate::core::pdu::PduEncoder;
 use crate::core::reply::{Numbers, Residual, r2t, response};
 use crate::core::request::{Attribute, Command, DataOut};

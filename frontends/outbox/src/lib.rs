@@ -1,4 +1,4 @@
-//! Bytes on their way to an initiator.
+//! Bytes on their way to a client of a frontend.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
