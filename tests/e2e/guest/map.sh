@@ -17,14 +17,15 @@ goes_on() { [ "$(completed)" -gt "$1" ]; }
 other_than() { new=$(served_by) && [ -n "$new" ] && [ "$new" != "$1" ]; }
 has_sectors() { [ "$(cat /sys/block/nbd0/size)" = "$1" ]; }
 
-# Kills the process behind the device again and again while fio writes and verifies. Nobody may see an error.
+# Kills the process behind the device again and again for a minute while fio writes and verifies. Nobody may see an error.
+# fio writes for longer than that, so that there is always I/O to wait for.
 kill_under_fio() {
   fio --name=v --filename=/dev/nbd0 --rw=randwrite --bs=4k --size=64m --ioengine=libaio --iodepth=8 --direct=1 \
-    --verify=crc32c --verify_backlog=128 --verify_fatal=1 --runtime=60 --time_based --randrepeat=0 >/tmp/fio.log 2>&1 &
+    --verify=crc32c --verify_backlog=128 --verify_fatal=1 --runtime=85 --time_based --randrepeat=0 >/tmp/fio.log 2>&1 &
   fio=$!
   wait_for 20 "I/O" goes_on "$(completed)"
-  kills=0 worst=0
-  while kill -0 $fio 2>/dev/null && [ $kills -lt 30 ]; do
+  kills=0 worst=0 end=$(($(now_cs) + 6000))
+  while [ "$(now_cs)" -lt $end ]; do
     pid=$(served_by)
     [ -n "$pid" ] || failed "nobody serves: $(curve-nbd list-mapped)"
     kill -9 "$pid"
