@@ -21,6 +21,19 @@ pub enum Fault {
     Stop,
 }
 
+impl std::str::FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "kill" => Ok(Self::Kill),
+            "pause" => Ok(Self::Pause),
+            "stop" => Ok(Self::Stop),
+            _ => Err(format!("`{name}` is no fault; there are kill, pause and stop")),
+        }
+    }
+}
+
 /// One fault, on the checker's clock.
 #[derive(Clone, Debug)]
 pub struct FaultEvent {

@@ -12,18 +12,28 @@ const STALL_KILL_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions)
 const STALL_PAUSE_MAX: Duration = Duration::from_millis(5000);
 const STALL_STOP_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2500 } else { 200 });
 
-/// The checker under seeded faults for `$CURVE_SOAK_SECONDS` (60 when absent), with `$CURVE_SOAK_SEED`.
+/// The checker under seeded faults for `$CURVE_SOAK_SECONDS` (60 when absent), with `$CURVE_SOAK_SEED`, of the kinds in
+/// `$CURVE_SOAK_FAULTS` (`kill,pause,stop`).
 #[tokio::test]
 async fn soak_checker_under_faults() {
     let _turn = turn("soak_checker_under_faults").await;
     let seed = seconds_from_env("CURVE_SOAK_SEED", 1).as_secs();
     let volume = Volume::start("1GiB").await;
     let checker = Checker::start(volume.checker(seed)).await.expect("it serves");
-    let options = FaultOptions::new(seed, seconds_from_env("CURVE_SOAK_SECONDS", 60));
+    let mut options = FaultOptions::new(seed, seconds_from_env("CURVE_SOAK_SECONDS", 60));
+    if let Ok(kinds) = std::env::var("CURVE_SOAK_FAULTS") {
+        let kinds: Result<_, String> = kinds.split(',').map(str::parse).collect();
+        options.faults = kinds.unwrap_or_else(|error| panic!("$CURVE_SOAK_FAULTS: {error}"));
+    }
     let events =
         inflict(&volume.playground, &checker, &options).await.unwrap_or_else(|error| panic!("{error}"));
     let report = checker.finish().await;
     println!("seed {seed}: {report}");
+    for event in &events {
+        if let Some(stall) = report.stall_between(event.began, event.healed) {
+            println!("{event}\n           {stall}");
+        }
+    }
     for (fault, count, longest) in summarize(&events, &report) {
         println!("{fault:?}: {count} times, longest stall {:.3} s", longest.as_secs_f64());
     }

@@ -41,6 +41,13 @@ pub struct Report {
     pub ran: Duration,
 }
 
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (began, took) = (self.began.as_secs_f64(), self.took.as_secs_f64());
+        write!(f, "{} of block {} from {began:.3} s took {took:.3} s", self.operation, self.block)
+    }
+}
+
 impl Report {
     /// Operations shorter than this are not kept one by one.
     pub const STALL_MIN: Duration = Duration::from_millis(100);
@@ -69,10 +76,15 @@ impl Report {
         }
     }
 
-    /// The longest operation that was in flight at some moment between `from` and `to`.
-    pub fn longest_between(&self, from: Duration, to: Duration) -> Duration {
+    /// The longest operation that was in flight at some moment between `from` and `to`; `None`: none was a stall.
+    pub fn stall_between(&self, from: Duration, to: Duration) -> Option<&Stall> {
         let overlaps = |stall: &&Stall| stall.began <= to && stall.began + stall.took >= from;
-        self.stalls.iter().filter(overlaps).map(|stall| stall.took).max().unwrap_or_default()
+        self.stalls.iter().filter(overlaps).max_by_key(|stall| stall.took)
+    }
+
+    /// How long that took.
+    pub fn longest_between(&self, from: Duration, to: Duration) -> Duration {
+        self.stall_between(from, to).map_or(Duration::ZERO, |stall| stall.took)
     }
 
     /// Panics unless nothing was lost, stale or torn, and no error was seen.
