@@ -39,6 +39,8 @@ pub(crate) struct Ledger {
     /// Chunks and volumes that a change newer than the checkpoint takes data from.
     cleared: HashMap<ChunkKey, u64>,
     cleared_volumes: HashMap<VolumeId, u64>,
+    /// Bytes that were not placed for want of a checkpoint, since the last one.
+    hindered: u64,
     /// What was placed for entries that are not applied, by index and number of the operation.
     placed: BTreeMap<(u64, u32), Vec<PlacedRun>>,
 }
@@ -90,6 +92,16 @@ impl Ledger {
         }
     }
 
+    /// So many bytes could not be placed for want of a checkpoint.
+    pub(crate) fn hinder(&mut self, bytes: u64) {
+        self.hindered += bytes;
+    }
+
+    /// How many there have been since the last checkpoint.
+    pub(crate) fn hindered(&self) -> u64 {
+        self.hindered
+    }
+
     /// Notes what will be placed for an operation.
     pub(crate) fn place(&mut self, index: u64, op: u32, runs: Vec<PlacedRun>) {
         self.placed.insert((index, op), runs);
@@ -119,6 +131,7 @@ impl Ledger {
     /// Everything up to here is durable.
     pub(crate) fn checkpointed(&mut self, index: u64) {
         self.checkpoint = self.checkpoint.max(index);
+        self.hindered = 0;
         let checkpoint = self.checkpoint;
         self.cleared.retain(|_, cleared| *cleared > checkpoint);
         self.cleared_volumes.retain(|_, cleared| *cleared > checkpoint);

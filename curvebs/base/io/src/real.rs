@@ -139,15 +139,15 @@ impl File for RealFile {
 
     fn read(self: Arc<Self>, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>> {
         Box::pin(async move {
-            let mut buf = vec![0; len];
+            // Its room is filled by the kernel, so it need not be zeroed first.
+            let mut buf = Vec::with_capacity(len);
             // A short count says either "the rest is not cached" or "the file ends here"; the thread finds out.
-            let cached = self.read_cached(offset, &mut buf);
-            if cached == len {
+            self.read_cached(offset, &mut buf, len);
+            if buf.len() == len {
                 return Ok(Bytes::from(buf));
             }
             blocking(move || {
-                let rest = self.read_at(offset + cached as u64, &mut buf[cached..])?;
-                buf.truncate(cached + rest);
+                self.read_rest(offset, &mut buf, len)?;
                 Ok(Bytes::from(buf))
             })
             .await
@@ -273,7 +273,12 @@ impl RealFile {
             if done != 0 {
                 match io::Error::last_os_error() {
                     // What the file system cannot do, `fdatasync` does.
-                    error if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::ESPIPE)) => {
+                    error
+                        if matches!(
+                            error.raw_os_error(),
+                            Some(libc::EINVAL | libc::ENOSYS | libc::ESPIPE)
+                        ) =>
+                    {
                         return Ok(());
                     }
                     error => return Err(error),
@@ -306,10 +311,35 @@ impl RealFile {
         Ok(())
     }
 
-    /// Reads what the page cache has; 0 when the kernel cannot tell.
-    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> usize {
-        let mut parts = [io::IoSliceMut::new(buf)];
-        rustix::io::preadv2(&self.file, &mut parts, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    /// Reads what the page cache has of `len` bytes into the room of `buf`, which is empty; nothing when the kernel cannot
+    /// tell.
+    fn read_cached(&self, offset: u64, buf: &mut Vec<u8>, len: usize) {
+        let Ok(offset) = i64::try_from(offset) else { return };
+        buf.reserve(len);
+        let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: len };
+        // SAFETY: `part` is room of `buf` that nobody else refers to.
+        let n = unsafe { libc::preadv2(self.file.as_raw_fd(), &part, 1, offset, libc::RWF_NOWAIT) };
+        if let Ok(n) = usize::try_from(n) {
+            // SAFETY: the kernel has filled so many bytes from the start, and no more than `len`.
+            unsafe { buf.set_len(n) };
+        }
+    }
+
+    /// Reads on behind what `buf` holds, up to `len` bytes or the file's end.
+    fn read_rest(&self, offset: u64, buf: &mut Vec<u8>, len: usize) -> io::Result<()> {
+        buf.reserve_exact(len - buf.len());
+        while buf.len() < len {
+            let at = offset + buf.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(buf), at) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The vector may have had more room than was asked for.
+        buf.truncate(len);
+        Ok(())
     }
 }
 

@@ -427,7 +427,11 @@ impl Driver {
 
     /// Changes the log now, or once what comes before is done.
     async fn change_log(&mut self, step: Step) {
-        if let Some(ready) = self.appends.begin(step) {
+        let begun = self.appends.begin(step);
+        if self.appends.placer().is_some_and(|placer| placer.wants_checkpoint()) {
+            self.group.flags.trail().want_checkpoint();
+        }
+        if let Some(ready) = begun {
             self.issue(ready).await;
         }
     }

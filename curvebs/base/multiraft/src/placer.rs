@@ -26,6 +26,9 @@ pub trait Placer: Send + Sync + 'static {
     /// that is to be done; several may be at work at the same time, and all are brought to an end.
     fn append(&self, index: LogIndex, ops: &mut dyn Iterator<Item = (Bytes, usize)>) -> Option<Place>;
 
+    /// Whether a checkpoint would let it place more than it can now.
+    fn wants_checkpoint(&self) -> bool;
+
     /// Makes operations as the log holds them what they were when they were proposed; `None` when what they placed has
     /// been changed since.
     fn restore(&self, ops: Vec<Op>) -> BoxFuture<'static, io::Result<Option<Vec<Op>>>>;

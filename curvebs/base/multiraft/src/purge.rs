@@ -63,8 +63,8 @@ async fn look_after(group: &Arc<Inner>, pinned: Option<u64>) {
         let view = group.view.lock();
         (view.checkpointed, view.purged)
     };
-    let grown = group.flags.trail().since_checkpoint() >= group.options.checkpoint_log_bytes;
-    if (grown || pinned.is_some_and(|pinned| snapshot < pinned)) && checkpoint(group).await.is_err() {
+    let due = group.flags.trail().is_checkpoint_due(group.options.checkpoint_log_bytes);
+    if (due || pinned.is_some_and(|pinned| snapshot < pinned)) && checkpoint(group).await.is_err() {
         return;
     }
     let upto = purge_upto(group, pinned);

@@ -12,6 +12,8 @@ pub(crate) struct Trail {
     samples: VecDeque<(u64, u64)>,
     /// The sum when the last checkpoint began.
     checkpoint: u64,
+    /// The state machine wants one.
+    wanted: bool,
 }
 
 impl Trail {
@@ -29,10 +31,21 @@ impl Trail {
     /// Notes that a checkpoint begins.
     pub(crate) fn checkpoint(&mut self) {
         self.checkpoint = self.total;
+        self.wanted = false;
+    }
+
+    /// Notes that the state machine wants a checkpoint.
+    pub(crate) fn want_checkpoint(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Whether a checkpoint is wanted, or this much was appended since the last one began.
+    pub(crate) fn is_checkpoint_due(&self, bytes: u64) -> bool {
+        self.wanted || self.since_checkpoint() >= bytes
     }
 
     /// Bytes appended since the last checkpoint began.
-    pub(crate) fn since_checkpoint(&self) -> u64 {
+    fn since_checkpoint(&self) -> u64 {
         self.total - self.checkpoint
     }
 
@@ -65,5 +78,10 @@ mod tests {
         // A truncated tail is counted again when it is appended again.
         trail.append(90, 10);
         assert_eq!(trail.since_checkpoint(), 10);
+        assert!(trail.is_checkpoint_due(10) && !trail.is_checkpoint_due(11));
+        trail.want_checkpoint();
+        assert!(trail.is_checkpoint_due(11));
+        trail.checkpoint();
+        assert!(!trail.is_checkpoint_due(1));
     }
 }

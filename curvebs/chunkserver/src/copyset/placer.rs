@@ -35,6 +35,10 @@ impl Placer for CopysetPlacer {
         Some(Box::new(move |ops| Box::pin(place(replica, plan, ops))))
     }
 
+    fn wants_checkpoint(&self) -> bool {
+        self.replica.store().wants_checkpoint()
+    }
+
     fn restore(&self, ops: Vec<Op>) -> BoxFuture<'static, io::Result<Option<Vec<Op>>>> {
         let replica = self.replica.clone();
         Box::pin(async move {

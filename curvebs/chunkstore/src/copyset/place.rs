@@ -29,8 +29,11 @@ use crate::shared::lock;
 
 /// Smaller writes are not placed: they are better off in the log, which makes many of them durable at once.
 const PLACED_BYTES_MIN: u32 = 64 << 10;
-/// Room of planes without current data is given back when nothing was placed in a chunk for so long.
-const SPARE_KEPT: Duration = Duration::from_secs(20);
+/// Room of planes without current data is given back when nothing was placed in a chunk for so long; at once when room is
+/// scarce. Writing into room that the file system must first find takes twice as long.
+const SPARE_KEPT: Duration = Duration::from_secs(600);
+/// A checkpoint is worth its while when this much went to the log for want of it.
+const CHECKPOINT_WORTH_BYTES: u64 = 16 << 20;
 
 /// What an operation of an entry that is about to be appended will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,11 @@ impl CopysetStore {
         self.ledger().checkpointed(index.get());
     }
 
+    /// Whether a checkpoint would let much be placed that now goes to the log.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.ledger().hindered() >= CHECKPOINT_WORTH_BYTES
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
@@ -172,6 +180,8 @@ impl CopysetStore {
         let chunk = state.cached.get_mut(&key).filter(|_| listed)?;
         let mut taken: Vec<bool> =
             chunk.tables.extents[extents.clone()].iter().map(|changed| *changed > checkpoint).collect();
+        let hindered = taken.iter().filter(|taken| **taken).count();
+        ledger.hinder((hindered * self.layout().extent_blocks * BLOCK) as u64);
         ledger.unapplied(key, &extents, |extent| taken[extent - extents.start] = true);
         let mut runs: Vec<PlacedRun> = Vec::new();
         for extent in extents.clone().filter(|extent| !taken[extent - extents.start]) {

@@ -89,6 +89,30 @@ fn a_placed_write_is_seen_when_it_is_applied_and_not_before() {
 }
 
 #[test]
+fn a_checkpoint_is_wanted_when_much_went_to_the_log_for_want_of_one() {
+    run(async {
+        let (_disk, copyset) = store().await;
+        let new = seeds(500, BLOCKS);
+        let placed = place(&copyset, 0, &new, 3).await.unwrap();
+        apply(&copyset, 0, &new, 3, &placed);
+        assert!(!copyset.wants_checkpoint(), "everything was placed");
+        let mut logged = 0;
+        for index in 4..100_000 {
+            assert!(place(&copyset, 0, &new, index).await.is_none());
+            copyset.note_applied(LogIndex(index));
+            logged += u64::from(BLOCKS * BLOCK);
+            assert_eq!(copyset.wants_checkpoint(), logged >= 16 << 20);
+            if logged >= 16 << 20 {
+                checkpoint(&copyset, index).await;
+                assert!(!copyset.wants_checkpoint());
+                return;
+            }
+        }
+        panic!("never wanted");
+    });
+}
+
+#[test]
 fn heads_and_tails_and_touched_extents_stay_in_the_log() {
     run(async {
         let (_disk, copyset) = store().await;

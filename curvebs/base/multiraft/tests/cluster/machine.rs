@@ -126,6 +126,10 @@ impl Placer for Kv {
         Some(Box::new(move |ops| Box::pin(place(kv, index, ops))))
     }
 
+    fn wants_checkpoint(&self) -> bool {
+        false
+    }
+
     fn restore(&self, ops: Vec<Op>) -> BoxFuture<'static, io::Result<Option<Vec<Op>>>> {
         let kv = self.clone();
         Box::pin(async move {
