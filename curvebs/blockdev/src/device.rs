@@ -98,6 +98,18 @@ pub struct Extent {
     pub allocation: Allocation,
 }
 
+/// How a comparison went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compared {
+    /// Equal; the new data are written.
+    Written,
+    /// Different; nothing was changed.
+    Differs {
+        /// The first byte that differs, counted from the begin of the range.
+        at: u64,
+    },
+}
+
 /// A random-access device. Operations run concurrently; two that overlap and are in flight together happen in either
 /// order, but never mixed within a block. A completed write is durable and seen by every later read.
 pub trait BlockDevice: Send + Sync + 'static {
@@ -115,6 +127,18 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> BlockFuture<'_, ()>;
     /// What the device holds from `offset` on: at least one extent, at most `len` bytes together, neighbours merged.
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>>;
+    /// Writes `data` if the range holds `expected`, which is as long. Nothing else changes the range between the two,
+    /// whoever has the device open. A device may refuse a range that is longer than [`COMPARE_BYTES_MAX`](crate::COMPARE_BYTES_MAX)
+    /// or that crosses a border of its own, as [`BlockError::Unsupported`]; one that can do nothing of the kind
+    /// refuses all.
+    fn compare_and_write(
+        &self,
+        _offset: u64,
+        _expected: Vec<Bytes>,
+        _data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        Box::pin(std::future::ready(Err(BlockError::Unsupported("compare and write"))))
+    }
     /// Gives the device up in order; later operations fail with `Closed`.
     fn close(&self) -> BlockFuture<'_, ()>;
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::device::{BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use crate::device::{BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 
 /// The kinds of operation that can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,8 @@ pub enum Operation {
     Clear,
     /// `block_status`
     Status,
+    /// `compare_and_write`
+    Compare,
 }
 
 /// What goes wrong with one operation.
@@ -150,6 +152,15 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Faulty<D> {
 
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         self.strike(Operation::Status, move |inner| inner.block_status(offset, len))
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        self.strike(Operation::Compare, move |inner| inner.compare_and_write(offset, expected, data))
     }
 
     fn close(&self) -> BlockFuture<'_, ()> {

@@ -11,6 +11,7 @@
 //! | [`ReadOnly`] | refuses whatever changes the device |
 //! | [`Faulty`] | fails and delays operations, reproducibly from a seed |
 
+mod compare;
 mod device;
 mod faulty;
 mod memory;
@@ -19,7 +20,9 @@ mod throttled;
 mod traced;
 mod zeroes;
 
-pub use device::{Allocation, BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+pub use compare::{first_difference, total_bytes};
+pub use curve_types::COMPARE_BYTES_MAX;
+pub use device::{Allocation, BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 pub use faulty::{Fault, FaultRates, Faulty, Operation};
 pub use memory::MemoryDevice;
 pub use read_only::ReadOnly;

@@ -1,11 +1,14 @@
 //! A sparse device in memory.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::device::{Allocation, BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use crate::compare::{first_difference, total_bytes};
+use crate::device::{
+    Allocation, BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode,
+};
 use crate::zeroes::push_zeroes;
 
 /// The unit of allocation in bytes.
@@ -94,7 +97,7 @@ impl MemoryDevice {
     }
 
     fn write_now(&self, offset: u64, data: &[Bytes]) -> Result<(), BlockError> {
-        let len = data.iter().map(|part| part.len() as u64).sum();
+        let len = total_bytes(data);
         self.check(offset, len)?;
         let mut source = Source { parts: data, at: 0 };
         self.for_each_page(offset, len, |region, span| region.write(span, &mut source));
@@ -121,6 +124,37 @@ impl MemoryDevice {
         Ok(extents)
     }
 
+    /// Compares and writes with all regions of the range locked, in their order.
+    fn compare_now(&self, offset: u64, expected: &[Bytes], data: &[Bytes]) -> Result<Compared, BlockError> {
+        let len = total_bytes(data);
+        self.check(offset, len)?;
+        if total_bytes(expected) != len {
+            return Err(BlockError::Unsupported("a comparison with another length"));
+        }
+        let first = (offset / REGION_BYTES) as usize;
+        let end = ((offset + len).div_ceil(REGION_BYTES) as usize).max(first);
+        let mut held: Vec<MutexGuard<'_, Region>> = Vec::with_capacity(end - first);
+        for region in &self.regions[first..end] {
+            held.push(region.lock().expect("no panic under the lock"));
+        }
+        let mut found = Vec::new();
+        for (region, span) in spans(offset, len) {
+            match held[region - first].page(span.page) {
+                Some(page) => found.push(page.slice(span.from..span.from + span.len)),
+                None => push_zeroes(&mut found, span.len as u64),
+            }
+        }
+        if let Some(at) = first_difference(&found, expected) {
+            return Ok(Compared::Differs { at });
+        }
+        drop(found);
+        let mut source = Source { parts: data, at: 0 };
+        for (region, span) in spans(offset, len) {
+            held[region - first].write(span, &mut source);
+        }
+        Ok(Compared::Written)
+    }
+
     /// Visits the pages of a range in order, each under its region's lock.
     fn for_each_page(&self, offset: u64, len: u64, mut visit: impl FnMut(&mut Region, PageSpan)) {
         let end = offset + len;
@@ -138,6 +172,20 @@ impl MemoryDevice {
             }
         }
     }
+}
+
+/// The pages of a range in order, each with the number of its region.
+fn spans(offset: u64, len: u64) -> impl Iterator<Item = (usize, PageSpan)> {
+    let end = offset + len;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let from = at % PAGE_BYTES;
+        let len = (PAGE_BYTES - from).min(end - at);
+        let page = (at % REGION_BYTES / PAGE_BYTES) as usize;
+        let region = (at / REGION_BYTES) as usize;
+        at += len;
+        (len > 0).then_some((region, PageSpan { page, from: from as usize, len: len as usize }))
+    })
 }
 
 impl Region {
@@ -240,6 +288,15 @@ impl BlockDevice for MemoryDevice {
         Box::pin(std::future::ready(self.status_now(offset, len)))
     }
 
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        Box::pin(std::future::ready(self.compare_now(offset, &expected, &data)))
+    }
+
     fn close(&self) -> BlockFuture<'_, ()> {
         self.closed.store(true, Ordering::Release);
         Box::pin(std::future::ready(Ok(())))
@@ -310,6 +367,7 @@ mod tests {
     enum Step {
         Write { sector: u64, parts: Vec<u8> },
         Clear { sector: u64, sectors: u64, keep: bool },
+        Compare { sector: u64, sectors: u64, flip: Option<u16> },
         Read { sector: u64, sectors: u64 },
     }
 
@@ -325,6 +383,8 @@ mod tests {
                 sectors,
                 keep
             }),
+            (place.clone(), 1u64..64, proptest::option::of(any::<u16>()))
+                .prop_map(|(sector, sectors, flip)| Step::Compare { sector, sectors, flip }),
             (place, 1u64..64).prop_map(|(sector, sectors)| Step::Read { sector, sectors }),
         ]
     }
@@ -349,6 +409,22 @@ mod tests {
                     Step::Clear { sector, sectors, keep } => {
                         model[(sector * 512) as usize..((sector + sectors) * 512) as usize].fill(0);
                         device.clear_now(sector * 512, sectors * 512, keep).expect("in range");
+                    }
+                    Step::Compare { sector, sectors, flip } => {
+                        let (from, to) = ((sector * 512) as usize, ((sector + sectors) * 512) as usize);
+                        let mut expected = model[from..to].to_vec();
+                        let at = flip.map(|at| at as usize % expected.len());
+                        at.into_iter().for_each(|at| expected[at] ^= 1);
+                        let data = vec![sectors as u8; to - from];
+                        let answer = match at {
+                            Some(at) => Compared::Differs { at: at as u64 },
+                            None => {
+                                model[from..to].copy_from_slice(&data);
+                                Compared::Written
+                            }
+                        };
+                        let got = device.compare_now(sector * 512, &[expected.into()], &[data.into()]);
+                        prop_assert_eq!(got, Ok(answer));
                     }
                     Step::Read { sector, sectors } => {
                         let expected = &model[(sector * 512) as usize..((sector + sectors) * 512) as usize];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::device::{BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use crate::device::{BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 
 /// Passes reads on and refuses whatever would change the device with [`BlockError::ReadOnly`].
 pub struct ReadOnly<D: ?Sized> {
@@ -18,7 +18,7 @@ impl<D: BlockDevice + ?Sized> ReadOnly<D> {
     }
 }
 
-fn refused<'a>() -> BlockFuture<'a, ()> {
+fn refused<'a, T: Send + 'a>() -> BlockFuture<'a, T> {
     Box::pin(std::future::ready(Err(BlockError::ReadOnly)))
 }
 
@@ -44,6 +44,15 @@ impl<D: BlockDevice + ?Sized> BlockDevice for ReadOnly<D> {
     }
 
     fn write_zeroes(&self, _offset: u64, _len: u64, _mode: ZeroMode) -> BlockFuture<'_, ()> {
+        refused()
+    }
+
+    fn compare_and_write(
+        &self,
+        _offset: u64,
+        _expected: Vec<Bytes>,
+        _data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
         refused()
     }
 

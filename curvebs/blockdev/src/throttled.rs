@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::device::{BlockDevice, BlockFuture, DeviceShape, Extent, ZeroMode};
+use crate::device::{BlockDevice, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 
 /// What a device may do per second. `None` means no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -112,6 +112,18 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Throttled<D> {
         Box::pin(async move {
             self.admit(0).await;
             self.inner.block_status(offset, len).await
+        })
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        Box::pin(async move {
+            self.admit(expected.iter().chain(&data).map(|part| part.len() as u64).sum()).await;
+            self.inner.compare_and_write(offset, expected, data).await
         })
     }
 

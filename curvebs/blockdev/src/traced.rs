@@ -6,7 +6,7 @@ use bytes::Bytes;
 use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use tokio::time::Instant;
 
-use crate::device::{BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use crate::device::{BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 
 /// Counts and times every operation, under a label that names the device.
 ///
@@ -28,6 +28,7 @@ pub struct Traced<D: ?Sized> {
     discard: Meter,
     write_zeroes: Meter,
     block_status: Meter,
+    compare_and_write: Meter,
 }
 
 struct Meter {
@@ -66,6 +67,7 @@ impl<D: BlockDevice + ?Sized> Traced<D> {
             discard: meter("discard"),
             write_zeroes: meter("write_zeroes"),
             block_status: meter("block_status"),
+            compare_and_write: meter("compare_and_write"),
         }
     }
 
@@ -141,6 +143,15 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Traced<D> {
 
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         self.timed(&self.block_status, 0, self.inner.block_status(offset, len))
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        self.timed(&self.compare_and_write, 0, self.inner.compare_and_write(offset, expected, data))
     }
 
     fn close(&self) -> BlockFuture<'_, ()> {

@@ -123,7 +123,7 @@ impl Metrics {
     pub fn refused(&self, outcome: Outcome) {
         match outcome {
             Outcome::Fenced { .. } => self.fenced.increment(1),
-            Outcome::Applied | Outcome::Stale => self.repeated.increment(1),
+            Outcome::Applied | Outcome::Stale | Outcome::Differs { .. } => self.repeated.increment(1),
             Outcome::AnotherTerm | Outcome::Malformed => {}
         }
     }

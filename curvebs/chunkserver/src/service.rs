@@ -6,6 +6,7 @@
 
 mod call;
 mod change;
+mod compare;
 mod discard;
 mod inflight;
 mod merge;
@@ -71,6 +72,7 @@ impl Handler for Service {
             methods::BLOCK_STATUS => status::serve(request, call(|m| &m.other)),
             methods::FENCE => change::serve_fence(request, call(|m| &m.other)),
             methods::DELETE_VOLUME => change::serve_delete_volume(request, call(|m| &m.other)),
+            methods::COMPARE_AND_WRITE => compare::serve(request, call(|m| &m.write)),
             methods::REPAIR_READ => repair_read::serve(request, call(|m| &m.other)),
             unknown => call(|m| &m.other).refuse_unknown(unknown),
         }

@@ -14,15 +14,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curve_blockdev::{Allocation, BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use curve_blockdev::{
+    Allocation, BlockDevice, BlockError, BlockFuture, Compared, DeviceShape, Extent, ZeroMode,
+};
 use curve_io::Message;
 use curve_proto::methods;
 use curve_proto::pb::data::{
-    BlockStatusRequest, DiscardRequest, ReadRequest, WriteRequest, WriteZeroesRequest,
+    BlockStatusRequest, CompareAndWriteRequest, DiscardRequest, ReadRequest, WriteRequest, WriteZeroesRequest,
 };
 use curve_types::{
-    BLOCK_BYTES, BlockRange, ChunkIndex, ClientId, CopysetId, Epoch, FRAME_PAYLOAD_BYTES_MAX, Geometry,
-    VolumeId,
+    BLOCK_BYTES, BlockRange, COMPARE_BYTES_MAX, ChunkIndex, ClientId, CopysetId, Epoch,
+    FRAME_PAYLOAD_BYTES_MAX, Geometry, VolumeId,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use prost::Message as _;
@@ -235,6 +237,40 @@ impl Volume {
             payload: payload.clone(),
         };
         self.caller.call(copyset, build).await.map(drop)
+    }
+
+    async fn compare_piece(
+        &self,
+        piece: Piece,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> Result<Compared, ClientError> {
+        let _slot = self.window.acquire().await.expect("the window is never closed");
+        let copyset = self.copyset(piece, true).await?.expect("an allocating lookup finds a copyset");
+        let expected_crcs = block_crcs(piece.offset, &expected);
+        let crcs = block_crcs(piece.offset, &data);
+        let payload = [expected, data].concat();
+        let ticket = self.sequences.begin();
+        let build = || Message {
+            method: methods::COMPARE_AND_WRITE,
+            header: CompareAndWriteRequest {
+                copyset: copyset.get(),
+                volume: self.opened.volume.get(),
+                chunk: piece.chunk.0,
+                offset: piece.offset,
+                epoch: self.epoch().get(),
+                client: self.opened.client.get(),
+                sequence: ticket.sequence().get(),
+                answered_below: self.sequences.answered_below().get(),
+                expected_crcs: expected_crcs.clone(),
+                crcs: crcs.clone(),
+            }
+            .encode_to_vec()
+            .into(),
+            payload: payload.clone(),
+        };
+        let answer = self.caller.call(copyset, build).await?;
+        Ok(answer.reply.differs_at.map_or(Compared::Written, |at| Compared::Differs { at: at.into() }))
     }
 
     async fn clear_piece(&self, piece: Piece, kind: Clear) -> Result<(), ClientError> {
@@ -489,6 +525,30 @@ impl BlockDevice for Volume {
         Box::pin(async move {
             self.admit(offset, len, false).await?;
             self.bounded(offset, len, self.status_all(offset, len)).await
+        })
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        Box::pin(async move {
+            let len = total_len(&data);
+            self.admit(offset, len, true).await?;
+            if total_len(&expected) != len || len > u64::from(COMPARE_BYTES_MAX) {
+                return Err(BlockError::Unsupported("a comparison of more than 64 KiB or of two lengths"));
+            }
+            let mut pieces = chunk_pieces(offset, len, self.opened.geometry);
+            match (pieces.next(), pieces.next()) {
+                (None, _) => Ok(Compared::Written),
+                (Some(piece), None) => {
+                    self.bounded(offset, len, self.compare_piece(piece, expected, data)).await
+                }
+                // Two copysets cannot decide together.
+                (Some(_), Some(_)) => Err(BlockError::Unsupported("a comparison across a border of chunks")),
+            }
         })
     }
 

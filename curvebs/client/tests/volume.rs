@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curve_blockdev::{Allocation, BlockDevice, BlockError, Extent, ZeroMode};
+use curve_blockdev::{Allocation, BlockDevice, BlockError, Compared, Extent, ZeroMode};
 use curve_client::mds::OpenMode;
 use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
 use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
 use curve_proto::ChunkError;
 use curve_proto::methods;
 use curve_proto::pb::data::{
-    BlockStatusRequest, ChunkReply, DiscardRequest, Extent as WireExtent, ReadRequest, WriteRequest,
+    BlockStatusRequest, ChunkReply, CompareAndWriteRequest, DiscardRequest, Extent as WireExtent,
+    ReadRequest, WriteRequest,
 };
 use curve_proto::pb::mds as pb;
 use curve_proto::pb::mds::mds_request::Op;
@@ -37,6 +38,8 @@ struct World {
     mds_down: bool,
     calls: Vec<(u64, u16)>,
     writes: Vec<WriteRequest>,
+    compares: Vec<CompareAndWriteRequest>,
+    differs_at: Option<u32>,
     segments: BTreeSet<u32>,
     /// Bytes of the volume beyond the 4 GiB that it has at first.
     grown: u64,
@@ -110,6 +113,11 @@ impl World {
         match request.method {
             methods::WRITE => {
                 self.write(WriteRequest::decode(request.header).unwrap(), &request.payload.concat())
+            }
+            methods::COMPARE_AND_WRITE => {
+                self.compares.push(CompareAndWriteRequest::decode(request.header).unwrap());
+                assert_eq!(request.payload.concat().len(), 2 * BLOCK, "both halves");
+                Ok((ChunkReply { differs_at: self.differs_at, ..ChunkReply::ok() }, Vec::new()))
             }
             methods::READ => self.read(&ReadRequest::decode(request.header).unwrap()),
             methods::DISCARD => {
@@ -557,4 +565,28 @@ async fn an_operation_beyond_the_end_asks_whether_the_volume_has_grown() {
     volume.write(size, vec![pattern(1, 1)]).await.unwrap();
     assert_eq!(volume.read(size, 4096).await.unwrap().concat(), pattern(1, 1));
     assert_eq!(volume.shape().size, size + (1 << 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_comparison_is_one_request_of_one_chunk_and_is_repeated_under_its_number() {
+    let (world, volume) = open(ClientConfig::default()).await;
+    let compare =
+        |offset, blocks| volume.compare_and_write(offset, vec![pattern(1, blocks)], vec![pattern(2, blocks)]);
+    world.with(|world| world.refuse = Some(ChunkError::Busy { message: "an election".into() }));
+    assert_eq!(compare(8192, 1).await, Ok(Compared::Written));
+    world.with(|world| world.differs_at = Some(515));
+    assert_eq!(compare((16 << 20) + 4096, 1).await, Ok(Compared::Differs { at: 515 }));
+    let (asked, calls) =
+        world.with(|world| (std::mem::take(&mut world.compares), std::mem::take(&mut world.calls)));
+    assert_eq!(calls.len(), 3, "one of them was refused");
+    let place = |r: &CompareAndWriteRequest| (r.chunk, r.offset, r.sequence, r.answered_below);
+    assert_eq!(asked.iter().map(place).collect::<Vec<_>>(), [(0, 8192, 1, 1), (1, 4096, 2, 2)]);
+    assert_ne!(asked[0].expected_crcs, asked[0].crcs);
+    // What two copysets would have to decide together, or is too long, or has no two equal halves.
+    let unequal = volume.compare_and_write(0, vec![pattern(1, 1)], vec![pattern(2, 2)]).await;
+    for refused in [compare((16 << 20) - 4096, 2).await, compare(0, 17).await, unequal] {
+        assert!(matches!(refused, Err(BlockError::Unsupported(_))), "{refused:?}");
+    }
+    assert!(matches!(compare(512, 1).await, Err(BlockError::BadRange { .. })));
+    assert!(world.with(|world| world.calls.is_empty()));
 }

@@ -34,6 +34,8 @@ pub const DELETE_VOLUME: u16 = 0x206;
 pub const DELETE_CHUNKS: u16 = 0x207;
 /// `RepairReadRequest`, between replicas.
 pub const REPAIR_READ: u16 = 0x208;
+/// `CompareAndWriteRequest` + payload: what is expected, then what is to be written.
+pub const COMPARE_AND_WRITE: u16 = 0x209;
 
 /// `MdsRequest`; the reply is `MdsResponse`. Both travel in the payload, since a listing may be longer than a header.
 pub const MDS_CALL: u16 = 0x300;

@@ -1,37 +1,24 @@
 //! Operations that must not be interleaved with any other writer's.
 //!
-//! [`AtomicBlocks`] is the seam: a device that decides COMPARE AND WRITE where its writes are applied implements it itself,
-//! and it then holds across gateways. [`LocalAtomics`] does it for one process with a lock over ranges.
+//! COMPARE AND WRITE is the device's own: a volume decides it in its copyset, so it holds whichever gateways the others
+//! come through. ORWRITE is made of it, a piece at a time: read, add the bits, write if it is still what was read.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use curve_blockdev::{BlockDevice, BlockError, BlockFuture, DeviceShape, Extent, ZeroMode};
+use curve_blockdev::{
+    BlockDevice, BlockError, BlockFuture, COMPARE_BYTES_MAX, Compared, DeviceShape, Extent, ZeroMode,
+    total_bytes,
+};
 use tokio::sync::Notify;
 
-/// How a comparison went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Compared {
-    /// Equal; the new data are written.
-    Written,
-    /// Different; nothing was changed.
-    Differs {
-        /// The first byte that differs, counted from the begin of the range.
-        at: u64,
-    },
-}
-
-/// A block device with operations that are atomic against every other writer of it.
+/// A block device with more operations that no other writer's interleave.
 pub trait AtomicBlocks: BlockDevice {
-    /// Writes `data` if the range holds `expected`, which is as long.
-    fn compare_and_write(
-        &self,
-        offset: u64,
-        expected: Vec<Bytes>,
-        data: Vec<Bytes>,
-    ) -> BlockFuture<'_, Compared>;
     /// Writes what the range holds, with every bit set that is set in `data`.
+    ///
+    /// A piece of 64 KiB (`COMPARE_BYTES_MAX`) is atomic against every writer of the device; of a longer range, others
+    /// may come between the pieces, as they may between the pieces of a long write.
     fn or_write(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()>;
     /// Writes all of `data` or nothing, also when power fails.
     fn write_atomic(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()>;
@@ -39,10 +26,12 @@ pub trait AtomicBlocks: BlockDevice {
     fn atomic_write_max(&self) -> u32;
 }
 
-/// Makes operations atomic among those that go through this value: one gateway's.
+/// Makes of a device what [`AtomicBlocks`] asks for.
 ///
-/// Every operation takes its range in a [`RangeLock`]: shared for plain reads and writes, which the device orders itself,
-/// exclusive for those that read, decide and write. The price for a plain operation is two short locks.
+/// Across gateways it is the device's `compare_and_write` that holds. Within this one, every operation also takes its range
+/// in a [`RangeLock`]: shared for what the device orders itself, exclusive for ORWRITE, which then seldom has to try again,
+/// and for WRITE ATOMIC, which is offered only where this is the device's one user. The price for a plain operation is two
+/// short locks.
 pub struct LocalAtomics<D: ?Sized> {
     ranges: RangeLock,
     atomic_write_max: u32,
@@ -82,67 +71,56 @@ impl<D: BlockDevice + ?Sized> LocalAtomics<D> {
     }
 }
 
-fn total(parts: &[Bytes]) -> u64 {
-    parts.iter().map(|part| part.len() as u64).sum()
+/// The widest ORWRITE piece: what the device compares and writes as one. Pieces lie on multiples of it, so that none
+/// crosses a border of the device.
+const OR_BYTES_MAX: u64 = COMPARE_BYTES_MAX as u64;
+/// Tries of one piece of an ORWRITE. Each that fails is a change that another one got through.
+const OR_TRIES_MAX: u32 = 1000;
+
+/// Cuts `offset..offset+len` at multiples of [`OR_BYTES_MAX`].
+fn or_pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
+    let end = offset.saturating_add(len);
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let len = (OR_BYTES_MAX - at % OR_BYTES_MAX).min(end - at);
+        let piece = (at, len as usize);
+        at += len;
+        (len > 0).then_some(piece)
+    })
 }
 
-/// The first byte in which two runs of parts differ.
-pub(crate) fn first_difference(left: &[Bytes], right: &[Bytes]) -> Option<u64> {
-    let (mut at, mut skip_left, mut skip_right) = (0, 0, 0);
-    let (mut left, mut right) = (left.iter(), right.iter());
-    let (mut a, mut b) = (left.next(), right.next());
-    while let (Some(one), Some(other)) = (a, b) {
-        let (rest_one, rest_other) = (&one[skip_left..], &other[skip_right..]);
-        let len = rest_one.len().min(rest_other.len());
-        if rest_one[..len] != rest_other[..len] {
-            let equal = rest_one.iter().zip(rest_other).take_while(|(x, y)| x == y).count();
-            return Some(at + equal as u64);
+impl<D: BlockDevice + ?Sized> LocalAtomics<D> {
+    /// Adds bits to one piece: reads it, and writes the outcome if it is still what was read.
+    async fn or_piece(&self, offset: u64, bits: &[u8]) -> Result<(), BlockError> {
+        for _ in 0..OR_TRIES_MAX {
+            let found = self.inner.read(offset, bits.len() as u32).await?;
+            let mut merged = BytesMut::with_capacity(bits.len());
+            found.iter().for_each(|part| merged.extend_from_slice(part));
+            merged.iter_mut().zip(bits).for_each(|(byte, bits)| *byte |= bits);
+            let written = self.inner.compare_and_write(offset, found, vec![merged.freeze()]).await?;
+            if written == Compared::Written {
+                return Ok(());
+            }
         }
-        at += len as u64;
-        skip_left += len;
-        skip_right += len;
-        if skip_left == one.len() {
-            (a, skip_left) = (left.next(), 0);
-        }
-        if skip_right == other.len() {
-            (b, skip_right) = (right.next(), 0);
-        }
+        Err(BlockError::Io("others keep changing the range".to_owned()))
     }
-    None
 }
 
 impl<D: BlockDevice + ?Sized> AtomicBlocks for LocalAtomics<D> {
-    fn compare_and_write(
-        &self,
-        offset: u64,
-        expected: Vec<Bytes>,
-        data: Vec<Bytes>,
-    ) -> BlockFuture<'_, Compared> {
-        let len = total(&data);
-        self.exclusive(offset..offset.saturating_add(len), async move {
-            let found = self.inner.read(offset, len as u32).await?;
-            if let Some(at) = first_difference(&found, &expected) {
-                return Ok(Compared::Differs { at });
-            }
-            self.inner.write(offset, data).await?;
-            Ok(Compared::Written)
-        })
-    }
-
     fn or_write(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()> {
-        let len = total(&data);
+        let len = total_bytes(&data);
         self.exclusive(offset..offset.saturating_add(len), async move {
-            let found = self.inner.read(offset, len as u32).await?;
-            let mut merged = BytesMut::with_capacity(len as usize);
-            found.iter().for_each(|part| merged.extend_from_slice(part));
-            let bits = data.iter().flatten();
-            merged.iter_mut().zip(bits).for_each(|(byte, bits)| *byte |= bits);
-            self.inner.write(offset, vec![merged.freeze()]).await
+            let bits = data.concat();
+            for (at, len) in or_pieces(offset, len) {
+                let from = (at - offset) as usize;
+                self.or_piece(at, &bits[from..from + len]).await?;
+            }
+            Ok(())
         })
     }
 
     fn write_atomic(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()> {
-        let range = offset..offset.saturating_add(total(&data));
+        let range = offset..offset.saturating_add(total_bytes(&data));
         self.exclusive(range, async move { self.inner.write(offset, data).await })
     }
 
@@ -161,7 +139,7 @@ impl<D: BlockDevice + ?Sized> BlockDevice for LocalAtomics<D> {
     }
 
     fn write(&self, offset: u64, data: Vec<Bytes>) -> BlockFuture<'_, ()> {
-        self.shared(offset, total(&data), async move { self.inner.write(offset, data).await })
+        self.shared(offset, total_bytes(&data), async move { self.inner.write(offset, data).await })
     }
 
     fn flush(&self) -> BlockFuture<'_, ()> {
@@ -178,6 +156,17 @@ impl<D: BlockDevice + ?Sized> BlockDevice for LocalAtomics<D> {
 
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         self.inner.block_status(offset, len)
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        self.shared(offset, total_bytes(&data), async move {
+            self.inner.compare_and_write(offset, expected, data).await
+        })
     }
 
     fn close(&self) -> BlockFuture<'_, ()> {
@@ -280,52 +269,40 @@ mod tests {
         vec![Bytes::from(vec![byte; 4096])]
     }
 
-    #[test]
-    fn differences_are_found_across_parts() {
-        let parts = |texts: &[&'static str]| texts.iter().map(|text| Bytes::from(*text)).collect::<Vec<_>>();
-        for (left, right, at) in [
-            (parts(&["abc", "def"]), parts(&["a", "bcde", "f"]), None),
-            (parts(&["abc", "def"]), parts(&["a", "bcdX", "f"]), Some(4)),
-            (parts(&["", "Xb"]), parts(&["ab"]), Some(0)),
-            (parts(&[]), parts(&[]), None),
-        ] {
-            assert_eq!(first_difference(&left, &right), at);
-        }
+    /// Two gateways on one device: two values, each with locks of its own.
+    fn two_gateways() -> [LocalAtomics<Faulty<MemoryDevice>>; 2] {
+        let memory = Arc::new(MemoryDevice::new(1 << 20, 4096));
+        [1, 2].map(|seed| {
+            LocalAtomics::new(Arc::new(Faulty::new(memory.clone(), seed, FaultRates::default())), 0)
+        })
     }
 
     #[tokio::test]
     async fn of_many_that_compare_with_the_same_one_writes() {
-        let device = Arc::new(MemoryDevice::new(1 << 20, 4096));
-        let faulty = Arc::new(Faulty::new(device, 1, FaultRates::default()));
-        for _ in 0..8 {
-            faulty.fail_next(Operation::Read, Fault::Delay(std::time::Duration::from_millis(2)));
-        }
-        let blocks = LocalAtomics::new(faulty, 0);
-        let tries = (1..=8).map(|byte| blocks.compare_and_write(0, page(0), page(byte)));
+        let gateways = two_gateways();
+        let tries = (1..=8).map(|byte| gateways[byte % 2].compare_and_write(0, page(0), page(byte as u8)));
         let results = join_all(tries).await;
         let written = results.iter().filter(|result| **result == Ok(Compared::Written)).count();
         assert_eq!(written, 1, "{results:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_plain_write_waits_for_a_comparison_and_not_for_its_neighbours() {
-        let device = Arc::new(MemoryDevice::new(1 << 20, 4096));
-        let faulty = Arc::new(Faulty::new(device, 1, FaultRates::default()));
-        faulty.fail_next(Operation::Read, Fault::Delay(std::time::Duration::from_secs(1)));
-        let blocks = LocalAtomics::new(faulty, 0);
-        let begin = tokio::time::Instant::now();
-        let elapsed = |op: BlockFuture<'static, ()>| async move {
-            op.await.expect("in range");
-            begin.elapsed().as_secs()
-        };
-        let blocks: &'static LocalAtomics<_> = Box::leak(Box::new(blocks));
-        let (compared, same, next) = tokio::join!(
-            blocks.compare_and_write(0, page(0), page(1)),
-            elapsed(blocks.write(0, page(2))),
-            elapsed(blocks.write(4096, page(3))),
-        );
-        assert_eq!((compared, same, next), (Ok(Compared::Written), 1, 0));
-        assert_eq!(blocks.read(0, 4096).await.expect("in range").concat(), page(2).concat());
+    async fn bits_that_another_gateway_adds_meanwhile_are_kept() {
+        let [one, other] = two_gateways();
+        let delay = Fault::Delay(std::time::Duration::from_secs(1));
+        // The first has read and not yet written when the second adds its bits.
+        one.inner.fail_next(Operation::Compare, delay);
+        let (first, second) = tokio::join!(one.or_write(0, page(0x0f)), other.or_write(0, page(0x30)));
+        assert_eq!((first, second), (Ok(()), Ok(())));
+        assert_eq!(one.read(0, 4096).await.expect("in range").concat(), page(0x3f).concat());
+    }
+
+    #[test]
+    fn an_orwrite_is_cut_at_borders() {
+        let unit = OR_BYTES_MAX;
+        let pieces: Vec<_> = or_pieces(unit - 512, unit + 1024).collect();
+        assert_eq!(pieces, [(unit - 512, 512), (unit, unit as usize), (2 * unit, 512)]);
+        assert_eq!(or_pieces(4096, 0).count(), 0);
     }
 
     #[tokio::test]

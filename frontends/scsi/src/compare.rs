@@ -1,8 +1,8 @@
 //! COMPARE AND WRITE, ORWRITE and WRITE ATOMIC (SBC-3 5.2, 5.21; SBC-4 5.48): commands that no other write may interleave.
 
 use bytes::Bytes;
+use curve_blockdev::{COMPARE_BYTES_MAX, Compared};
 
-use crate::atomics::Compared;
 use crate::cdb::Blocks;
 use crate::execute::Job;
 use crate::failure::Failure;
@@ -11,15 +11,13 @@ use crate::sense::{AdditionalSense, Sense};
 use crate::status::Response;
 use crate::verify::miscompare;
 
-/// The longest COMPARE AND WRITE in bytes: its one-byte count of blocks, held to what a piece of a volume takes at once.
-const COMPARE_BYTES_MAX: u32 = 1 << 20;
-
 /// MAXIMUM COMPARE AND WRITE LENGTH in blocks.
 pub(crate) fn compare_max(block_bytes: u32) -> u8 {
     u8::try_from(COMPARE_BYTES_MAX / block_bytes).unwrap_or(u8::MAX)
 }
 
-/// COMPARE AND WRITE
+/// COMPARE AND WRITE. One that crosses a chunk of the volume (16 MiB) concerns two copysets, which cannot decide it together:
+/// the device refuses it, and the initiator hears INVALID FIELD IN CDB. What is no longer than a block never does.
 pub(crate) async fn compare_and_write(mut job: Job<'_>, blocks: Blocks) -> Result<Response, Failure> {
     if blocks.count > u32::from(compare_max(job.geometry.block_bytes)) {
         return Err(Sense::invalid_field(13).into());

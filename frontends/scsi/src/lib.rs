@@ -55,7 +55,7 @@ mod verify;
 mod vpd;
 
 pub use alua::{AccessState, PortGroup};
-pub use atomics::{AtomicBlocks, Compared, LocalAtomics};
+pub use atomics::{AtomicBlocks, LocalAtomics};
 pub use lun::{Lun, LunAddress};
 pub use nexus::{InitiatorPort, Nexus, TargetPort};
 pub use sense::{AdditionalSense, FieldPointer, Sense, SenseFormat, SenseKey};

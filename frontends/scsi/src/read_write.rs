@@ -3,8 +3,8 @@
 //! DPO is a hint about a cache that is not here, and every write is durable when it ends, so FUA asks for nothing more.
 
 use bytes::{Bytes, BytesMut};
+use curve_blockdev::Compared;
 
-use crate::atomics::Compared;
 use crate::cdb::Blocks;
 use crate::execute::Job;
 use crate::failure::Failure;

@@ -1,8 +1,8 @@
 //! VERIFY and WRITE AND VERIFY (SBC-3 5.32–5.35, 5.44–5.46).
 
 use bytes::Bytes;
+use curve_blockdev::first_difference;
 
-use crate::atomics::first_difference;
 use crate::cdb::{Blocks, ByteCheck};
 use crate::execute::Job;
 use crate::failure::Failure;

@@ -264,6 +264,24 @@ impl Initiator {
         self.command(&[0x2a, 0, 0, 0, 0, lba, 0, 0, 1, 0], &[byte; 512], 0).await
     }
 
+    /// COMPARE AND WRITE of a block of 512 bytes; where they differed, or `None` if it was written.
+    pub async fn compare_and_write(&mut self, lba: u8, expected: &[u8], data: &[u8]) -> Option<u32> {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[9], cdb[13]) = (0x89, lba, 1);
+        loop {
+            let answer = self.command(&cdb, &[expected, data].concat(), 0).await;
+            match (answer.status, answer.code()) {
+                (0, _) => return None,
+                (_, Some((6, ..))) => {}
+                // MISCOMPARE DURING VERIFY OPERATION; the information field has the offset.
+                (_, Some((0xe, 0x1d, 0))) => {
+                    return Some(u32::from_be_bytes(answer.sense[3..7].try_into().expect("4 bytes")));
+                }
+                _ => panic!("{answer:02x?}"),
+            }
+        }
+    }
+
     /// Reads a block of 512 bytes, all of which must be alike.
     pub async fn read(&mut self, lba: u8) -> u8 {
         let data = self.good(&[0x28, 0, 0, 0, 0, lba, 0, 0, 1, 0], b"", 512).await;

@@ -13,7 +13,7 @@ pub use geometry::{
 };
 pub use ids::{ChunkKey, ClientId, CopysetId, Epoch, GroupId, LogIndex, NodeId, Sequence, Term, VolumeId};
 pub use limits::{
-    BLOCK_BYTES, CHUNK_BYTES, FRAME_HEADER_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, HOLDERS_MAX, SECTOR_BYTES,
-    SEGMENT_BYTES, VOLUME_BYTES_MAX, VOLUME_BYTES_UNIT,
+    BLOCK_BYTES, CHUNK_BYTES, COMPARE_BYTES_MAX, FRAME_HEADER_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX,
+    HOLDERS_MAX, SECTOR_BYTES, SEGMENT_BYTES, VOLUME_BYTES_MAX, VOLUME_BYTES_UNIT,
 };
 pub use units::{ByteSize, HumanDuration, UnitError, parse_duration, parse_size};

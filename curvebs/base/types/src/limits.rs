@@ -16,10 +16,15 @@ pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// The largest encoded header of one data-plane frame: 64 KiB.
 pub const FRAME_HEADER_BYTES_MAX: usize = 64 << 10;
+/// The longest range that is compared and written as one: 64 KiB. Such a change is one operation of a copyset's log.
+pub const COMPARE_BYTES_MAX: u32 = 64 << 10;
 /// Sessions of one volume at a time. A fence names those that go on, in one header and one operation of a log.
 pub const HOLDERS_MAX: usize = 128;
 
 const _: () = assert!(32 * HOLDERS_MAX < FRAME_HEADER_BYTES_MAX, "a fence fits a header");
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(COMPARE_BYTES_MAX as u64));
+const _: () =
+    assert!(2 * COMPARE_BYTES_MAX as usize <= FRAME_PAYLOAD_BYTES_MAX, "both sides travel in one frame");
 const _: () = assert!(SEGMENT_BYTES.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(VOLUME_BYTES_UNIT.is_multiple_of(BLOCK_BYTES));

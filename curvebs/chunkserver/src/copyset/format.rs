@@ -7,7 +7,8 @@
 //!  at  bytes  what
 //!   0      1  version, 1
 //!   1      1  kind: 1 write, 2 discard, 3 write zeroes, 4 write zeroes and keep them allocated, 5 fence,
-//!             6 delete volume, 7 marker (changes nothing), 8 write of which parts were placed (see `placed`)
+//!             6 delete volume, 7 marker (changes nothing), 8 write of which parts were placed (see `placed`),
+//!             9 a comparison that found a difference (changes nothing but what is remembered of the client)
 //!   2      1  flags: bit 0 another part of the same client operation follows, bit 1 `read in term` is set
 //!   3      1  0
 //!   4      4  chunk of the volume
@@ -20,10 +21,12 @@
 //!  56      4  offset in the chunk, a multiple of the block
 //!  60      4  length, a multiple of the block
 //!  64    4*n  write: the checksum of each block
+//!  64      4  9: the first byte that differed, counted from the begin of what the client compared
 //!
 //! result
-//!   0      1  0 applied, 1 fenced, 2 stale, 3 another term, 4 malformed
+//!   0      1  0 applied, 1 fenced, 2 stale, 3 another term, 4 malformed, 5 differs
 //!   1      8  1: the epoch that is held
+//!   1      4  5: the first byte that differed
 //! ```
 //!
 //! Kinds 5 to 7 end after 64 bytes too; the fields they do not use are 0. There is no checksum here: the log and the
@@ -52,6 +55,11 @@ pub enum Action {
     WriteZeroes {
         /// Whether the blocks must stay allocated.
         keep_allocated: bool,
+    },
+    /// Nothing: the leader compared the range with what a client expected, and they differ. See `service::compare`.
+    Miscompare {
+        /// The first byte that differs, counted from the begin of what the client compared.
+        at: u32,
     },
 }
 
@@ -158,6 +166,9 @@ impl CopysetOp {
         for crc in crcs {
             out.put_u32_le(*crc);
         }
+        if let Some(Action::Miscompare { at }) = mutation.map(|m| m.action) {
+            out.put_u32_le(at);
+        }
         out.freeze()
     }
 
@@ -185,6 +196,10 @@ impl CopysetOp {
             5 => Self::Fence { volume, epoch: Epoch(u64_at(header, 16)) },
             6 => Self::DeleteVolume { volume },
             7 => Self::Marker,
+            9 if header.len() == HEADER_BYTES + 4 => {
+                Self::Mutation(mutation_at(header, Action::Miscompare { at: u32_at(header, HEADER_BYTES) }))
+            }
+            9 => return Err(OpError::Length(header.len())),
             other => return Err(OpError::Kind(other)),
         };
         let Self::Mutation(m) = &op else {
@@ -195,16 +210,21 @@ impl CopysetOp {
         };
         check_range(m.offset, m.len, geometry)?;
         let blocks = (m.len / geometry.block_bytes()) as usize;
-        let (crc_count, payload_expected) =
-            if m.action == Action::Write { (blocks, m.len as usize) } else { (0, 0) };
-        if header.len() != HEADER_BYTES + 4 * crc_count {
+        let (words, payload_expected) = match m.action {
+            Action::Write => (blocks, m.len as usize),
+            Action::Miscompare { .. } => (1, 0),
+            Action::Discard | Action::WriteZeroes { .. } => (0, 0),
+        };
+        if header.len() != HEADER_BYTES + 4 * words {
             return Err(OpError::Length(header.len()));
         }
         if payload_len != payload_expected {
             return Err(OpError::Range { offset: m.offset, len: m.len });
         }
-        let tail = header[HEADER_BYTES..].as_chunks::<4>().0;
-        crcs.extend(tail.iter().map(|bytes| u32::from_le_bytes(*bytes)));
+        if m.action == Action::Write {
+            let tail = header[HEADER_BYTES..].as_chunks::<4>().0;
+            crcs.extend(tail.iter().map(|bytes| u32::from_le_bytes(*bytes)));
+        }
         Ok(op)
     }
 }
@@ -265,6 +285,7 @@ fn mutation_kind(action: Action) -> u8 {
         Action::Discard => 2,
         Action::WriteZeroes { keep_allocated: false } => 3,
         Action::WriteZeroes { keep_allocated: true } => 4,
+        Action::Miscompare { .. } => 9,
     }
 }
 
@@ -307,16 +328,27 @@ pub enum Outcome {
     AnotherTerm,
     /// The operation cannot be understood; nothing was done.
     Malformed,
+    /// The comparison found a difference, now or at the first try of the same operation; nothing was done.
+    Differs {
+        /// The first byte that differed, counted from the begin of what the client compared.
+        at: u32,
+    },
 }
 
 impl Outcome {
-    /// The bytes that travel from the state machine to the proposer. Does not allocate unless fenced.
+    /// The bytes that travel from the state machine to the proposer. Does not allocate unless it says more than a word.
     pub fn encode(self) -> Bytes {
         match self {
             Self::Applied => Bytes::from_static(&[0]),
             Self::Stale => Bytes::from_static(&[2]),
             Self::AnotherTerm => Bytes::from_static(&[3]),
             Self::Malformed => Bytes::from_static(&[4]),
+            Self::Differs { at } => {
+                let mut out = BytesMut::with_capacity(5);
+                out.put_u8(5);
+                out.put_u32_le(at);
+                out.freeze()
+            }
             Self::Fenced { held } => {
                 let mut out = BytesMut::with_capacity(9);
                 out.put_u8(1);
@@ -334,6 +366,7 @@ impl Outcome {
             (2, 1) => Some(Self::Stale),
             (3, 1) => Some(Self::AnotherTerm),
             (4, 1) => Some(Self::Malformed),
+            (5, 5) => Some(Self::Differs { at: u32_at(bytes, 1) }),
             _ => None,
         }
     }
@@ -372,6 +405,7 @@ mod tests {
             CopysetOp::Mutation(mutation(Action::Discard)),
             CopysetOp::Mutation(mutation(Action::WriteZeroes { keep_allocated: false })),
             CopysetOp::Mutation(mutation(Action::WriteZeroes { keep_allocated: true })),
+            CopysetOp::Mutation(mutation(Action::Miscompare { at: 515 })),
             CopysetOp::Fence { volume: VolumeId(1), epoch: Epoch(3) },
             CopysetOp::DeleteVolume { volume: VolumeId(1) },
             CopysetOp::Marker,
@@ -380,6 +414,7 @@ mod tests {
             assert!(crcs.is_empty());
             let cleared = Append::Clear(ChunkKey { volume: VolumeId(7), index: 3 });
             let expected = match op {
+                CopysetOp::Mutation(m) if matches!(m.action, Action::Miscompare { .. }) => Append::Nothing,
                 CopysetOp::Mutation(_) => cleared,
                 CopysetOp::DeleteVolume { volume } => Append::ClearVolume(volume),
                 _ => Append::Nothing,

@@ -4,11 +4,12 @@
 //! Damage rarely gets past a checksum. So what ends with one is tried twice: as it is, and with the checksum made right.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use curve_chunkstore::{Changes, ChunkChange, ChunkPart, ExtentIndex, HOLE, VolumeDeletion};
+use curve_chunkstore::{Changes, ChunkChange, ChunkPart, ExtentIndex, HOLE, PlacedRun, VolumeDeletion};
 use curve_multiraft::SnapshotPart;
 use curve_types::{ChunkKey, ClientId, Epoch, Geometry, LogIndex, Sequence, Term, VolumeId};
 
 use super::format::{Action, CopysetOp, Mutation, Outcome};
+use super::placed;
 use super::record::StateRecord;
 use super::snapshot::{Outline, Request, decode_part, encode_part};
 use super::volumes::VolumeTable;
@@ -18,8 +19,9 @@ use crate::{identity, peers};
 pub type Format = (&'static str, fn(u64) -> Vec<u8>, fn(&[u8]) -> bool);
 
 /// What travels in a copyset's log and snapshots, and what a chunkserver keeps beside its chunks.
-pub const FORMATS: [Format; 8] = [
+pub const FORMATS: [Format; 9] = [
     ("operation", sample_op, take_op),
+    ("placed operation", sample_placed, take_placed),
     ("outcome", |seed| outcome(seed).encode().into(), take_outcome),
     ("state record", sample_record, take_record),
     ("snapshot request", |seed| request(seed).encode().into(), take_request),
@@ -35,11 +37,12 @@ fn key(seed: u64) -> ChunkKey {
 
 fn op(seed: u64) -> (CopysetOp, Vec<u32>) {
     let blocks = 1 + (seed >> 8) as u32 % 20;
-    let action = match seed % 7 {
+    let action = match seed % 8 {
         0 => Action::Write,
         1 => Action::Discard,
         2 | 3 => Action::WriteZeroes { keep_allocated: seed.is_multiple_of(2) },
         4 => return (CopysetOp::Fence { volume: VolumeId(1), epoch: Epoch(seed) }, Vec::new()),
+        7 => Action::Miscompare { at: (seed >> 20) as u32 },
         5 => return (CopysetOp::DeleteVolume { volume: VolumeId(seed) }, Vec::new()),
         _ => return (CopysetOp::Marker, Vec::new()),
     };
@@ -76,8 +79,32 @@ fn take_op(bytes: &[u8]) -> bool {
     true
 }
 
+/// A write as the log holds it when parts of it were placed.
+fn sample_placed(seed: u64) -> Vec<u8> {
+    // Seeds that are multiples of 8 are writes.
+    let (op, crcs) = op(seed / 8 * 8);
+    let run = |n: u64| PlacedRun {
+        first: (seed >> (n * 3)) as u32 % 256,
+        extents: 1 + (seed >> (n * 5)) as u32 % 4,
+        second: (seed >> n) & 1 == 1,
+    };
+    let runs: Vec<PlacedRun> = (0..seed % 4).map(run).collect();
+    placed::encode(&op.encode(&crcs), &runs).into()
+}
+
+fn take_placed(bytes: &[u8]) -> bool {
+    let (header, Some(runs)) = placed::split(&Bytes::copy_from_slice(bytes)) else { return false };
+    let said = u32::from_le_bytes(header[60..64].try_into().expect("4 bytes")) as usize;
+    let mut crcs = Vec::new();
+    let Ok(op) = CopysetOp::decode(&header, said, Geometry::default(), &mut crcs) else { return false };
+    let again = placed::encode(&op.encode(&crcs), &runs);
+    assert_eq!(placed::split(&again).1, Some(runs), "what is encoded again means the same");
+    true
+}
+
 fn outcome(seed: u64) -> Outcome {
-    match seed % 5 {
+    match seed % 6 {
+        5 => Outcome::Differs { at: seed as u32 },
         0 => Outcome::Applied,
         1 => Outcome::Fenced { held: Epoch(seed) },
         2 => Outcome::Stale,
@@ -95,7 +122,7 @@ fn take_outcome(bytes: &[u8]) -> bool {
 fn table(seed: u64) -> VolumeTable {
     let mut table = VolumeTable::default();
     for n in 0..seed % 12 {
-        if let (CopysetOp::Mutation(mutation), _) = op(seed.rotate_left(n as u32 * 7) / 7 * 7) {
+        if let (CopysetOp::Mutation(mutation), _) = op(seed.rotate_left(n as u32 * 7) / 8 * 8 + n % 2 * 7) {
             let _ = table.decide(&mutation, LogIndex(n), Term(1));
         }
     }

@@ -93,9 +93,34 @@ fn text(bytes: &[u8]) -> String {
 /// What the tests do, small enough for proptest to shrink.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Write { chunk: u32, block: u32, len: u32, fill: u8, client: u64, sequence: u64, epoch: u64 },
-    Discard { chunk: u32, block: u32, len: u32, client: u64, sequence: u64, epoch: u64 },
-    Fence { epoch: u64 },
+    Write {
+        chunk: u32,
+        block: u32,
+        len: u32,
+        fill: u8,
+        client: u64,
+        sequence: u64,
+        epoch: u64,
+    },
+    Discard {
+        chunk: u32,
+        block: u32,
+        len: u32,
+        client: u64,
+        sequence: u64,
+        epoch: u64,
+    },
+    /// A comparison that the leader found to differ.
+    Miscompare {
+        chunk: u32,
+        at: u32,
+        client: u64,
+        sequence: u64,
+        epoch: u64,
+    },
+    Fence {
+        epoch: u64,
+    },
 }
 
 fn key(chunk: u32) -> ChunkKey {
@@ -127,6 +152,11 @@ fn op_of(step: Step) -> Op {
                 CopysetOp::Mutation(mutation(chunk, block, len, client, sequence, epoch, Action::Discard));
             Op { header: op.encode(&[]), payload: Vec::new() }
         }
+        Step::Miscompare { chunk, at, client, sequence, epoch } => {
+            let action = Action::Miscompare { at };
+            let op = CopysetOp::Mutation(mutation(chunk, 0, 1, client, sequence, epoch, action));
+            Op { header: op.encode(&[]), payload: Vec::new() }
+        }
         Step::Fence { epoch } => {
             let op = CopysetOp::Fence { volume: VolumeId(1), epoch: Epoch(epoch) };
             Op { header: op.encode(&[]), payload: Vec::new() }
@@ -138,12 +168,14 @@ fn op_of(step: Step) -> Op {
 #[derive(Default)]
 struct Model {
     fence: u64,
-    done: BTreeMap<(u64, u64), u64>,
+    /// By client and sequence: the highest epoch, and where a comparison differed.
+    done: BTreeMap<(u64, u64), (u64, Option<u32>)>,
     blocks: BTreeMap<(u32, u32), u8>,
 }
 
 impl Model {
     fn apply(&mut self, step: Step) -> Outcome {
+        let mut differs = None;
         let (chunk, block, len, fill, client, sequence, epoch) = match step {
             Step::Fence { epoch } => {
                 if epoch > self.fence {
@@ -151,7 +183,11 @@ impl Model {
                     let done = std::mem::take(&mut self.done);
                     // A client is remembered as long as its highest epoch is accepted.
                     let highest = |client| {
-                        done.iter().filter(|((c, _), _)| *c == client).map(|(_, e)| *e).max().unwrap_or(0)
+                        done.iter()
+                            .filter(|((c, _), _)| *c == client)
+                            .map(|(_, (e, _))| *e)
+                            .max()
+                            .unwrap_or(0)
                     };
                     self.done = done
                         .iter()
@@ -167,19 +203,24 @@ impl Model {
             Step::Discard { chunk, block, len, client, sequence, epoch } => {
                 (chunk, block, len, 0, client, sequence, epoch)
             }
+            Step::Miscompare { chunk, at, client, sequence, epoch } => {
+                differs = Some(at);
+                (chunk, 0, 0, 0, client, sequence, epoch)
+            }
         };
         if epoch < self.fence {
             return Outcome::Fenced { held: Epoch(self.fence) };
         }
-        if let Some(highest) = self.done.get_mut(&(client, sequence)) {
+        let answer = |differs: Option<u32>| differs.map_or(Outcome::Applied, |at| Outcome::Differs { at });
+        if let Some((highest, first)) = self.done.get_mut(&(client, sequence)) {
             *highest = (*highest).max(epoch);
-            return Outcome::Applied;
+            return answer(*first);
         }
-        self.done.insert((client, sequence), epoch);
+        self.done.insert((client, sequence), (epoch, differs));
         for b in block..block + len {
             self.blocks.insert((chunk, b), fill);
         }
-        Outcome::Applied
+        answer(differs)
     }
 }
 
@@ -193,6 +234,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         8 => (place.clone(), who.clone(), 1u8..255).prop_map(|((chunk, block, len), (client, sequence), fill)| {
             Step::Write { chunk, block, len, fill, client, sequence, epoch: client }
+        }),
+        2 => (0u32..2, 0u32..4096, who.clone()).prop_map(|(chunk, at, (client, sequence))| {
+            Step::Miscompare { chunk, at, client, sequence, epoch: client }
         }),
         2 => (place, who).prop_map(|((chunk, block, len), (client, sequence))| {
             Step::Discard { chunk, block, len, client, sequence, epoch: client }

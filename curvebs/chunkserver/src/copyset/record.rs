@@ -7,7 +7,7 @@
 //! state record
 //!  at  bytes  what
 //!   0      4  magic "CvSt"
-//!   4      2  version, 2
+//!   4      2  version: 3 if the table ends with differences, 2 otherwise
 //!   6      2  0
 //!   8      8  index of the last applied entry
 //!  16      4  n, bytes of the runtime's marker (opaque here)
@@ -21,6 +21,8 @@
 //!     then for each: u64 client, u64 epoch
 //!     then u32 number of clients
 //!     then for each: u64 client, u64 epoch, u64 answered below, u64 last used index, u32 n, n × u64 sequence
+//!   then, if any of those were comparisons that found a difference: u32 number of them,
+//!     then for each: u64 volume, u64 client, u64 sequence, u32 first byte that differed
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -31,7 +33,9 @@ use super::fence::Fence;
 use super::volumes::{CLIENTS_MAX, VolumeState, VolumeTable, WINDOW_MAX, Window};
 
 const MAGIC: [u8; 4] = *b"CvSt";
-const VERSION: u16 = 2;
+/// Of a record without differences, which programs that know of none can read.
+const VERSION_PLAIN: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER_BYTES: usize = 24;
 
 /// What a checkpoint keeps.
@@ -52,7 +56,7 @@ pub enum RecordError {
     #[error("not a copyset state record")]
     Magic,
     /// Written by a newer program.
-    #[error("copyset state record of version {0}; this program knows version 2")]
+    #[error("copyset state record of version {0}; this program knows 2 and 3")]
     Version(u16),
     /// The checksum does not match.
     #[error("copyset state record is corrupt (checksum)")]
@@ -71,7 +75,8 @@ impl StateRecord {
         let table = encode_table(&self.volumes);
         let mut out = BytesMut::with_capacity(HEADER_BYTES + self.marker.len() + table.len() + 4);
         out.put_slice(&MAGIC);
-        out.put_u16_le(VERSION);
+        let plain = differences(&self.volumes).next().is_none();
+        out.put_u16_le(if plain { VERSION_PLAIN } else { VERSION });
         out.put_u16_le(0);
         out.put_u64_le(self.index.get());
         out.put_u32_le(self.marker.len() as u32);
@@ -95,7 +100,7 @@ impl StateRecord {
         }
         body.advance(4);
         let version = body.get_u16_le();
-        if version != VERSION {
+        if version != VERSION && version != VERSION_PLAIN {
             return Err(RecordError::Version(version));
         }
         body.advance(2);
@@ -134,7 +139,26 @@ pub fn encode_table(table: &VolumeTable) -> Bytes {
             }
         }
     }
+    let count = differences(table).count();
+    if count > 0 {
+        out.put_u32_le(count as u32);
+    }
+    for (volume, client, sequence, at) in differences(table) {
+        out.put_u64_le(volume.get());
+        out.put_u64_le(client.get());
+        out.put_u64_le(sequence);
+        out.put_u32_le(at);
+    }
     out.freeze()
+}
+
+/// All remembered comparisons that found a difference.
+fn differences(table: &VolumeTable) -> impl Iterator<Item = (VolumeId, ClientId, u64, u32)> {
+    table.volumes.iter().flat_map(|(volume, state)| {
+        state.clients.iter().flat_map(|(client, window)| {
+            window.differed.iter().map(|(sequence, at)| (*volume, *client, *sequence, *at))
+        })
+    })
 }
 
 /// Decodes a volume table.
@@ -154,7 +178,25 @@ pub fn decode_table(mut bytes: &[u8]) -> Result<VolumeTable, RecordError> {
         }
         table.volumes.insert(volume, state);
     }
+    if !bytes.is_empty() {
+        take_differences(&mut bytes, &mut table)?;
+    }
     if bytes.is_empty() { Ok(table) } else { Err(RecordError::Length) }
+}
+
+fn take_differences(bytes: &mut &[u8], table: &mut VolumeTable) -> Result<(), RecordError> {
+    for _ in 0..u32_of(bytes)? {
+        let volume = VolumeId(u64_of(bytes)?);
+        let client = ClientId(u64_of(bytes)?);
+        let (sequence, at) = (u64_of(bytes)?, u32_of(bytes)?);
+        let window = table.volumes.get_mut(&volume).and_then(|state| state.clients.get_mut(&client));
+        // Each is one of those that are remembered as done; so there are no more of them than of those.
+        match window.filter(|window| window.done.binary_search(&sequence).is_ok()) {
+            Some(window) => window.differed.insert(sequence, at),
+            None => return Err(RecordError::Length),
+        };
+    }
+    Ok(())
 }
 
 fn fence_of(bytes: &mut &[u8]) -> Result<Fence, RecordError> {
@@ -210,7 +252,9 @@ mod tests {
     fn record() -> StateRecord {
         let mut volumes = VolumeTable::default();
         volumes.fence(VolumeId(3), Epoch(4), &[(ClientId(9), Epoch(2))]);
-        for sequence in [5, 7, 6] {
+        for (sequence, action) in
+            [(5, Action::Discard), (7, Action::Miscompare { at: 515 }), (6, Action::Discard)]
+        {
             let m = Mutation {
                 key: ChunkKey { volume: VolumeId(3), index: 1 },
                 epoch: Epoch(4),
@@ -221,7 +265,7 @@ mod tests {
                 len: 4096,
                 read_in: None,
                 more: false,
-                action: Action::Discard,
+                action,
             };
             volumes.decide(&m, LogIndex(9), Term(1));
         }
@@ -234,6 +278,25 @@ mod tests {
         assert_eq!(StateRecord::decode(&bytes), Ok(record()));
         let empty = StateRecord::default();
         assert_eq!(StateRecord::decode(&empty.encode()), Ok(empty));
+    }
+
+    #[test]
+    fn a_record_without_differences_is_as_it_was_before_there_were_any() {
+        let mut record = record();
+        assert_eq!(record.encode()[4], 3);
+        let state = record.volumes.volumes.get_mut(&VolumeId(3)).unwrap();
+        state.clients.get_mut(&ClientId(8)).unwrap().differed.clear();
+        let bytes = record.encode();
+        assert_eq!(bytes[4], 2);
+        assert_eq!(StateRecord::decode(&bytes), Ok(record));
+    }
+
+    #[test]
+    fn a_difference_of_an_operation_that_was_not_done_is_refused() {
+        let mut stray = record();
+        let state = stray.volumes.volumes.get_mut(&VolumeId(3)).unwrap();
+        state.clients.get_mut(&ClientId(8)).unwrap().differed.insert(99, 1);
+        assert_eq!(StateRecord::decode(&stray.encode()), Err(RecordError::Length));
     }
 
     #[test]

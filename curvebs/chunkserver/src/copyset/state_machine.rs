@@ -36,7 +36,9 @@ const LARGE_BYTES_MIN: u32 = 64 << 10;
 /// makes the chunk files durable, and then saves table and marker as one record; only then may the log be purged. So
 /// after a crash the chunks may be newer than the record, never older, and the table is exactly of the record's
 /// moment: a replay decides each operation as the first run did and overwrites the chunks with the same contents.
-/// No operation reads a chunk, so a chunk that is ahead changes no decision.
+/// No operation reads a chunk, so a chunk that is ahead changes no decision. That is also why a comparison is not made here but
+/// by the leader, who logs what came of it (see `service::compare`): a replay would compare with what was written later, and
+/// a replica whose block is damaged could not compare at all.
 ///
 /// Large writes have put their payload into the chunk's other plane before they were logged (see [`CopysetPlacer`]);
 /// when such a write is applied, and not refused, the plane is turned around.
@@ -156,11 +158,14 @@ impl CopysetMachine {
     }
 
     async fn mutate(&mut self, m: &Mutation, index: LogIndex) -> io::Result<Outcome> {
+        if let Action::Miscompare { at } = m.action {
+            return Ok(Outcome::Differs { at });
+        }
         // A chunk that was not touched for long has to be looked up on the disk, which must not hold up the thread.
         self.store.prepare(m.key).await?;
         let whole_chunk = m.offset == 0 && m.len == self.geometry.chunk_bytes();
         match m.action {
-            Action::Write => unreachable!("writes have a payload"),
+            Action::Write | Action::Miscompare { .. } => unreachable!("neither comes here"),
             Action::Discard if whole_chunk => self.store.delete_chunk(m.key, index),
             Action::Discard => self.store.discard(m.key, m.offset, m.len, index),
             Action::WriteZeroes { keep_allocated: false } if whole_chunk => {

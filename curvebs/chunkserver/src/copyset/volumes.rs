@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use curve_types::{ClientId, Epoch, LogIndex, Sequence, VolumeId};
 
 use super::fence::Fence;
-use super::format::{Mutation, Outcome};
+use super::format::{Action, Mutation, Outcome};
 
 /// The most sequences remembered for one client. It is far above any inflight window; a client that exceeds it has
 /// its oldest operations refused as stale when it repeats them.
@@ -35,6 +35,8 @@ pub(super) struct Window {
     pub(super) last_used: LogIndex,
     /// Applied sequences from `answered_below` up, sorted.
     pub(super) done: VecDeque<u64>,
+    /// Those of them that were comparisons which found a difference, with the first byte that differed.
+    pub(super) differed: BTreeMap<u64, u32>,
 }
 
 impl Window {
@@ -46,6 +48,12 @@ impl Window {
         while self.done.front().is_some_and(|first| *first < answered_below) {
             self.done.pop_front();
         }
+        self.differed.retain(|sequence, _| *sequence >= answered_below);
+    }
+
+    /// What an applied sequence was answered.
+    fn answer(&self, sequence: u64) -> Outcome {
+        self.differed.get(&sequence).map_or(Outcome::Applied, |at| Outcome::Differs { at: *at })
     }
 
     fn record(&mut self, sequence: u64) {
@@ -79,7 +87,8 @@ pub(super) struct VolumeState {
 ///
 /// - An operation whose epoch is below the volume's fence is refused, unless the fence keeps its client. A fence only
 ///   tightens.
-/// - An operation whose `(client, sequence)` was applied is answered as applied and not done again.
+/// - An operation whose `(client, sequence)` was applied gets its first answer and is not done again: that it was applied,
+///   or where the comparison differed.
 /// - A sequence below the client's `answered_below` is refused as stale: the client has its answer, so this is a late
 ///   copy, and doing it again could undo a later write.
 /// - When a fence rises, the windows of clients that it refuses are dropped. Those it keeps stay: a kept client's
@@ -114,12 +123,15 @@ impl VolumeTable {
         if window.done.back().is_some_and(|last| *last >= sequence)
             && window.done.binary_search(&sequence).is_ok()
         {
-            return Decision::Answer(Outcome::Applied);
+            return Decision::Answer(window.answer(sequence));
         }
         if m.read_in.is_some_and(|read_in| read_in != term) {
             return Decision::Answer(Outcome::AnotherTerm);
         }
         if !m.more {
+            if let Action::Miscompare { at } = m.action {
+                window.differed.insert(sequence, at);
+            }
             window.record(sequence);
         }
         Decision::Apply
@@ -173,8 +185,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::copyset::format::Action;
-
     fn op(epoch: u64, client: u64, sequence: u64, answered_below: u64) -> Mutation {
         Mutation {
             key: ChunkKey { volume: VolumeId(1), index: 0 },
@@ -251,6 +261,31 @@ mod tests {
     }
 
     #[test]
+    fn a_repeated_comparison_gets_its_first_answer_whatever_it_finds_now() {
+        let mut table = VolumeTable::default();
+        let compared = |sequence, below, action| Mutation {
+            read_in: Some(Term(1)),
+            action,
+            ..op(1, 1, sequence, below)
+        };
+        let differs = |at| Action::Miscompare { at };
+        // Found a difference; the repeat finds none, or another one.
+        assert_eq!(decide(&mut table, compared(1, 1, differs(512))), Decision::Apply);
+        for action in [Action::Write, differs(7)] {
+            let again = decide(&mut table, compared(1, 1, action));
+            assert_eq!(again, Decision::Answer(Outcome::Differs { at: 512 }));
+        }
+        // Was equal and written; the repeat finds what it wrote itself.
+        assert_eq!(decide(&mut table, compared(2, 1, Action::Write)), Decision::Apply);
+        assert_eq!(decide(&mut table, compared(2, 1, differs(0))), Decision::Answer(Outcome::Applied));
+        // Found in one term and logged in another: not decided.
+        let late = table.decide(&compared(3, 1, differs(0)), LogIndex(9), Term(2));
+        assert_eq!(late, Decision::Answer(Outcome::AnotherTerm));
+        assert_eq!(decide(&mut table, compared(3, 3, Action::Write)), Decision::Apply);
+        assert_eq!(table.volumes[&VolumeId(1)].clients[&ClientId(1)].differed.len(), 0, "answered");
+    }
+
+    #[test]
     fn a_deleted_volume_stays_shut() {
         let mut table = VolumeTable::default();
         table.delete(VolumeId(1));
@@ -285,7 +320,7 @@ mod tests {
     /// A well-behaved client: sends each sequence, perhaps many times and late, and never repeats one it knows of.
     #[derive(Clone, Debug)]
     enum Step {
-        Send { client: u64, sequence: u64 },
+        Send { client: u64, sequence: u64, differs: Option<u32> },
         Answered { client: u64 },
         Fence { epoch: u64, kept: Option<u64> },
         NewEpoch { client: u64 },
@@ -293,7 +328,8 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            8 => (0u64..3, 1u64..20).prop_map(|(client, sequence)| Step::Send { client, sequence }),
+            8 => (0u64..3, 1u64..20, proptest::option::weighted(0.3, 0u32..512))
+                .prop_map(|(client, sequence, differs)| Step::Send { client, sequence, differs }),
             3 => (0u64..3).prop_map(|client| Step::Answered { client }),
             1 => (1u64..5, proptest::option::of(0u64..3)).prop_map(|(epoch, kept)| Step::Fence { epoch, kept }),
             1 => (0u64..3).prop_map(|client| Step::NewEpoch { client }),
@@ -313,21 +349,24 @@ mod tests {
             let mut epoch: HashMap<u64, u64> = HashMap::new();
             let mut below: HashMap<u64, u64> = HashMap::new();
             // A session that gets a new epoch is a new client to the copyset.
-            let mut applied: BTreeSet<(u64, u64, u64)> = BTreeSet::new();
+            let mut applied: BTreeMap<(u64, u64, u64), Option<u32>> = BTreeMap::new();
             for (i, step) in steps.iter().enumerate() {
                 match *step {
-                    Step::Send { client, sequence } => {
+                    Step::Send { client, sequence, differs } => {
                         let e = *epoch.get(&client).unwrap_or(&1);
                         let name = client * 100 + e;
                         let low = *below.get(&name).unwrap_or(&1);
-                        let got = table.decide(&op(e, name, sequence, low), LogIndex(i as u64 + 1), Term(1));
+                        let action = differs.map_or(Action::Write, |at| Action::Miscompare { at });
+                        let m = Mutation { action, ..op(e, name, sequence, low) };
+                        let got = table.decide(&m, LogIndex(i as u64 + 1), Term(1));
                         let expected = if e < fence && !kept_names.contains(&name) {
                             Decision::Answer(Outcome::Fenced { held: Epoch(fence) })
                         } else if sequence < low {
                             Decision::Answer(Outcome::Stale)
-                        } else if !applied.insert((e, name, sequence)) {
-                            Decision::Answer(Outcome::Applied)
+                        } else if let Some(first) = applied.get(&(e, name, sequence)) {
+                            Decision::Answer(first.map_or(Outcome::Applied, |at| Outcome::Differs { at }))
                         } else {
+                            applied.insert((e, name, sequence), differs);
                             Decision::Apply
                         };
                         prop_assert_eq!(got, expected);
@@ -336,7 +375,7 @@ mod tests {
                         let e = *epoch.get(&client).unwrap_or(&1);
                         let name = client * 100 + e;
                         let low = below.entry(name).or_insert(1);
-                        while applied.contains(&(e, name, *low)) {
+                        while applied.contains_key(&(e, name, *low)) {
                             *low += 1;
                         }
                     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use curve_io::Message;
 use curve_multiraft::{Group, Op, ProposeError, Proposed};
 use curve_proto::ChunkError;
-use curve_proto::pb::data::{DeleteVolumeRequest, FenceRequest};
+use curve_proto::pb::data::{ChunkReply, DeleteVolumeRequest, FenceRequest};
 use curve_types::{ChunkKey, ClientId, Epoch, HOLDERS_MAX, Sequence, VolumeId};
 use futures::future::join_all;
 
@@ -169,6 +169,10 @@ pub fn answer(outcome: Outcome, bytes: u64) -> Result<Answer, ChunkError> {
         Outcome::Stale => Err(bad_request("the sequence is below what the client said was answered")),
         Outcome::AnotherTerm => Err(ChunkError::Busy { message: "the leader changed meanwhile".into() }),
         Outcome::Malformed => Err(bad_request("the operation was malformed")),
+        Outcome::Differs { at } => Ok(Answer {
+            header: ChunkReply { differs_at: Some(at), ..ChunkReply::ok() },
+            ..Answer::default()
+        }),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Writes of parts of blocks, for volumes with 512-byte sectors.
+//! Changes that depend on what is stored: writes of parts of blocks, for volumes with 512-byte sectors, and comparisons
+//! (see [`compare`](super::compare)).
 //!
 //! The leader reads the blocks that are touched in part, merges the new bytes and logs whole blocks. Between the read
 //! and the apply nothing else may change those blocks:
@@ -17,6 +18,7 @@ use curve_types::Term;
 
 use super::call::{group, may_read, stopped};
 use super::change::{Part, Requester, split, submit};
+use super::compare;
 use super::write::Checked;
 use crate::copyset::{Action, Mutation, Outcome};
 
@@ -26,13 +28,38 @@ const ATTEMPTS: usize = 8;
 /// Writes sectors: merges under the exclusive lock of the blocks touched, until the operation was logged in the term
 /// in which it was merged. `more` says that another operation finishes the client's request.
 pub async fn write(write: &Checked, more: bool) -> Result<Outcome, ChunkError> {
+    decide(write, Change::Sectors { more }).await
+}
+
+/// What is made of the stored blocks and a request.
+#[derive(Clone, Copy)]
+pub enum Change<'a> {
+    /// The blocks with the request's sectors in them.
+    Sectors {
+        /// Another operation finishes the client's request.
+        more: bool,
+    },
+    /// The same if they hold these bytes, and a miscompare if not.
+    Compared {
+        /// As long as the request's own.
+        expected: &'a Bytes,
+    },
+}
+
+/// Has a change decided that is made of what is stored, under the exclusive lock of the blocks touched, until it was
+/// logged in the term in which they were read.
+pub async fn decide(write: &Checked, change: Change<'_>) -> Result<Outcome, ChunkError> {
     let replica = &write.replica;
     for _ in 0..ATTEMPTS {
         let permit = replica.guards().exclusive(write.key, blocks_touched(write)).await;
         let term = group(replica)?.status().term;
         let Requester { client, epoch, .. } = write.requester;
         may_read(replica, write.key.volume, client, epoch).await?;
-        match merge_ends(write, term, more).await {
+        let made = match change {
+            Change::Sectors { more } => merge_ends(write, term, more).await,
+            Change::Compared { expected } => compare::compare(write, expected, term).await,
+        };
+        match made {
             Ok(parts) => match submit(replica, parts, permit).await? {
                 Outcome::AnotherTerm => {}
                 decided => return Ok(decided),
@@ -49,13 +76,19 @@ pub async fn write(write: &Checked, more: bool) -> Result<Outcome, ChunkError> {
     Err(ChunkError::Busy { message: "the leader keeps changing".into() })
 }
 
-/// Why blocks could not be merged.
-enum Unmerged {
-    Corrupt { bad: Vec<curve_chunkstore::BadBlock> },
+/// Why the stored blocks could not be had.
+pub enum Unmerged {
+    /// Damaged here: another replica has to help first.
+    Corrupt {
+        /// Which.
+        bad: Vec<curve_chunkstore::BadBlock>,
+    },
+    /// For good.
     Fails(ChunkError),
 }
 
-fn blocks_touched(write: &Checked) -> Range<u32> {
+/// The whole blocks that a write touches.
+pub fn blocks_touched(write: &Checked) -> Range<u32> {
     let block = write.replica.geometry().block_bytes();
     let end = write.offset + write.payload.len() as u32;
     write.offset - write.offset % block..end.next_multiple_of(block)
@@ -91,16 +124,23 @@ async fn merge_ends(write: &Checked, term: Term, more: bool) -> Result<Vec<Part>
 
 async fn merge_block(write: &Checked, block_at: u32, at: u32, piece: &Bytes) -> Result<Bytes, Unmerged> {
     let block = write.replica.geometry().block_bytes();
-    let stored = match write.replica.store().read(write.key, block_at, block).await {
+    let mut merged = read_blocks(write, block_at..block_at + block).await?;
+    merged[at as usize..at as usize + piece.len()].copy_from_slice(piece);
+    Ok(merged.freeze())
+}
+
+/// What is stored in whole blocks, verified.
+pub async fn read_blocks(write: &Checked, blocks: Range<u32>) -> Result<BytesMut, Unmerged> {
+    let len = blocks.end - blocks.start;
+    let stored = match write.replica.store().read(write.key, blocks.start, len).await {
         Ok(stored) => stored,
         Err(ReadError::Corrupt { bad, .. }) => return Err(Unmerged::Corrupt { bad }),
         Err(error) => {
-            tracing::error!(copyset = %write.replica.id(), %error, "cannot read a block to merge");
+            tracing::error!(copyset = %write.replica.id(), %error, "cannot read blocks that a change depends on");
             return Err(Unmerged::Fails(stopped(&write.replica)));
         }
     };
-    let mut merged = BytesMut::with_capacity(block as usize);
-    stored.parts.iter().for_each(|part| merged.extend_from_slice(part));
-    merged[at as usize..at as usize + piece.len()].copy_from_slice(piece);
-    Ok(merged.freeze())
+    let mut bytes = BytesMut::with_capacity(len as usize);
+    stored.parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    Ok(bytes)
 }

@@ -96,7 +96,12 @@ pub fn check_sectors(offset: u32, len: u64, geometry: Geometry) -> Result<(), Ch
 
 /// Compares the payload with the checksums that the client made of it, so that what was damaged on the way never
 /// enters the log.
-fn check_crcs(state: &ServiceState, offset: u32, payload: &Bytes, crcs: &[u32]) -> Result<(), ChunkError> {
+pub fn check_crcs(
+    state: &ServiceState,
+    offset: u32,
+    payload: &Bytes,
+    crcs: &[u32],
+) -> Result<(), ChunkError> {
     let block = state.geometry.block_bytes() as usize;
     let first_len = block - offset as usize % block;
     let (first, rest) = payload.split_at(first_len.min(payload.len()));

@@ -11,7 +11,8 @@ use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_io::{Disk, Message, Network, OpenMode};
 use curve_multiraft::Role;
 use curve_proto::pb::data::{
-    ChunkReply, FenceRequest, KeptHolder, ReadRequest, WriteRequest, WriteZeroesRequest,
+    ChunkReply, CompareAndWriteRequest, FenceRequest, KeptHolder, ReadRequest, WriteRequest,
+    WriteZeroesRequest,
 };
 use curve_proto::{ChunkError, methods};
 use curve_types::{ByteSize, CopysetId, Epoch, HumanDuration, NodeId, VolumeId};
@@ -279,6 +280,32 @@ impl Bed {
         self.call(methods::WRITE, request.encode_to_vec(), vec![payload]).await?;
         writer.sequence += 1;
         Ok(())
+    }
+
+    /// Compares and writes within a block; where they differed, or `None` if it was written.
+    pub async fn compare(
+        &self,
+        writer: &mut Writer,
+        offset: u32,
+        expected: &[u8],
+        bytes: &[u8],
+    ) -> Result<Option<u32>, ChunkError> {
+        let request = CompareAndWriteRequest {
+            copyset: COPYSET.get(),
+            volume: VOLUME.get(),
+            chunk: offset / CHUNK,
+            offset: offset % CHUNK,
+            epoch: writer.epoch.get(),
+            client: writer.client,
+            sequence: writer.sequence,
+            answered_below: 1,
+            expected_crcs: vec![block_crc(expected)],
+            crcs: vec![block_crc(bytes)],
+        };
+        let payload = [expected, bytes].map(Bytes::copy_from_slice).to_vec();
+        let (reply, _) = self.call(methods::COMPARE_AND_WRITE, request.encode_to_vec(), payload).await?;
+        writer.sequence += 1;
+        Ok(reply.differs_at)
     }
 
     pub async fn zero_bytes(&self, writer: &mut Writer, offset: u32, len: u32) -> Result<(), ChunkError> {

@@ -1,6 +1,7 @@
 //! Three chunkservers with one copyset, on simulated disks and a simulated network, under a stand-in for the MDS.
 
 mod bed;
+mod compare;
 mod mds;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use curve_blockdev::{BlockDevice, BlockFuture, DeviceShape, Extent, ZeroMode};
+use curve_blockdev::{BlockDevice, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 use curve_client::Volume;
 
 /// The volume as it was last opened. An operation stays with the opening that it began with.
@@ -59,6 +59,16 @@ impl BlockDevice for Reopened {
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         let volume = self.volume();
         Box::pin(async move { volume.block_status(offset, len).await })
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        let volume = self.volume();
+        Box::pin(async move { volume.compare_and_write(offset, expected, data).await })
     }
 
     fn close(&self) -> BlockFuture<'_, ()> {

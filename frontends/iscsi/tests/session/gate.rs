@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curve_blockdev::{BlockDevice, BlockFuture, DeviceShape, Extent, ZeroMode};
+use curve_blockdev::{BlockDevice, BlockFuture, Compared, DeviceShape, Extent, ZeroMode};
 use tokio::sync::watch;
 
 /// Writes wait until the gate is open; everything else passes.
@@ -62,6 +62,15 @@ impl BlockDevice for Gated {
 
     fn block_status(&self, offset: u64, len: u64) -> BlockFuture<'_, Vec<Extent>> {
         self.inner.block_status(offset, len)
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: Vec<Bytes>,
+        data: Vec<Bytes>,
+    ) -> BlockFuture<'_, Compared> {
+        self.inner.compare_and_write(offset, expected, data)
     }
 
     fn close(&self) -> BlockFuture<'_, ()> {

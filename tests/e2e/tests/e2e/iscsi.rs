@@ -296,3 +296,73 @@ async fn a_paused_gateway_is_shut_out_and_comes_back() {
     assert_eq!(a.reserve_out(REGISTER, 0, 0, 0xa, false).await.status, 0, "it takes part again");
     assert_eq!(b.keys().await, [0xa, 0xb]);
 }
+
+/// A block of 512 bytes with a number in it.
+fn counter(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(128)
+}
+
+/// Adds one to the number in a block, so often, by COMPARE AND WRITE. Says how often somebody else was faster.
+async fn add(mut initiator: Initiator, lba: u8, times: u32) -> u32 {
+    let (mut seen, mut lost) = (0, 0);
+    for _ in 0..times {
+        while let Some(at) = initiator.compare_and_write(lba, &counter(seen), &counter(seen + 1)).await {
+            let found = initiator.good(&[0x28, 0, 0, 0, 0, lba, 0, 0, 1, 0], b"", 512).await;
+            assert!(at < 4, "the first number differs, or none does: {at}");
+            seen = u32::from_le_bytes(found[..4].try_into().expect("4 bytes"));
+            lost += 1;
+        }
+        seen += 1;
+    }
+    lost
+}
+
+#[tokio::test]
+async fn no_increment_by_compare_and_write_through_two_gateways_is_lost() {
+    const TIMES: u32 = 100;
+    let _turn = turn("no_increment_by_compare_and_write_through_two_gateways_is_lost").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    let mut adders = JoinSet::new();
+    for (gateway, name) in [(&one, A), (&two, B), (&one, B), (&two, A)] {
+        // Two counters in one block of 4 KiB; each is shared by both gateways.
+        for lba in [2, 3] {
+            let name = format!("{name}.{lba}");
+            adders.spawn(add(Initiator::ready(&gateway.portal, &name, IQN).await, lba, TIMES));
+        }
+    }
+    // A chunkserver dies meanwhile, and with it the leaders that it has.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    playground.kill("chunkserver-1").await.expect("killed");
+    let lost: u32 = adders.join_all().await.into_iter().sum();
+    println!("{} increments, {lost} miscompares", 8 * TIMES);
+    assert!(lost > 0, "they did meet");
+    // ORWRITE (16): bits that others add are kept, whichever gateway they come through.
+    let mut bits = JoinSet::new();
+    for bit in 0..8u8 {
+        let gateway = if bit % 2 == 0 { &one } else { &two };
+        let mut initiator = Initiator::ready(&gateway.portal, &format!("{A}.bit{bit}"), IQN).await;
+        bits.spawn(async move {
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[9], cdb[13]) = (0x8b, 8, 1);
+            initiator.good(&cdb, &[1 << bit; 512], 0).await;
+        });
+    }
+    bits.join_all().await;
+    for gateway in [&one, &two] {
+        let mut reader = Initiator::ready(&gateway.portal, A, IQN).await;
+        for lba in [2, 3] {
+            let found = reader.good(&[0x28, 0, 0, 0, 0, lba, 0, 0, 1, 0], b"", 512).await;
+            assert_eq!(found, counter(4 * TIMES));
+        }
+        assert_eq!(reader.read(8).await, 0xff);
+    }
+    // Of two chunks together nothing can be said: refused, not torn.
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[13]) = (0x89, 2);
+    cdb[2..10].copy_from_slice(&((16u64 << 20) / 512 - 1).to_be_bytes());
+    let mut a = Initiator::ready(&one.portal, A, IQN).await;
+    assert_eq!(a.command(&cdb, &[0; 2048], 0).await.code(), Some((5, 0x24, 0)));
+    let limits = a.good(&[0x12, 1, 0xb0, 0, 255, 0], b"", 255).await;
+    assert_eq!(limits[5], 128, "MAXIMUM COMPARE AND WRITE LENGTH: 64 KiB");
+}
