@@ -8,6 +8,7 @@ use std::time::Duration;
 use curve_blockdev::BlockDevice;
 use curve_iscsi::catalog::{Catalog, CatalogSource};
 use curve_iscsi::core::Credentials;
+use curve_iscsi::gateway::{Gateway, GatewayError, GatewayOptions};
 use curve_iscsi::server::{self, ListenError, Portals};
 use curve_iscsi::sessions::Sessions;
 use curve_telemetry::{HealthSource, init_logging, install_metrics, serve_http};
@@ -18,9 +19,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::Serve;
-use crate::gateway::{Gateway, GatewayError};
 use crate::targets::{self, TargetError};
-use crate::volumes::VolumesHealth;
+use crate::volumes::{self, VolumeError, VolumesHealth};
 
 /// How long initiators and their commands in flight may take once the gateway is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,6 +53,9 @@ pub enum DaemonError {
     /// What is to be served is not to be had.
     #[error(transparent)]
     Targets(#[from] TargetError),
+    /// The configuration is wrong, or there is no cluster.
+    #[error(transparent)]
+    Cluster(#[from] VolumeError),
     /// The cluster does not let this gateway serve.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
@@ -170,7 +173,13 @@ impl Backend {
         sessions: &Arc<Sessions>,
     ) -> Result<Self, DaemonError> {
         if let Some(name) = &serve.gateway {
-            let mut gateway = Gateway::start(serve, name, portals, sessions.clone()).await?;
+            let cluster = Arc::new(volumes::connect(serve.config.as_deref()).await?);
+            let options = GatewayOptions {
+                name: name.clone(),
+                portals: portals.advertised(&serve.advertise),
+                traced: serve.http.is_some(),
+            };
+            let mut gateway = Gateway::start(cluster, options, sessions.clone()).await?;
             gateway.ready().await;
             return Ok(Self::Cluster(Box::new(gateway)));
         }

@@ -1,4 +1,4 @@
-//! `curve-iscsi serve --gateway NAME`: serves what the MDS group says, beside any number of other gateways.
+//! A gateway of the cluster (`curve-iscsi serve --gateway NAME`): serves what the MDS group says, beside any number of other gateways.
 //!
 //! | part | what |
 //! |---|---|
@@ -8,6 +8,9 @@
 //! | `device` | a volume that can be opened anew below a unit |
 //! | `published` | the MDS's targets as login sees them |
 //! | `health` | what is wrong |
+//!
+//! It opens no socket and no file: the cluster is given to it, and whoever has connections takes the catalog from it. So the
+//! simulator runs it as it is.
 
 mod device;
 mod follow;
@@ -19,12 +22,11 @@ mod unit;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::catalog::CatalogSource;
+use crate::core::{Account, Credentials, Portal, Secret};
+use crate::sessions::Sessions;
 use curve_client::Cluster;
 use curve_client::mds::{IscsiGatewayKey, MdsError};
-use curve_iscsi::catalog::CatalogSource;
-use curve_iscsi::core::{Account, Credentials, Portal, Secret};
-use curve_iscsi::server::Portals;
-use curve_iscsi::sessions::Sessions;
 use curve_telemetry::HealthSource;
 use rand::Rng;
 use thiserror::Error;
@@ -32,8 +34,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::cli::Serve;
-use crate::volumes::{self, VolumeError};
 use follow::Follower;
 use health::Problems;
 use unit::Shared;
@@ -41,9 +41,6 @@ use unit::Shared;
 /// Why a gateway cannot begin or go on.
 #[derive(Debug, Error)]
 pub enum GatewayError {
-    /// The configuration, or the cluster.
-    #[error(transparent)]
-    Cluster(#[from] VolumeError),
     /// The MDS refuses it.
     #[error("the cluster does not take gateway {name}: {cause}. {}", cause.remedy())]
     Refused {
@@ -57,6 +54,16 @@ pub enum GatewayError {
         "another process serves as gateway {0} now, and this one is shut out; give each gateway a name of its own"
     )]
     Replaced(String),
+}
+
+/// What a gateway is started with.
+pub struct GatewayOptions {
+    /// Its name, which no other process may serve under.
+    pub name: String,
+    /// Where initiators reach it.
+    pub portals: Vec<Portal>,
+    /// Whether to measure every operation.
+    pub traced: bool,
 }
 
 /// A gateway that follows the cluster.
@@ -75,13 +82,11 @@ pub struct Gateway {
 impl Gateway {
     /// Enrolls and begins to follow.
     pub async fn start(
-        serve: &Serve,
-        name: &str,
-        portals: &Portals,
+        cluster: Arc<Cluster>,
+        options: GatewayOptions,
         sessions: Arc<Sessions>,
     ) -> Result<Self, GatewayError> {
-        let cluster = Arc::new(volumes::connect(serve.config.as_deref()).await?);
-        let own = portals.advertised(&serve.advertise);
+        let GatewayOptions { name, portals: own, traced } = options;
         let addresses: Vec<String> = own.iter().filter_map(|portal| portal.address.clone()).collect();
         if addresses.len() < own.len() {
             warn!(
@@ -89,9 +94,9 @@ impl Gateway {
             );
         }
         let incarnation = rand::rng().random();
-        let enrolled = cluster.mds().iscsi_enroll(name, incarnation, &addresses, cluster.identity()).await;
+        let enrolled = cluster.mds().iscsi_enroll(&name, incarnation, &addresses, cluster.identity()).await;
         let (key, lease) =
-            enrolled.map_err(|cause| GatewayError::Refused { name: name.to_owned(), cause: cause.into() })?;
+            enrolled.map_err(|cause| GatewayError::Refused { name: name.clone(), cause: cause.into() })?;
         info!(gateway = name, number = key.number, "enrolled");
         let own = own.into_iter().map(|portal| Portal { group: key.number, ..portal }).collect();
         let (publisher, catalog) = watch::channel(Arc::default());
@@ -104,11 +109,10 @@ impl Gateway {
             gateway: key,
             polls: Arc::new(AtomicU64::new(0)),
             problems: problems.clone(),
-            traced: serve.http.is_some(),
+            traced,
         };
         let follower = Follower::new(shared, own, sessions, publisher, unguessable(), lease);
         let follower = tokio::spawn(follower.run(stopping, ready_in, replaced_in));
-        let name = name.to_owned();
         Ok(Self { catalog, problems, ready, replaced, stop, follower, cluster, key, name })
     }
 
@@ -133,6 +137,12 @@ impl Gateway {
         // The follower ends for no other reason before it is told to.
         let _ = (&mut self.replaced).await;
         GatewayError::Replaced(self.name.clone())
+    }
+
+    /// Ends everything without waiting: what a process that is killed leaves behind is nobody's task to give up.
+    /// For the simulator, where tasks outlive their host.
+    pub fn abandon(self) {
+        self.stop.send_replace(true);
     }
 
     /// Gives every unit up, and the name's lease. No session may be left.

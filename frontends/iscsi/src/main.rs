@@ -2,7 +2,6 @@
 
 mod cli;
 mod daemon;
-mod gateway;
 mod targets;
 mod volumes;
 

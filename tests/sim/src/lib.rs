@@ -14,6 +14,7 @@ pub mod fencing;
 pub mod history;
 pub mod meters;
 pub mod planted;
+pub mod reservations;
 pub mod scenario;
 pub mod tally;
 pub mod workload;

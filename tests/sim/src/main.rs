@@ -7,6 +7,7 @@ use curve_sim::batch::Batch;
 use curve_sim::faults::FaultMenu;
 use curve_sim::fencing::Fencing;
 use curve_sim::planted::Planted;
+use curve_sim::reservations::Reservations;
 use curve_sim::scenario::{Scenario, watch_panics};
 use curve_types::HumanDuration;
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 /// Examples:
 ///   curve-sim --seeds 200                 seeds 1 to 200, as many at a time as there are processors
 ///   curve-sim --scenario fencing          holders that are paused and displaced
+///   curve-sim --scenario reservations     iSCSI initiators that preempt each other
 ///   curve-sim --seed 17                   one seed, with its story (CURVE_SIM_LOG=debug for more)
 #[derive(Parser, Debug)]
 #[command(verbatim_doc_comment)]
@@ -59,6 +61,8 @@ enum Play {
     Takeovers,
     /// Holders share it, are paused and displaced.
     Fencing,
+    /// Initiators preempt each other through gateways that are cut off and killed.
+    Reservations,
 }
 
 fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
@@ -79,6 +83,7 @@ fn run_here(arguments: &Arguments, seed: u64) -> ExitCode {
     let summary = match arguments.scenario {
         Play::Takeovers => Scenario { menu, length, planted, ..Scenario::default() }.run(seed),
         Play::Fencing => Fencing { menu, length, planted }.run(seed),
+        Play::Reservations => Reservations { menu, length, planted }.run(seed),
     };
     match summary {
         Ok(summary) => {

@@ -17,6 +17,7 @@ use curve_proto::methods;
 use curve_proto::pb::data::WriteRequest;
 use prost::Message as _;
 
+mod hasty;
 mod recovery;
 
 /// A bug that may be planted into a run.
@@ -36,11 +37,13 @@ pub enum Planted {
     TornRecordAccepted,
     /// A large write is logged before its payload is durable where it was placed.
     LoggedBeforePlaced,
+    /// A change of reservations is answered before all gateways enforce it.
+    UnsettledAnswered,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 7] = [
+    pub const ALL: [(&str, Self); 8] = [
         ("acknowledge-before-flush", Self::AcknowledgeBeforeFlush),
         ("trim-before-chunk-sync", Self::TrimBeforeChunkSync),
         ("lease-too-long", Self::LeaseTooLong),
@@ -48,6 +51,7 @@ impl Planted {
         ("vote-forgotten", Self::VoteForgotten),
         ("torn-record-accepted", Self::TornRecordAccepted),
         ("logged-before-placed", Self::LoggedBeforePlaced),
+        ("unsettled-answered", Self::UnsettledAnswered),
     ];
 
     /// Its name.
@@ -80,7 +84,11 @@ impl Planted {
 
     /// A client's network with the bug.
     pub fn client_network(self, network: Arc<dyn Network>) -> Arc<dyn Network> {
-        if self == Self::StaleEpochAccepted { Arc::new(ForgingNetwork(network)) } else { network }
+        match self {
+            Self::StaleEpochAccepted => Arc::new(ForgingNetwork(network)),
+            Self::UnsettledAnswered => Arc::new(hasty::HastyNetwork(network)),
+            _ => network,
+        }
     }
 }
 

@@ -426,12 +426,25 @@ impl World {
     /// A client of its own host.
     pub fn client(&mut self, name: &str, config: ClientConfig) -> Cluster {
         self.network.bring_up(name);
-        let network = self.network.node(name);
-        let network = match self.planted {
-            Some(bug) => bug.client_network(network),
-            None => network,
-        };
-        let transport = Arc::new(MessageMds::framed(network.clone(), &self.mds_addresses()));
-        Cluster::with_parts(config, network, transport, self.rng.random())
+        let seed = self.rng.random();
+        cluster_on(&self.network, name, &self.mds_addresses(), self.planted, config, seed)
     }
+}
+
+/// The cluster as seen from a host that is up.
+pub fn cluster_on(
+    network: &SimNetwork,
+    host: &str,
+    mds: &[String],
+    planted: Option<Planted>,
+    config: ClientConfig,
+    seed: u64,
+) -> Cluster {
+    let network = network.node(host);
+    let network = match planted {
+        Some(bug) => bug.client_network(network),
+        None => network,
+    };
+    let transport = Arc::new(MessageMds::framed(network.clone(), mds));
+    Cluster::with_parts(config, network, transport, seed)
 }

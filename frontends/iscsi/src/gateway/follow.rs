@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::catalog::{Catalog, Target};
+use crate::core::{Credentials, Portal};
+use crate::sessions::Sessions;
 use curve_client::mds::{
     IscsiGateway, IscsiLun, IscsiNews, IscsiReservation, IscsiSession, IscsiTarget, MdsError,
 };
-use curve_iscsi::catalog::{Catalog, Target};
-use curve_iscsi::core::{Credentials, Portal};
-use curve_iscsi::sessions::Sessions;
 use curve_scsi::TargetDevice;
 use curve_types::VolumeId;
 use tokio::sync::{oneshot, watch};

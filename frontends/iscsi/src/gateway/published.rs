@@ -1,7 +1,7 @@
 //! The MDS's targets as login sees them. Pure.
 
+use crate::core::{Access, Account, Credentials, NodeName, Portal, Secret, TargetEntry};
 use curve_client::mds::{IscsiAccess, IscsiAuth, IscsiGateway, IscsiTarget};
-use curve_iscsi::core::{Access, Account, Credentials, NodeName, Portal, Secret, TargetEntry};
 use curve_scsi::{AccessState, PortGroup};
 
 /// What login asks for; `None` for a target whose name this version does not take.
