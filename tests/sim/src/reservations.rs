@@ -113,7 +113,8 @@ impl Life {
             return Ok(None);
         };
         if response.status == Status::Good {
-            if denied {
+            // Whoever takes the reservation next may allow reads again.
+            if denied && self.shut_off.load(Ordering::Relaxed) {
                 return Err(format!("a read of {} was let through after it was preempted", self.number));
             }
             let value = decode(&response.data_in.concat()).map_err(|error| format!("{block}: {error}"))?;
@@ -165,6 +166,8 @@ struct Driver {
     rng: StdRng,
     lives: u64,
     holder: Option<Arc<Life>>,
+    /// Who must not even read now.
+    former: Vec<Arc<Life>>,
     workers: JoinSet<Result<(), String>>,
     preempted: u64,
     killed: u64,
@@ -203,6 +206,7 @@ impl Driver {
             rng: StdRng::seed_from_u64(world.rng().random()),
             lives: 0,
             holder: None,
+            former: Vec::new(),
             workers: JoinSet::new(),
             preempted: 0,
             killed: 0,
@@ -318,6 +322,9 @@ impl Driver {
         if let Some(holder) = &holder {
             holder.challenged.store(true, Ordering::Relaxed);
         }
+        for former in self.former.drain(..) {
+            former.shut_off.store(false, Ordering::Relaxed);
+        }
         let mut held = holder.as_ref().map(|holder| holder.number);
         let until = Instant::now() + PATIENCE;
         loop {
@@ -344,7 +351,10 @@ impl Driver {
         let Some(holder) = holder else { return true };
         let returned = self.recorder.history().tick();
         self.recorder.history().shut_out(holder.number, returned);
-        holder.shut_off.store(kind == EXCLUSIVE_ACCESS, Ordering::Relaxed);
+        if kind == EXCLUSIVE_ACCESS {
+            holder.shut_off.store(true, Ordering::Relaxed);
+            self.former.push(holder.clone());
+        }
         self.preempted += 1;
         info!(preempted = holder.number, by = newcomer.number, kind, "has preempted");
         true

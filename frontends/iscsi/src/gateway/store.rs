@@ -42,7 +42,8 @@ struct Enforced {
 pub struct ClusterReservations {
     cluster: Arc<Cluster>,
     gateway: IscsiGatewayKey,
-    view: RwLock<Arc<State>>,
+    /// With its version: a view is never replaced by an older one.
+    view: RwLock<(u64, Arc<State>)>,
     enforced: watch::Sender<Enforced>,
     /// One change at a time, as the protocol has it.
     turn: Mutex<()>,
@@ -59,12 +60,15 @@ impl ClusterReservations {
     ) -> Self {
         let state = Arc::new(state);
         let (enforced, _) = watch::channel(Enforced { seat: Some(seat), version, state: state.clone() });
-        Self { cluster, gateway, view: RwLock::new(state), enforced, turn: Mutex::default() }
+        Self { cluster, gateway, view: RwLock::new((version, state)), enforced, turn: Mutex::default() }
     }
 
-    /// Decides new commands by a state.
-    pub fn show(&self, state: Arc<State>) {
-        *self.view.write().expect("no panic under the lock") = state;
+    /// Decides new commands by a state, unless a newer one is known.
+    pub fn show(&self, version: u64, state: Arc<State>) {
+        let mut view = self.view.write().expect("no panic under the lock");
+        if version >= view.0 {
+            *view = (version, state);
+        }
     }
 
     /// The version that is enforced, and its state.
@@ -112,7 +116,12 @@ impl ClusterReservations {
             let mut enforced = self.enforced.subscribe();
             let waited = timeout_at(until, enforced.wait_for(reached)).await.is_ok();
             match settled {
-                Some(_) => return Ok(Outcome::default()),
+                Some(version) => {
+                    // If this gateway was shut out meanwhile, nobody else tells it: whoever made the change must not be
+                    // refused by the state of before.
+                    self.show(version, Arc::new(next));
+                    return Ok(Outcome::default());
+                }
                 None if !waited => return Err(StoreError::Unavailable),
                 None => {}
             }
@@ -144,7 +153,7 @@ impl ClusterReservations {
 
 impl ReservationStore for ClusterReservations {
     fn view(&self) -> Arc<State> {
-        self.view.read().expect("no panic under the lock").clone()
+        self.view.read().expect("no panic under the lock").1.clone()
     }
 
     fn change(&self, change: Change) -> ReservationFuture<'_, Result<Outcome, StoreError>> {

@@ -252,7 +252,7 @@ impl UnitTask {
     async fn go_on(&self, serving: &mut Serving, seated: Seated) {
         let Seated { volume, seat, given, state, seated_at } = seated;
         let state = Arc::new(state);
-        serving.store.show(state.clone());
+        serving.store.show(given.version, state.clone());
         // What an older state had let in must not get to the new session. The former one refuses it.
         serving.unit.drain().await;
         serving.store.enforce(given.version, state);
@@ -309,7 +309,7 @@ impl UnitTask {
         // It was made elsewhere from the same state, so it can be made here.
         let known = newest.before == version && !newest.change.is_empty();
         let change = known.then(|| decode_change(&newest.change)).transpose()?;
-        store.show(state.clone());
+        store.show(newest.version, state.clone());
         if let Some(change) = change {
             if change.action == Action::Reset {
                 unit.reset_here().await;
