@@ -366,3 +366,38 @@ async fn no_increment_by_compare_and_write_through_two_gateways_is_lost() {
     let limits = a.good(&[0x12, 1, 0xb0, 0, 255, 0], b"", 255).await;
     assert_eq!(limits[5], 128, "MAXIMUM COMPARE AND WRITE LENGTH: 64 KiB");
 }
+
+/// The families of libiscsi's suite that have a second nexus: it goes through the second gateway.
+const TWO_NEXUSES: [&str; 9] = [
+    "MultipathIO",
+    "ProutRegister",
+    "ProutReserve",
+    "ProutClear",
+    "ProutPreempt",
+    "PrinReadKeys",
+    "PrinServiceactionRange",
+    "PrinReportCapabilities",
+    "Reserve6",
+];
+
+#[tokio::test]
+async fn the_conformance_suite_passes_through_two_gateways() {
+    let _turn = turn("the_conformance_suite_passes_through_two_gateways").await;
+    let playground = cluster().await;
+    let (one, two) = (Gateway::start(&playground, "gw-1").await, Gateway::start(&playground, "gw-2").await);
+    let url = |gateway: &Gateway| format!("iscsi://{}/{IQN}/0", gateway.portal);
+    for family in TWO_NEXUSES {
+        let test = format!("--test=ALL.{family}");
+        let arguments = ["--dataloss", "--normal", &test, &url(&one), &url(&two)];
+        let finished = run_within(Duration::from_secs(200), "iscsi-test-cu", &arguments).await;
+        let finished = finished.unwrap_or_else(|error| panic!("{error} (libiscsi-bin)"));
+        let said = format!("{}{}", finished.stdout, finished.stderr);
+        assert!(said.contains("matching LU device identifier for all (2) paths"), "one disk: {said}");
+        let line = said.lines().find(|line| line.trim_start().starts_with("tests "));
+        let line = line.unwrap_or_else(|| panic!("{family} did not come to its end:\n{said}"));
+        // tests, total, ran, passed, failed, inactive
+        let counts: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!((counts[1], counts[4]), (counts[3], "0"), "{family}: {said}");
+        println!("{family}: {} tests passed in {:.1} s", counts[3], finished.took.as_secs_f64());
+    }
+}
