@@ -1,18 +1,8 @@
 # Part of guest/init: kernel devices by `curve-nbd map`, which outlive the process that serves them.
 
-now_cs() { sed 's/^\([0-9]*\)\.\([0-9]*\) .*/\1\2/' /proc/uptime; }
 served_by() { curve-nbd list-mapped --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p'; }
 completed() { awk '{print $1 + $5}' /sys/block/nbd0/stat; }
 
-# wait_for TIME-IN-SECONDS WHAT COMMAND…
-wait_for() {
-  limit=$(($(now_cs) + $1 * 100)) what=$2
-  shift 2
-  until "$@"; do
-    [ "$(now_cs)" -lt "$limit" ] || failed "$what does not come"
-    usleep 20000
-  done
-}
 goes_on() { [ "$(completed)" -gt "$1" ]; }
 other_than() { new=$(served_by) && [ -n "$new" ] && [ "$new" != "$1" ]; }
 has_sectors() { [ "$(cat /sys/block/nbd0/size)" = "$1" ]; }

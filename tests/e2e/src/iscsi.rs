@@ -25,8 +25,15 @@ pub struct Gateway {
 impl Gateway {
     /// Starts a gateway on a free port and waits until it serves.
     pub async fn start(playground: &Playground, name: &str) -> Self {
+        Self::start_at(playground, name, "127.0.0.1:0", &[]).await
+    }
+
+    /// Starts a gateway on this address, with more arguments, and waits until it serves.
+    pub async fn start_at(playground: &Playground, name: &str, listen: &str, more: &[&str]) -> Self {
         let mut child = Command::new(binary("curve-iscsi"))
-            .args(["serve", "--gateway", name, "--listen", "127.0.0.1:0", "--config"])
+            .args(["serve", "--gateway", name, "--listen", listen])
+            .args(more)
+            .arg("--config")
             .arg(playground.config())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -13,6 +13,52 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// An NBD server that passes every request on to another one. When that one is gone, it connects and asks again, for a minute:
+/// what the kernel's driver does under `curve-nbd map`, and nbdfuse does not. Ended when dropped.
+pub struct Reconnecting {
+    /// Where it is.
+    pub uri: String,
+    nbdkit: Child,
+    _dir: TempDir,
+}
+
+impl Reconnecting {
+    /// Before the server at this URI.
+    pub async fn before(uri: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("curve-retry-").tempdir().expect("a temporary directory");
+        let (socket, pid_file) = (dir.path().join("socket"), dir.path().join("pid"));
+        let nbdkit = Command::new("nbdkit")
+            .args(["--foreground", "--filter=retry", "--unix"])
+            .arg(&socket)
+            .arg("--pidfile")
+            .arg(&pid_file)
+            .args(["nbd", &format!("uri={uri}"), "retries=60", "retry-delay=1", "retry-exponential=no"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("nbdkit is installed (make deps)");
+        let this = Self { uri: format!("nbd+unix:///?socket={}", socket.display()), nbdkit, _dir: dir };
+        exists(&pid_file, "nbdkit").await;
+        this
+    }
+}
+
+impl Drop for Reconnecting {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is as well.
+        let _ = self.nbdkit.kill();
+        let _ = self.nbdkit.wait();
+    }
+}
+
+/// Waits for the file that a server writes when it is ready.
+async fn exists(pid_file: &Path, who: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !pid_file.exists() {
+        assert!(Instant::now() < deadline, "{who} did not become ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A loop device over an NBD export. Taken apart when dropped.
 pub struct LoopDevice {
     /// `/dev/loopN`.
@@ -37,11 +83,7 @@ impl LoopDevice {
             .spawn()
             .expect("nbdfuse is installed (make deps)");
         let mut this = Self { device: String::new(), fuse, dir };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !pid_file.exists() {
-            assert!(Instant::now() < deadline, "nbdfuse did not become ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        exists(&pid_file, "nbdfuse").await;
         let disk = mount.join("disk").display().to_string();
         let finished = run(30, "losetup", &["--find", "--show", "--sector-size", "4096", &disk])
             .await

@@ -8,6 +8,7 @@ mod faults;
 mod filesystems;
 mod guest;
 mod iscsi;
+mod iscsi_guest;
 mod playground;
 mod postgres;
 mod sharing;
