@@ -1,10 +1,12 @@
-//! PostgreSQL's data directory on a volume, under pgbench, while replicas are lost and the server is crashed.
+//! PostgreSQL's data directory on a volume, under pgbench, while replicas, MDSs and the NBD server are killed, and the database
+//! is crashed.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use curve_e2e::{LoopDevice, Mounted, Volume, is_root, turn};
+use curve_e2e::{LoopDevice, Mounted, Reconnecting, Volume, is_root, turn};
 use curve_harness::{Playground, ShellError, binary, has_program, run, run_within};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -17,25 +19,37 @@ async fn postgresql_keeps_its_invariants() {
         return;
     };
     let volume = Volume::start("2GiB").await;
-    let disk = LoopDevice::attach(&volume.uri).await;
+    // nbdfuse gives a connection up that has ended; this server does not.
+    let reconnecting = Reconnecting::before(&volume.uri).await;
+    let disk = LoopDevice::attach(&reconnecting.uri).await;
     run(60, "mkfs.ext4", &["-q", "-F", &disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
     let mounted = Mounted::mount(&disk.device).await;
     let postgres = Postgres::init(&bin, &mounted).await;
     postgres.start().await;
     postgres.pgbench(&["-i", "-q", "-s", "5"], 180).await;
 
-    let load = postgres.pgbench(&["-n", "-c", "4", "-j", "2", "-T", "15"], 120);
+    let broken = AtomicBool::new(false);
     let faults = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        volume.playground.kill("chunkserver-1").await?;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        volume.playground.restart("chunkserver-1").await
+        let done = kill_everything_in_turn(&volume.playground, &postgres).await;
+        broken.store(true, Ordering::Relaxed);
+        done
     };
-    let (said, broken) = tokio::join!(load, faults);
-    broken.unwrap_or_else(|error| panic!("{error}"));
-    let done = said.lines().find(|line| line.contains("actually processed")).expect("pgbench reports");
-    println!("{done}");
-    assert!(said.contains("number of failed transactions: 0"), "{said}");
+    // The load goes on for as long as something is killed, and for a moment after it.
+    let load = async {
+        let mut transactions = 0;
+        loop {
+            let last = broken.load(Ordering::Relaxed);
+            let said = postgres.pgbench(&["-n", "-c", "4", "-j", "2", "-T", "4"], 120).await;
+            assert!(said.contains("number of failed transactions: 0"), "{said}");
+            transactions += processed(&said);
+            if last {
+                return transactions;
+            }
+        }
+    };
+    let (transactions, done) = tokio::join!(load, faults);
+    done.unwrap_or_else(|error| panic!("{error}"));
+    println!("{transactions} transactions, none failed");
     postgres.check_balances().await;
 
     // A crash of the database: what it acknowledged must be there after its recovery.
@@ -47,6 +61,45 @@ async fn postgresql_keeps_its_invariants() {
     postgres.stop("fast").await;
     mounted.unmount().await;
     run(120, "fsck.ext4", &["-f", "-n", &disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A chunkserver, an MDS, and twice the server of the device; each is back before the next one goes.
+async fn kill_everything_in_turn(playground: &Playground, postgres: &Postgres) -> Result<(), ShellError> {
+    more_commits(postgres, "before anything is killed").await;
+    for name in ["chunkserver-1", "mds-1"] {
+        playground.kill(name).await?;
+        more_commits(postgres, &format!("without {name}")).await;
+        playground.restart(name).await?;
+    }
+    for _ in 0..2 {
+        playground.kill("nbd-1").await?;
+        playground.verb(60, &["playground", "restart", "nbd-1", "--no-wait"]).await?;
+        more_commits(postgres, "after the server's restart").await;
+    }
+    Ok(())
+}
+
+/// Waits until transactions end again, which took a write to the volume.
+async fn more_commits(postgres: &Postgres, when: &str) {
+    let count = async || {
+        let history = postgres.query("select count(*) from pgbench_history").await;
+        history.parse::<u64>().expect("a number")
+    };
+    let (begun, before) = (Instant::now(), count().await);
+    while count().await < before + 50 {
+        assert!(begun.elapsed() < Duration::from_secs(90), "no transaction ends any more");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("{when}, 50 transactions took {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// How many transactions pgbench has made.
+fn processed(said: &str) -> u64 {
+    let line = said.lines().find(|line| line.contains("actually processed")).expect("pgbench reports");
+    line.rsplit(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("no number in {line}"))
 }
 
 /// What a cluster of databases does when it has lost touch with its primary: it starts the standby on the same volume
