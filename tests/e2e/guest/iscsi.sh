@@ -145,17 +145,25 @@ rescanned() {
   for path in /sys/block/"$dm"/slaves/*; do has_grown "$(basename "$path")" "$1" || return 1; done
 }
 
-# 64 MiB are written, the host takes the volume's size in the cluster and grows it from 512 MiB to 1 GiB; the guest takes the file
-# away and trims, and the host looks again.
-grow_and_trim() {
-  mkfs.ext4 -q -F "/dev/mapper/$map" && mount -t ext4 "/dev/mapper/$map" /mnt || failed "ext4 on $map"
-  dd if=/dev/urandom of=/mnt/file bs=64k count=1024 2>/dev/null && sync || failed "write"
-  echo "guest: 64 MiB are written"
-  wait_for 60 "the volume's new size" rescanned 2097152
+grown_to() {
+  wait_for 60 "the volume's new size" rescanned "$1"
   multipathd resize map "$map" >/tmp/said || failed "resize: $(cat /tmp/said)"
-  wait_for 60 "the device's new size" has_grown "$dm" 2097152
+  wait_for 60 "the device's new size" has_grown "$dm" "$1"
+}
+
+# The host grows the volume from 512 MiB to 1 GiB under a mounted file system. Then 64 MiB are written, the host looks what the
+# volume takes in the cluster, and grows it by a little more to say that it has; the guest takes the file away and trims.
+grow_and_trim() {
+  mkfs.ext4 -q -F "/dev/mapper/$map" || failed "ext4 on $map"
+  # Without the kernel's own writes at leisure, which would take space while the host looks.
+  mount -t ext4 -o noinit_itable "/dev/mapper/$map" /mnt || failed "mount $map"
+  echo "guest: grow now"
+  grown_to 2097152
   resize2fs "/dev/mapper/$map" >/tmp/said 2>&1 || failed "resize2fs: $(cat /tmp/said)"
   [ "$(df -k /mnt | awk 'END {print $(NF - 4)}')" -gt 900000 ] || failed "the file system's size: $(df -k /mnt)"
+  dd if=/dev/urandom of=/mnt/file bs=64k count=1024 2>/dev/null && sync || failed "write"
+  echo "guest: 64 MiB are written"
+  grown_to 2099200
   rm /mnt/file
   sync
   fstrim /mnt || failed "fstrim"
