@@ -51,7 +51,7 @@ async fn run(what: &Attach) -> io::Result<ExitCode> {
     loop {
         let begun = Instant::now();
         let mut child = start(&mapping, again, what.takeover && !told)?;
-        if let Some(line) = first_line(&mut child).await? {
+        if let Some(line) = first_line(&mut child, &mut terminate).await? {
             if let Some(index) = line.strip_prefix("mapped ").and_then(sysfs::index_of) {
                 mapping.index = Some(index);
                 again = true;
@@ -105,9 +105,16 @@ pub fn program() -> io::Result<std::path::PathBuf> {
     })
 }
 
-async fn first_line(child: &mut Child) -> io::Result<Option<String>> {
+/// What the process says first; it may wait for the cluster for long before. The signal is passed on meanwhile.
+async fn first_line(child: &mut Child, terminate: &mut Signal) -> io::Result<Option<String>> {
     let stdout = child.stdout.take().expect("it is piped");
-    BufReader::new(stdout).lines().next_line().await
+    let mut lines = BufReader::new(stdout).lines();
+    loop {
+        tokio::select! {
+            line = lines.next_line() => return line,
+            _ = terminate.recv() => pass_on(child)?,
+        }
+    }
 }
 
 /// Waits for the end of a process, and passes the signal on.
@@ -115,13 +122,15 @@ async fn wait(child: &mut Child, terminate: &mut Signal) -> io::Result<ExitStatu
     loop {
         tokio::select! {
             status = child.wait() => return status,
-            _ = terminate.recv() => {
-                let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
-                if let Some(pid) = pid {
-                    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-                }
-            }
+            _ = terminate.recv() => pass_on(child)?,
         }
+    }
+}
+
+fn pass_on(child: &Child) -> io::Result<()> {
+    match child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+        Some(pid) => Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?),
+        None => Ok(()),
     }
 }
 

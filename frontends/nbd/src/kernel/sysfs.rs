@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// After so long the driver looks at a request without an answer; it repeats it if its socket was replaced meanwhile, and
-/// otherwise waits on. The kernel rounds up to its next whole second.
-pub const IO_TIMEOUT: Duration = Duration::from_millis(500);
+/// After so long, and about a second that the kernel adds to the first time, the driver looks at a request without an
+/// answer; it repeats it if its socket was replaced meanwhile, and otherwise looks again after so long. It writes a line to
+/// the kernel's log each time.
+pub const IO_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// `/dev/nbdN` → N.
 pub fn index_of(device: &str) -> Option<u32> {
