@@ -421,10 +421,8 @@ impl Driver {
         if !self.register(&last).await {
             return Err("no change of reservations is possible after all faults".into());
         }
-        if self.holder.is_some() {
-            if !self.take(&last).await {
-                return Err("nobody can be preempted after all faults".into());
-            }
+        if self.holder.is_some() && !self.take(&last).await {
+            return Err("nobody can be preempted after all faults".into());
         }
         sleep(Duration::from_secs(30)).await;
         self.workers_are_well()?;
