@@ -14,96 +14,30 @@
 //! A failure prints the seed and the case, which `--seed S --case N` runs again. The counts printed at the end show how
 //! deep the generator reaches.
 
-use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use clap::Parser;
+use curve_fuzzer::{Seen, damage, pieces};
 use curve_iscsi::core::{
     Access, Account, Action, Answer, CHALLENGE_BYTES, COMMANDS_MAX, Catalog, Challenge, Command, Credentials,
     Digests, Engine, Entered, Established, IMMEDIATES_MAX, LOGIN_DATA_BYTES_MAX, Login, LoginStep, NodeName,
     Outbox, Outcome, Parties, PduDecoder, PduEncoder, Portal, RECV_DATA_BYTES_MAX, Request, Secret,
     TargetEntry, TaskOutcome,
 };
+use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, RngCore, SeedableRng};
-
-/// A mutation fuzzer for the iSCSI protocol core.
-#[derive(Parser)]
-struct Arguments {
-    /// How long to go on.
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
-    /// Seed of all cases; a random one if not given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Run this one case only.
-    #[arg(long, requires = "seed")]
-    case: Option<u64>,
-}
-
-static SEED: AtomicU64 = AtomicU64::new(0);
-static CASE: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
-    let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(|| rand::rng().random());
-    SEED.store(seed, Ordering::Relaxed);
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        let (seed, case) = (SEED.load(Ordering::Relaxed), CASE.load(Ordering::Relaxed));
-        eprintln!(
-            "run it again with: cargo run --release -p curve-iscsi --example fuzz_iscsi -- --seed {seed} --case {case}"
-        );
-    }));
-    let mut seen = Seen::default();
-    if let Some(case) = arguments.case {
-        CASE.store(case, Ordering::Relaxed);
-        run(seed, case, &mut seen);
-        return println!("case {case} of seed {seed} passed: {seen:?}");
-    }
-    let deadline = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut case = 0;
-    while Instant::now() < deadline {
-        CASE.store(case, Ordering::Relaxed);
-        run(seed, case, &mut seen);
-        case += 1;
-    }
-    println!("{case} cases of seed {seed} passed in {} s", arguments.seconds);
-    for (what, count) in &seen.0 {
-        println!("{count:>12} {what}");
-    }
-    assert!(seen.0.len() >= 15, "the generator no longer reaches the states it should");
+    curve_fuzzer::run("-p curve-iscsi --example fuzz_iscsi", case);
 }
 
-/// What was reached, and how often.
-#[derive(Debug, Default)]
-struct Seen(BTreeMap<String, u64>);
-
-impl Seen {
-    fn count(&mut self, what: impl Into<String>) {
-        *self.0.entry(what.into()).or_default() += 1;
-    }
-}
-
-fn run(seed: u64, case: u64, seen: &mut Seen) {
-    let mut rng = StdRng::seed_from_u64(seed ^ case.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let mut input = conversation(&mut rng);
-    damage(&mut rng, &mut input);
+fn case(rng: &mut StdRng, seen: &mut Seen) {
+    let mut input = conversation(rng);
+    damage(rng, &mut input);
     let whole = converse(&mut [&input[..]].into_iter(), seen);
-    let mut pieces = Vec::new();
-    let mut rest = &input[..];
-    while !rest.is_empty() {
-        let longest = rest.len().min(*[1, 3, 60, 5000].choose(&mut rng).unwrap());
-        let (piece, left) = rest.split_at(rng.random_range(1..=longest));
-        pieces.push(piece);
-        rest = left;
-    }
+    let pieces = pieces(rng, &input, &[1, 3, 60, 5000]);
     let cut = converse(&mut pieces.into_iter(), &mut Seen::default());
     assert!(whole == cut, "the cut into packets changed the answers");
 }
@@ -256,33 +190,6 @@ fn data_out(
         pdu(encoder, out, fields, &vec![itt as u8; len as usize]);
         offset = offset.saturating_add(len);
         number += 1;
-    }
-}
-
-/// Changes a few bytes, or none: half of the cases stay as they are.
-fn damage(rng: &mut StdRng, input: &mut Vec<u8>) {
-    if rng.random() {
-        return;
-    }
-    for _ in 0..rng.random_range(1..5) {
-        if input.is_empty() {
-            return;
-        }
-        let at = rng.random_range(0..input.len());
-        match rng.random_range(0..5) {
-            0 => input[at] ^= 1 << rng.random_range(0..8),
-            1 => input[at] = *[0, 1, 0x7f, 0x80, 0xff].choose(rng).unwrap(),
-            2 => input.truncate(at),
-            3 => {
-                let end = input.len().min(at + rng.random_range(1..60));
-                input.drain(at..end);
-            }
-            _ => {
-                let mut noise = vec![0; rng.random_range(1..60)];
-                rng.fill_bytes(&mut noise);
-                input.splice(at..at, noise);
-            }
-        }
     }
 }
 

@@ -4,11 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use curve_iscsi::core::NodeName;
 use curve_scsi::Lun;
-use curve_types::ByteSize;
+use curve_serving::volumes::Opening;
+use curve_serving::{BlockSize, LimitArguments};
+use curve_types::{ByteSize, HumanDuration};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,25 +116,23 @@ pub struct Serve {
     /// Threads to serve with. One uses the least CPU per operation; more help several busy sessions.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
+    /// How long an initiator may take to log in.
+    #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Limits")]
+    pub login_timeout: HumanDuration,
+    /// How many may connect.
+    #[command(flatten)]
+    pub limits: LimitArguments,
 }
 
-/// A block size that units can have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum BlockSize {
-    /// What every initiator takes. Each part of a block that is written costs a read of the block.
-    #[value(name = "512")]
-    Sector,
-    /// Blocks as they are stored, for initiators that can do with them.
-    #[value(name = "4096")]
-    Block,
-}
-
-impl BlockSize {
-    /// As a number.
-    pub const fn bytes(self) -> u32 {
-        match self {
-            Self::Sector => 512,
-            Self::Block => 4096,
+impl Serve {
+    /// How the volumes of the command line are opened.
+    pub fn opening(&self) -> Opening {
+        Opening {
+            config: self.config.clone(),
+            read_only: self.read_only,
+            takeover: self.takeover,
+            block: self.block_size.bytes(),
+            ..Opening::default()
         }
     }
 }

@@ -3,53 +3,32 @@
 use std::future::pending;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use curve_blockdev::BlockDevice;
 use curve_iscsi::catalog::{Catalog, CatalogSource};
 use curve_iscsi::core::Credentials;
 use curve_iscsi::gateway::{Gateway, GatewayError, GatewayOptions};
-use curve_iscsi::server::{self, ListenError, Portals};
+use curve_iscsi::server::{self, ListenError, Portals, ServerLimits};
 use curve_iscsi::sessions::Sessions;
+use curve_serving::startup::{DRAIN_TIMEOUT, Signals, StartError, raise_descriptor_limit, runtime};
+use curve_serving::volumes::{self, VolumeError, VolumesHealth};
 use curve_telemetry::{HealthSource, init_logging, install_metrics, serve_http};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::Serve;
 use crate::targets::{self, TargetError};
-use crate::volumes::{self, VolumeError, VolumesHealth};
 
-/// How long initiators and their commands in flight may take once the gateway is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// File descriptors for everything but initiators: listeners, a small cluster, logs.
-const DESCRIPTORS_OWN: u64 = 128;
-/// File descriptors below which a daemon is not worth starting.
-const DESCRIPTORS_MIN: u64 = 2 * DESCRIPTORS_OWN;
 /// Initiators at a time, whatever the system allows: fewer than there are session numbers.
-const CONNECTIONS_MAX: u64 = 16384;
+const CONNECTIONS_MAX: usize = 16384;
 
 /// Why the daemon cannot start or stop in order.
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    /// The log filter or its like.
+    /// It does not even begin.
     #[error(transparent)]
-    Logging(#[from] curve_telemetry::LoggingError),
-    /// The system refuses something basic.
-    #[error("{what}: {cause}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        cause: io::Error,
-    },
-    /// The limit on open files is too low.
-    #[error(
-        "only {0} files may be open, {DESCRIPTORS_MIN} are needed; raise the limit with `ulimit -n 65536`"
-    )]
-    Descriptors(u64),
+    Start(#[from] StartError),
     /// What is to be served is not to be had.
     #[error(transparent)]
     Targets(#[from] TargetError),
@@ -69,21 +48,13 @@ pub enum DaemonError {
 
 /// Serves until a signal comes.
 pub fn serve(serve: &Serve) -> Result<(), DaemonError> {
-    init_logging()?;
-    let connections_max = raise_descriptor_limit()?;
-    let mut builder = match serve.threads.get() {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = builder
-        .worker_threads(serve.threads.get())
-        .enable_all()
-        .build()
-        .map_err(|cause| DaemonError::System { what: "cannot start the runtime", cause })?;
-    runtime.block_on(run(serve, connections_max))
+    init_logging().map_err(StartError::from)?;
+    let admission = serve.limits.limits(CONNECTIONS_MAX, raise_descriptor_limit()?);
+    let limits = ServerLimits { admission, login_timeout: serve.login_timeout.0 };
+    runtime(serve.threads)?.block_on(run(serve, limits))
 }
 
-async fn run(serve: &Serve, connections_max: usize) -> Result<(), DaemonError> {
+async fn run(serve: &Serve, limits: ServerLimits) -> Result<(), DaemonError> {
     // Signals that come while volumes are being opened are not lost: they are seen as soon as serving begins.
     let mut signals = Signals::new()?;
     let credentials = targets::credentials(serve)?;
@@ -99,17 +70,16 @@ async fn run(serve: &Serve, connections_max: usize) -> Result<(), DaemonError> {
         backend = Backend::open(serve, &portals, credentials, &sessions) => backend?,
         _ = signals.next() => return Ok(()),
     };
-    let system = |what| move |cause| DaemonError::System { what, cause };
     let http = match &serve.http {
         Some(address) => {
             let health = backend.health();
-            Some(serve_http(address, health).await.map_err(system("cannot serve HTTP"))?)
+            Some(serve_http(address, health).await.map_err(StartError::system("cannot serve HTTP"))?)
         }
         None => None,
     };
-    announce(serve, &portals).map_err(system("cannot write to standard output"))?;
+    announce(serve, &portals).map_err(StartError::system("cannot write to standard output"))?;
     let (stop, stopping) = watch::channel(false);
-    let serving = server::run(portals, backend.catalog(), sessions, connections_max, stopping);
+    let serving = server::run(portals, backend.catalog(), sessions, limits, stopping);
     tokio::pin!(serving);
     let ended = tokio::select! {
         () = &mut serving => unreachable!("the server runs until it is stopped"),
@@ -127,30 +97,6 @@ async fn run(serve: &Serve, connections_max: usize) -> Result<(), DaemonError> {
     let drained = drained.await.map_err(|_| DaemonError::Undrained);
     drop(http);
     ended.and(drained)
-}
-
-/// The signals that end a daemon.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, DaemonError> {
-        let on = |kind, what| signal(kind).map_err(|cause| DaemonError::System { what, cause });
-        Ok(Self {
-            terminate: on(SignalKind::terminate(), "cannot handle SIGTERM")?,
-            interrupt: on(SignalKind::interrupt(), "cannot handle SIGINT")?,
-        })
-    }
-
-    /// Waits for one and gives its name.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// Where the targets come from.
@@ -239,23 +185,4 @@ fn announce(serve: &Serve, portals: &Portals) -> io::Result<()> {
         }
     }
     out.flush()
-}
-
-/// Every connection takes a descriptor: take as many as the system lets us have. Gives the number of initiators that
-/// leaves room for.
-fn raise_descriptor_limit() -> Result<usize, DaemonError> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let Some(maximum) = maximum else { return Ok(CONNECTIONS_MAX as usize) };
-    if maximum < DESCRIPTORS_MIN {
-        return Err(DaemonError::Descriptors(maximum));
-    }
-    let raised = Rlimit { current: Some(maximum), maximum: Some(maximum) };
-    let limit = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => maximum,
-        Err(error) => {
-            warn!(%error, "the limit on open files stays as it is");
-            current.unwrap_or(maximum).max(DESCRIPTORS_MIN)
-        }
-    };
-    Ok((limit - DESCRIPTORS_OWN).min(CONNECTIONS_MAX) as usize)
 }

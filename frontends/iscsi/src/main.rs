@@ -3,7 +3,6 @@
 mod cli;
 mod daemon;
 mod targets;
-mod volumes;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,26 +1,26 @@
 //! Listens, accepts, and drains when it is told to stop.
 
-use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use curve_serving::admission::{Admission, Evicted, Limits, Peer, lengthen_queue};
+use curve_serving::complaints::Complaints;
 use futures::future::select_all;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
 use crate::catalog::CatalogSource;
 use crate::core::Portal;
 use crate::session::{self, SessionContext, SessionError};
 use crate::sessions::Sessions;
 
-/// Connections that have not logged in. With one more, the oldest is dropped: an initiator logs in within milliseconds,
-/// so that those who only hold connections cannot keep it out.
-const LOGINS_MAX: usize = 512;
 /// How long accepting rests after it failed, for example for lack of file descriptors, if no connection ends before.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// The portal group of a gateway: a session may use any portal of it.
@@ -51,6 +51,7 @@ impl Portals {
         for place in places {
             let failed = |cause| ListenError { place: place.clone(), cause };
             let listener = TcpListener::bind(place).await.map_err(failed)?;
+            lengthen_queue(&listener).map_err(failed)?;
             portals.addresses.push(listener.local_addr().map_err(failed)?);
             portals.listeners.push(listener);
         }
@@ -79,110 +80,155 @@ impl Portals {
     }
 }
 
-/// Connections on their way through the login phase, the oldest first.
-#[derive(Default)]
-struct Newcomers(VecDeque<oneshot::Sender<()>>);
-
-impl Newcomers {
-    /// Makes room for one more.
-    fn enter(&mut self) -> oneshot::Receiver<()> {
-        if self.0.len() >= LOGINS_MAX {
-            // Those that have logged in, or are gone, are not waiting for this any more.
-            self.0.retain(|newcomer| !newcomer.is_closed());
-        }
-        if self.0.len() >= LOGINS_MAX
-            && let Some(oldest) = self.0.pop_front()
-        {
-            // If it is gone by now, that is as well.
-            let _ = oldest.send(());
-        }
-        let (evict, evicted) = oneshot::channel();
-        self.0.push_back(evict);
-        evicted
-    }
+/// What connections are allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// How many there may be.
+    pub admission: Limits,
+    /// How long one may take to log in.
+    pub login_timeout: Duration,
 }
 
+/// How a connection ended.
+type Ended = (SocketAddr, Result<(), SessionError>);
+
 /// Serves initiators until `stopping` becomes true; then takes no more connections, asks those that are there to log out,
-/// and returns when every session is over. `connections_max` is what the system's limits allow.
+/// and returns when every session is over.
 pub async fn run(
     portals: Portals,
     catalog: CatalogSource,
     sessions: Arc<Sessions>,
-    connections_max: usize,
-    mut stopping: watch::Receiver<bool>,
+    limits: ServerLimits,
+    stopping: watch::Receiver<bool>,
 ) {
-    let mut newcomers = Newcomers::default();
-    let mut connections = JoinSet::new();
-    let connections_stop = stopping.clone();
-    loop {
-        tokio::select! {
-            _ = stopping.wait_for(|stopping| *stopping) => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = portals.accept(), if connections.len() < connections_max => match accepted {
-                Ok((stream, peer)) => {
-                    let context = (catalog.clone(), sessions.clone());
-                    let serving = serve(stream, peer, context, newcomers.enter(), connections_stop.clone());
-                    connections.spawn(serving);
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    let _ = tokio::time::timeout(ACCEPT_RETRY, connections.join_next()).await;
-                }
-            },
+    let server = Server {
+        catalog,
+        sessions,
+        login_timeout: limits.login_timeout,
+        admission: Admission::new(limits.admission),
+        complaints: Complaints::default(),
+        connections: JoinSet::new(),
+        gauge: metrics::gauge!("curve_iscsi_connections"),
+        stopping,
+    };
+    server.run(portals).await;
+}
+
+/// One task owns what all connections have in common: it lets them in, and hears how each has ended.
+struct Server {
+    catalog: CatalogSource,
+    sessions: Arc<Sessions>,
+    login_timeout: Duration,
+    admission: Admission,
+    complaints: Complaints,
+    connections: JoinSet<Ended>,
+    gauge: metrics::Gauge,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    async fn run(mut self, portals: Portals) {
+        let mut stopping = self.stopping.clone();
+        loop {
+            tokio::select! {
+                () = becomes_true(&mut stopping) => break,
+                Some(ended) = self.connections.join_next(), if !self.connections.is_empty() => self.ended(ended),
+                accepted = portals.accept(), if self.admission.has_room() => match accepted {
+                    Ok((stream, peer)) => self.begin(stream, peer),
+                    Err(error) => self.cannot_accept(error).await,
+                },
+            }
+        }
+        // From here on a new initiator is refused rather than kept waiting.
+        drop(portals);
+        debug!(connections = self.connections.len(), "waiting for initiators to log out");
+        while let Some(ended) = self.connections.join_next().await {
+            self.ended(ended);
         }
     }
-    // From here on a new initiator is refused rather than kept waiting.
-    drop(portals);
-    debug!(connections = connections.len(), "waiting for initiators to log out");
-    while connections.join_next().await.is_some() {}
+
+    fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let (place, evicted) = match self.admission.enter(peer.ip().into()) {
+            Ok(admitted) => admitted,
+            Err(error) => return self.dropped(peer, "share", &error),
+        };
+        let context = (self.catalog.clone(), self.sessions.clone(), self.login_timeout);
+        let serving = serve(stream, peer, context, evicted, self.stopping.clone());
+        self.connections.spawn(async move {
+            let result = serving.await;
+            drop(place);
+            (peer, result)
+        });
+        self.gauge.set(self.connections.len() as f64);
+    }
+
+    async fn cannot_accept(&mut self, error: io::Error) {
+        if let Some(before) = self.complaints.tell(Peer::Local, "accept", Instant::now()) {
+            warn!(%error, before, "cannot accept a connection");
+        }
+        if let Ok(Some(ended)) = tokio::time::timeout(ACCEPT_RETRY, self.connections.join_next()).await {
+            self.ended(ended);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Ended, JoinError>) {
+        self.gauge.set(self.connections.len() as f64);
+        match ended {
+            Ok((peer, Ok(()))) => debug!(%peer, "an initiator left"),
+            Ok((peer, Err(SessionError::Lost(error)))) => {
+                count("lost");
+                debug!(%peer, %error, "a connection ended");
+            }
+            Ok((
+                peer,
+                Err(error @ (SessionError::Silent | SessionError::Replaced | SessionError::Revoked)),
+            )) => {
+                count(error.cause());
+                info!(%peer, %error, "a session was ended");
+            }
+            Ok((peer, Err(error))) => self.dropped(peer, error.cause(), &error),
+            Err(error) => error!(%error, "a connection's task failed"),
+        }
+    }
+
+    /// Somebody broke the rules.
+    fn dropped(&mut self, peer: SocketAddr, cause: &'static str, error: &dyn Display) {
+        count(cause);
+        // Whether the text names the initiator or not: a peer that tries names is told of once.
+        if let Some(before) = self.complaints.tell(peer.ip().into(), cause, Instant::now()) {
+            warn!(%peer, %error, before, "an initiator was dropped; more like it are told in a minute");
+        }
+    }
+}
+
+/// Also if nobody can say so any more.
+async fn becomes_true(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+fn count(cause: &'static str) {
+    metrics::counter!("curve_iscsi_dropped_total", "cause" => cause).increment(1);
 }
 
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    (catalog, sessions): (CatalogSource, Arc<Sessions>),
-    evict: oneshot::Receiver<()>,
+    (catalog, sessions, login_timeout): (CatalogSource, Arc<Sessions>, Duration),
+    evicted: Evicted,
     stopping: watch::Receiver<bool>,
-) {
-    let result = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
-        Ok(local) => {
-            // A socket for both versions shows IPv4 addresses as IPv6 ones, which no initiator could connect to.
-            let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-            let context = SessionContext { catalog, sessions, local: local.to_string() };
-            session::serve(stream, context, evict, stopping).await
-        }
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(()) => debug!(%peer, "an initiator left"),
-        Err(
-            error @ (SessionError::Violated(_) | SessionError::Framing(_) | SessionError::Refused { .. }),
-        ) => {
-            warn!(%peer, %error, "an initiator was dropped");
-        }
-        Err(error @ (SessionError::Silent | SessionError::Replaced | SessionError::Revoked)) => {
-            info!(%peer, %error, "a session was ended");
-        }
-        Err(error) => debug!(%peer, %error, "a connection ended"),
-    }
+) -> Result<(), SessionError> {
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    debug!(%peer, "a connection begins");
+    // A socket for both versions shows IPv4 addresses as IPv6 ones, which no initiator could connect to.
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let context = SessionContext { catalog, sessions, local: local.to_string(), login_timeout };
+    session::serve(stream, context, evicted, stopping).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn the_oldest_newcomer_makes_room() {
-        let mut newcomers = Newcomers::default();
-        let mut waiting: VecDeque<_> = (0..LOGINS_MAX).map(|_| newcomers.enter()).collect();
-        // Who has logged in is not in the way.
-        drop(waiting.pop_back());
-        waiting.push_back(newcomers.enter());
-        assert!(waiting[0].try_recv().is_err());
-        waiting.push_back(newcomers.enter());
-        assert!(waiting[0].try_recv().is_ok() && waiting[1].try_recv().is_err());
-        assert_eq!(newcomers.0.len(), LOGINS_MAX);
-    }
 
     #[tokio::test]
     async fn a_wildcard_is_what_the_initiator_has_connected_to() {

@@ -21,7 +21,7 @@ use crate::core::{Established, FramingError, LoginRefusal, NodeName, Outbox, Par
 use crate::sessions::{Registration, Sessions};
 use full_feature::FullFeature;
 
-/// How long an initiator may take to log in.
+/// How long an initiator may take to log in, if nothing else is asked for.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an initiator that says nothing is left alone, and how long it may then take to answer a ping.
 pub const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -49,8 +49,8 @@ pub enum SessionError {
         refusal: LoginRefusal,
     },
     /// The login took too long.
-    #[error("no login within {} s", LOGIN_TIMEOUT.as_secs())]
-    Slow,
+    #[error("no login within {} s", .0.as_secs())]
+    Slow(Duration),
     /// Too many connections that have not logged in; this was the oldest.
     #[error("dropped without login to make room for others")]
     Evicted,
@@ -65,6 +65,28 @@ pub enum SessionError {
     Revoked,
 }
 
+impl SessionError {
+    /// A short name, for counters.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "lost",
+            Self::Framing(_) => "framing",
+            Self::Violated(_) => "violated",
+            Self::Refused { refusal, .. } => match refusal {
+                LoginRefusal::Authentication => "authentication",
+                LoginRefusal::Forbidden => "forbidden",
+                LoginRefusal::NotFound => "unknown_target",
+                _ => "login",
+            },
+            Self::Slow(_) => "slow",
+            Self::Evicted => "evicted",
+            Self::Silent => "silent",
+            Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
 /// What a session needs to know of its server.
 #[derive(Clone, Debug)]
 pub struct SessionContext {
@@ -74,6 +96,8 @@ pub struct SessionContext {
     pub sessions: Arc<Sessions>,
     /// `host:port` that the initiator has connected to.
     pub local: String,
+    /// How long a login may take.
+    pub login_timeout: Duration,
 }
 
 /// A stream and what has been read from it but not used.
@@ -106,8 +130,8 @@ where
 {
     let mut wire = Wire { stream, input: BytesMut::new() };
     let admitted = tokio::select! {
-        login = tokio::time::timeout(LOGIN_TIMEOUT, login::run(&mut wire, &context)) => {
-            login.map_err(|_| SessionError::Slow)??
+        login = tokio::time::timeout(context.login_timeout, login::run(&mut wire, &context)) => {
+            login.map_err(|_| SessionError::Slow(context.login_timeout))??
         }
         Ok(()) = evict => return Err(SessionError::Evicted),
         _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),

@@ -4,18 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use curve_blockdev::{BlockDevice, MemoryDevice, Traced};
+use curve_blockdev::{BlockDevice, Traced};
 use curve_iscsi::catalog::{Catalog, Target};
 use curve_iscsi::core::{
     Access, Account, BadCredentials, Credentials, NodeName, Portal, Secret, TargetEntry,
 };
 use curve_scsi::{Identity, LogicalUnit, TargetDevice, UnitError, UnitOptions};
-use curve_types::ByteSize;
+use curve_serving::startup::{StartError, memory_device};
+use curve_serving::volumes::{self, OpenVolume, VolumeError};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::cli::{LunArgument, Serve};
-use crate::volumes::{self, OpenVolume, VolumeError};
 
 /// Why the targets cannot be served.
 #[derive(Debug, Error)]
@@ -23,14 +23,9 @@ pub enum TargetError {
     /// A volume cannot be opened.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// The size of the memory devices is odd.
-    #[error("a memory device of {size} is empty or no multiple of {block} bytes; change --memory")]
-    MemorySize {
-        /// What was asked for.
-        size: ByteSize,
-        /// What it should be a multiple of.
-        block: u32,
-    },
+    /// The memory devices cannot be made.
+    #[error(transparent)]
+    Memory(#[from] StartError),
     /// Two volumes under one number.
     #[error("unit {0} is given twice; each --lun needs a number of its own")]
     Twice(u16),
@@ -96,13 +91,14 @@ pub async fn open(
     match serve.memory {
         Some(size) => {
             for argument in &serve.lun {
-                let memory = memory(size, serve.block_size.bytes())?;
+                let memory = memory_device(size, serve.block_size)?;
                 insert(serve, &device, argument, memory, uuid(serve, &argument.lun.number().to_be_bytes()))
                     .map(|device| opened.devices.push(device))?;
             }
         }
         None => {
-            opened.volumes = volumes::open(serve).await?;
+            let paths: Vec<String> = serve.lun.iter().map(|argument| argument.path.clone()).collect();
+            opened.volumes = volumes::open(&paths, &serve.opening()).await?;
             for (argument, (_, volume)) in serve.lun.iter().zip(&opened.volumes) {
                 let id = volume.id().to_string();
                 insert(serve, &device, argument, volume.clone(), uuid(serve, id.as_bytes()))
@@ -118,13 +114,6 @@ pub async fn open(
     let entry = TargetEntry { name: iqn.clone(), alias: None, access, credentials };
     opened.catalog = Catalog::new(vec![Target { entry, device }], portals, discovery);
     Ok(opened)
-}
-
-fn memory(size: ByteSize, block: u32) -> Result<Arc<dyn BlockDevice>, TargetError> {
-    if size.0 == 0 || !size.0.is_multiple_of(u64::from(block)) {
-        return Err(TargetError::MemorySize { size, block });
-    }
-    Ok(Arc::new(MemoryDevice::new(size.0, block)))
 }
 
 fn insert(

@@ -13,98 +13,31 @@
 //! nightly compiler; a generator that knows the grammar reaches the deep states without one, and the counts printed at
 //! the end show that it does.
 
-use std::collections::BTreeMap;
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use clap::Parser;
 use curve_blockdev::{Allocation, DeviceShape, Extent, push_zeroes};
+use curve_fuzzer::{Seen, damage, pieces};
 use curve_nbd::core::{
     Catalog, Command, Errno, Event, ExportInfo, Framing, Handshake, Limits, Negotiated, OPTION_BYTES_MAX,
     Outbox, ReplyEncoder, RequestDecoder, Step, TlsPolicy,
 };
+use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, RngCore, SeedableRng};
-
-/// A mutation fuzzer for the NBD protocol core.
-#[derive(Parser)]
-struct Arguments {
-    /// How long to go on.
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
-    /// Seed of all cases; a random one if not given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Run this one case only.
-    #[arg(long, requires = "seed")]
-    case: Option<u64>,
-}
-
-static SEED: AtomicU64 = AtomicU64::new(0);
-static CASE: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
-    let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(|| rand::rng().random());
-    SEED.store(seed, Ordering::Relaxed);
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        let (seed, case) = (SEED.load(Ordering::Relaxed), CASE.load(Ordering::Relaxed));
-        eprintln!(
-            "run it again with: cargo run --release -p curve-nbd --example fuzz -- --seed {seed} --case {case}"
-        );
-    }));
-    let mut seen = Seen::default();
-    if let Some(case) = arguments.case {
-        CASE.store(case, Ordering::Relaxed);
-        run(seed, case, &mut seen);
-        return println!("case {case} of seed {seed} passed: {seen:?}");
-    }
-    let deadline = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut case = 0;
-    while Instant::now() < deadline {
-        CASE.store(case, Ordering::Relaxed);
-        run(seed, case, &mut seen);
-        case += 1;
-    }
-    println!("{case} cases of seed {seed} passed in {} s", arguments.seconds);
-    for (what, count) in &seen.0 {
-        println!("{count:>12} {what}");
-    }
-    assert!(seen.0.len() >= 15, "the generator no longer reaches the states it should");
+    curve_fuzzer::run("-p curve-nbd --example fuzz", case);
 }
 
-/// What was reached, and how often.
-#[derive(Debug, Default)]
-struct Seen(BTreeMap<&'static str, u64>);
-
-impl Seen {
-    fn count(&mut self, what: &'static str) {
-        *self.0.entry(what).or_default() += 1;
-    }
-}
-
-fn run(seed: u64, case: u64, seen: &mut Seen) {
-    let mut rng = StdRng::seed_from_u64(seed ^ case.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let catalog = catalog(&mut rng);
-    let tls =
-        *[TlsPolicy::Off, TlsPolicy::Off, TlsPolicy::Required, TlsPolicy::Active].choose(&mut rng).unwrap();
-    let mut input = conversation(&mut rng);
-    damage(&mut rng, &mut input);
+fn case(rng: &mut StdRng, seen: &mut Seen) {
+    let catalog = catalog(rng);
+    let tls = *[TlsPolicy::Off, TlsPolicy::Off, TlsPolicy::Required, TlsPolicy::Active].choose(rng).unwrap();
+    let mut input = conversation(rng);
+    damage(rng, &mut input);
 
     let whole = converse(&catalog, tls, &mut [&input[..]].into_iter(), seen);
-    let mut pieces = Vec::new();
-    let mut rest = &input[..];
-    while !rest.is_empty() {
-        let longest = rest.len().min(*[1, 3, 30, 5000].choose(&mut rng).unwrap());
-        let (piece, left) = rest.split_at(rng.random_range(1..=longest));
-        pieces.push(piece);
-        rest = left;
-    }
+    let pieces = pieces(rng, &input, &[1, 3, 30, 5000]);
     let cut = converse(&catalog, tls, &mut pieces.into_iter(), &mut Seen::default());
     // Where the clear text ends matters with TLS, and only there: the core refuses what came too early.
     if tls != TlsPolicy::Required {
@@ -209,39 +142,6 @@ fn request(rng: &mut StdRng, out: &mut Vec<u8>, extended: bool, cookie: u64) {
         out.extend_from_slice(&(len as u32).to_be_bytes());
     }
     out.extend_from_slice(&payload);
-}
-
-/// Changes a few bytes, or none: half of the cases stay as they are.
-fn damage(rng: &mut StdRng, input: &mut Vec<u8>) {
-    if rng.random() {
-        return;
-    }
-    for _ in 0..rng.random_range(1..5) {
-        if input.is_empty() {
-            return;
-        }
-        let at = rng.random_range(0..input.len());
-        match rng.random_range(0..6) {
-            0 => input[at] ^= 1 << rng.random_range(0..8),
-            1 => input[at] = *[0, 1, 0x7f, 0x80, 0xff].choose(rng).unwrap(),
-            2 => input.truncate(at),
-            3 => {
-                let end = input.len().min(at + rng.random_range(1..40));
-                input.drain(at..end);
-            }
-            4 => {
-                let mut noise = vec![0; rng.random_range(1..40)];
-                rng.fill_bytes(&mut noise);
-                input.splice(at..at, noise);
-            }
-            _ => {
-                let from = rng.random_range(0..input.len());
-                let end = input.len().min(from + rng.random_range(1..100));
-                let copy = input[from..end].to_vec();
-                input.splice(at..at, copy);
-            }
-        }
-    }
 }
 
 // What the server makes of it.

@@ -14,6 +14,8 @@ use curve_nbd::kernel::driver::{Device, Driver, DriverError};
 use curve_nbd::kernel::mapping::{Mapping, Record, Registry};
 use curve_nbd::kernel::sysfs;
 use curve_nbd::session::{SessionError, serve_attached};
+use curve_serving::startup::{DRAIN_TIMEOUT, StartError, raise_descriptor_limit};
+use curve_serving::volumes::{self, Opening, VolumeError};
 use curve_telemetry::init_logging;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -25,8 +27,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::cli::Attach;
-use crate::daemon::{DRAIN_TIMEOUT, DaemonError, raise_descriptor_limit};
-use crate::volumes::{self, Opening, VolumeError};
 
 /// What may wait in the socket pair, if the system allows that much.
 const SEND_BUFFER_BYTES: usize = 2 << 20;
@@ -41,7 +41,7 @@ pub const GONE: u8 = 4;
 #[derive(Debug, Error)]
 enum AttachError {
     #[error(transparent)]
-    Daemon(#[from] DaemonError),
+    Start(#[from] StartError),
     #[error(transparent)]
     Logging(#[from] curve_telemetry::LoggingError),
     #[error(transparent)]

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use curve_nbd::server::Listen;
 use curve_nbd::tls::TlsFiles;
+use curve_serving::{BlockSize, LimitArguments};
 use curve_types::{ByteSize, HumanDuration};
 
 const EXAMPLES: &str = "\
@@ -233,27 +234,12 @@ pub struct Serve {
     /// Threads to serve with. One uses the least CPU per operation; more help several busy connections.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
-}
-
-/// A block size that devices can have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum BlockSize {
-    /// Sectors, for file systems and loop devices that insist on them; each costs a read of its block.
-    #[value(name = "512")]
-    Sector,
-    /// Blocks as they are stored.
-    #[value(name = "4096")]
-    Block,
-}
-
-impl BlockSize {
-    /// As a number.
-    pub const fn bytes(self) -> u32 {
-        match self {
-            Self::Sector => 512,
-            Self::Block => 4096,
-        }
-    }
+    /// How long a client may take until it has chosen an export, and as long again for TLS.
+    #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Limits")]
+    pub handshake_timeout: HumanDuration,
+    /// How many may connect.
+    #[command(flatten)]
+    pub limits: LimitArguments,
 }
 
 impl Serve {

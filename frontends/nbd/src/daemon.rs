@@ -5,61 +5,38 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curve_blockdev::{BlockDevice, MemoryDevice, Rate, ReadOnly, Throttled, Traced};
+use curve_blockdev::{BlockDevice, Rate, ReadOnly, Throttled, Traced};
 use curve_nbd::exports::{Export, Exports};
-use curve_nbd::server::{self, ListenError, Listener};
+use curve_nbd::server::{self, ListenError, Listener, ServerLimits};
 use curve_nbd::tls::{TlsError, load_acceptor};
+use curve_serving::startup::{
+    DRAIN_TIMEOUT, Signals, StartError, memory_device, raise_descriptor_limit, runtime,
+};
+use curve_serving::volumes::{self, OpenVolume, Opening, VolumeError, VolumesHealth};
 use curve_telemetry::{init_logging, install_metrics, serve_http};
-use curve_types::ByteSize;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::cli::Serve;
-use crate::volumes::{self, OpenVolume, Opening, VolumeError, VolumesHealth};
 
-/// How long requests in flight may take once the server is told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// File descriptors below which a daemon is not worth starting: connections to a small cluster and a few clients.
-const DESCRIPTORS_MIN: u64 = 128;
+/// Clients at a time, whatever the system allows.
+const CONNECTIONS_MAX: usize = 1024;
 /// What a throttled device may catch up at once.
 const THROTTLE_BURST: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start or stop in order.
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    /// The log filter or its like.
+    /// It does not even begin.
     #[error(transparent)]
-    Logging(#[from] curve_telemetry::LoggingError),
-    /// The system refuses something basic.
-    #[error("{what}: {cause}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        cause: io::Error,
-    },
-    /// The limit on open files is too low.
-    #[error(
-        "only {0} files may be open, {DESCRIPTORS_MIN} are needed; raise the limit with `ulimit -n 65536`"
-    )]
-    Descriptors(u64),
+    Start(#[from] StartError),
     /// The certificate is unusable.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A volume cannot be opened.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// The size of the memory device is odd.
-    #[error("a memory device of {size} is empty or no multiple of {block} bytes; change --memory")]
-    MemorySize {
-        /// What was asked for.
-        size: ByteSize,
-        /// What it should be a multiple of.
-        block: u32,
-    },
     /// Nobody can connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -70,25 +47,15 @@ pub enum DaemonError {
 
 /// Serves until a signal comes.
 pub fn serve(serve: &Serve) -> Result<(), DaemonError> {
-    init_logging()?;
-    raise_descriptor_limit()?;
-    let mut builder = match serve.threads.get() {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = builder
-        .worker_threads(serve.threads.get())
-        .enable_all()
-        .build()
-        .map_err(|cause| DaemonError::System { what: "cannot start the runtime", cause })?;
-    runtime.block_on(run(serve))
+    init_logging().map_err(StartError::from)?;
+    let admission = serve.limits.limits(CONNECTIONS_MAX, raise_descriptor_limit()?);
+    let limits = ServerLimits { admission, handshake_timeout: serve.handshake_timeout.0 };
+    runtime(serve.threads)?.block_on(run(serve, limits))
 }
 
-async fn run(serve: &Serve) -> Result<(), DaemonError> {
-    let system = |what| move |cause| DaemonError::System { what, cause };
+async fn run(serve: &Serve, limits: ServerLimits) -> Result<(), DaemonError> {
     // Signals that come while volumes are being opened are not lost: they are seen as soon as serving begins.
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot handle SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot handle SIGINT"))?;
+    let mut signals = Signals::new()?;
     let tls = serve.tls_files().map(|files| load_acceptor(&files)).transpose()?;
     // Binding before opening: a second daemon for the same socket must not take the volumes away from the first.
     let listener = Listener::bind(&serve.place()).await?;
@@ -96,25 +63,24 @@ async fn run(serve: &Serve) -> Result<(), DaemonError> {
     // Opening may wait for a former holder's lease; a signal ends that, too.
     let opened = tokio::select! {
         opened = opening => opened?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = signals.next() => return Ok(()),
     };
     let http = match &serve.http {
         Some(address) => {
             let health = Arc::new(VolumesHealth(opened.volumes));
-            Some(serve_http(address, health).await.map_err(system("cannot serve HTTP"))?)
+            Some(serve_http(address, health).await.map_err(StartError::system("cannot serve HTTP"))?)
         }
         None => None,
     };
     let exports = Arc::new(Exports::new(opened.exports));
-    announce(serve, &listener, tls.is_some()).map_err(system("cannot write to standard output"))?;
+    announce(serve, &listener, tls.is_some())
+        .map_err(StartError::system("cannot write to standard output"))?;
     let (stop, stopping) = watch::channel(false);
-    let serving = server::run(listener, exports.clone(), tls, stopping);
+    let serving = server::run(listener, exports.clone(), tls, limits, stopping);
     tokio::pin!(serving);
     tokio::select! {
         () = &mut serving => unreachable!("the server runs until it is stopped"),
-        _ = terminate.recv() => info!("SIGTERM: draining"),
-        _ = interrupt.recv() => info!("SIGINT: draining"),
+        name = signals.next() => info!("{name}: draining"),
     }
     stop.send_replace(true);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
@@ -151,12 +117,12 @@ async fn open_exports(serve: &Serve) -> Result<OpenExports, DaemonError> {
         device: decorate(device, path, serve),
     };
     if let Some(size) = serve.memory {
-        let block = serve.block_size.bytes();
-        if size.0 == 0 || !size.0.is_multiple_of(u64::from(block)) {
-            return Err(DaemonError::MemorySize { size, block });
-        }
-        let memory = |path| export(path, Arc::new(MemoryDevice::new(size.0, block)), "memory device");
-        return Ok(OpenExports { exports: serve.paths.iter().map(memory).collect(), volumes: Vec::new() });
+        let memory = |path| {
+            let device = memory_device(size, serve.block_size)?;
+            Ok(export(path, device, "memory device"))
+        };
+        let exports = serve.paths.iter().map(memory).collect::<Result<_, StartError>>()?;
+        return Ok(OpenExports { exports, volumes: Vec::new() });
     }
     let opening = Opening {
         config: serve.config.clone(),
@@ -189,18 +155,4 @@ fn decorate(device: Arc<dyn BlockDevice>, path: &str, serve: &Serve) -> Arc<dyn 
         device = Arc::new(Traced::new(device, path));
     }
     device
-}
-
-/// Every connection, to clients and to servers, takes a descriptor: take as many as the system lets us have.
-pub fn raise_descriptor_limit() -> Result<(), DaemonError> {
-    let limit = getrlimit(Resource::Nofile);
-    let Some(maximum) = limit.maximum else { return Ok(()) };
-    if maximum < DESCRIPTORS_MIN {
-        return Err(DaemonError::Descriptors(maximum));
-    }
-    let raised = Rlimit { current: Some(maximum), maximum: Some(maximum) };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(%error, "the limit on open files stays as it is");
-    }
-    Ok(())
 }

@@ -13,7 +13,6 @@
 pub mod core;
 pub mod exports;
 pub mod kernel;
-pub mod process;
 pub mod server;
 pub mod session;
 pub mod tls;

@@ -5,7 +5,6 @@ mod cli;
 mod daemon;
 mod keep;
 mod map;
-mod volumes;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
@@ -19,8 +19,6 @@ use crate::core::{Catalog, Handshake, Limits, Negotiated, Step, TlsPolicy, Viola
 use crate::exports::Exports;
 use transmission::Transmission;
 
-/// How long a client may take until it has chosen an export.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 const HANDSHAKE_READ_BYTES: usize = 4096;
 
 /// Why a connection ended before its client said goodbye.
@@ -36,8 +34,24 @@ pub enum SessionError {
     #[error("handshake refused: {0}")]
     Refused(&'static str),
     /// The handshake took too long.
-    #[error("no export was chosen within {} s", HANDSHAKE_TIMEOUT.as_secs())]
-    Slow,
+    #[error("no export was chosen within {} s", .0.as_secs())]
+    Slow(Duration),
+    /// Too many connections that have chosen no export; this one had to go.
+    #[error("dropped without an export chosen, to make room for others")]
+    Evicted,
+}
+
+impl SessionError {
+    /// A short name, for counters.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "lost",
+            Self::Violated(_) => "violated",
+            Self::Refused(_) => "refused",
+            Self::Slow(_) => "slow",
+            Self::Evicted => "evicted",
+        }
+    }
 }
 
 /// What a session needs to know of its server.
@@ -47,6 +61,8 @@ pub struct SessionContext<'a> {
     pub exports: &'a Exports,
     /// Present if clients must use TLS.
     pub tls: Option<&'a TlsAcceptor>,
+    /// How long a client may take until it has chosen an export, and as long again for TLS.
+    pub handshake_timeout: Duration,
 }
 
 /// A stream and what has been read from it but not used.
@@ -56,25 +72,34 @@ struct Wire<S> {
 }
 
 /// Serves one client until it leaves, breaks the protocol, or `stopping` becomes true; in the latter case requests in
-/// flight are completed and answered first.
+/// flight are completed and answered first. `evicted` ends a connection that has not chosen an export.
 pub async fn serve<S>(
     stream: S,
     context: SessionContext<'_>,
-    mut stopping: watch::Receiver<bool>,
+    evicted: oneshot::Receiver<()>,
+    stopping: watch::Receiver<bool>,
 ) -> Result<(), SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let catalog = context.exports.catalog();
+    // Dropped when an export is chosen: who has done that makes room for nobody.
+    let mut told_to_stop = stopping.clone();
+    let mut ended = Box::pin(async move {
+        tokio::select! {
+            Ok(()) = evicted => Some(SessionError::Evicted),
+            _ = told_to_stop.wait_for(|stopping| *stopping) => None,
+        }
+    });
     let policy = if context.tls.is_some() { TlsPolicy::Required } else { TlsPolicy::Off };
     let mut wire = Wire { stream, input: BytesMut::with_capacity(HANDSHAKE_READ_BYTES) };
-    let greeted = tokio::select! {
-        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&mut wire, policy, &catalog)) => greeted,
-        _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
-    };
-    let (handshake, step) = greeted.map_err(|_| SessionError::Slow)??;
+    let greeting = in_time(greet(&mut wire, policy, &catalog), context.handshake_timeout, &mut ended);
+    let Some((handshake, step)) = greeting.await? else { return Ok(()) };
     match step {
-        Step::Transmit(negotiated) => transmit(wire, negotiated, &catalog, context, stopping).await,
+        Step::Transmit(negotiated) => {
+            drop(ended);
+            transmit(wire, negotiated, &catalog, context, stopping).await
+        }
         Step::StartTls => {
             let tls = context.tls.expect("the core starts TLS only where it is required");
             let upgrade = async {
@@ -84,22 +109,33 @@ where
                 let step = negotiate(&mut wire, &mut handshake, &catalog).await?;
                 Ok::<_, SessionError>((wire, step))
             };
-            let upgraded = tokio::select! {
-                upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade) => upgraded,
-                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
-            };
-            match upgraded.map_err(|_| SessionError::Slow)?? {
-                (wire, Step::Transmit(negotiated)) => {
+            let upgraded = in_time(upgrade, context.handshake_timeout, &mut ended).await?;
+            match upgraded {
+                None => Ok(()),
+                Some((wire, Step::Transmit(negotiated))) => {
+                    drop(ended);
                     transmit(wire, negotiated, &catalog, context, stopping).await
                 }
-                (_, Step::Close(reason)) => Err(SessionError::Refused(reason)),
-                (_, Step::NeedInput | Step::StartTls) => {
+                Some((_, Step::Close(reason))) => Err(SessionError::Refused(reason)),
+                Some((_, Step::NeedInput | Step::StartTls)) => {
                     unreachable!("negotiation goes on until it has an end")
                 }
             }
         }
         Step::Close(reason) => Err(SessionError::Refused(reason)),
         Step::NeedInput => unreachable!("negotiation goes on until it has an end"),
+    }
+}
+
+/// Does a part of the handshake. `None` if `ended` says that the server stops.
+async fn in_time<T>(
+    part: impl Future<Output = Result<T, SessionError>>,
+    timeout: Duration,
+    ended: impl Future<Output = Option<SessionError>>,
+) -> Result<Option<T>, SessionError> {
+    tokio::select! {
+        done = tokio::time::timeout(timeout, part) => done.map_err(|_| SessionError::Slow(timeout))?.map(Some),
+        ended = ended => ended.map_or(Ok(None), Err),
     }
 }
 

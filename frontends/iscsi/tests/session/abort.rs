@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use curve_blockdev::MemoryDevice;
+use tokio::io::DuplexStream;
 
 use crate::gate::Gated;
 use crate::initiator::{Initiator, field};
@@ -21,12 +22,12 @@ fn gated() -> (Arc<Gated>, World) {
 }
 
 /// That no PDU comes for a while.
-async fn is_quiet(initiator: &mut Initiator) {
+async fn is_quiet(initiator: &mut Initiator<DuplexStream>) {
     let quiet = tokio::time::timeout(std::time::Duration::from_secs(2), initiator.receive()).await;
     assert!(quiet.is_err(), "{quiet:?}");
 }
 
-async fn outcome(initiator: &mut Initiator, itt: u32) -> u8 {
+async fn outcome(initiator: &mut Initiator<DuplexStream>, itt: u32) -> u8 {
     let pdu = initiator.pdu().await;
     assert_eq!((pdu.bhs[0], field(&pdu, 16)), (0x22, itt), "{:02x?}", pdu.bhs);
     pdu.bhs[2]

@@ -4,14 +4,14 @@ use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
 use curve_iscsi::core::{Bhs, Digests, Outbox, Pdu, PduDecoder, PduEncoder};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// No tag.
 pub const NONE: u32 = u32::MAX;
 
 /// One connection.
-pub struct Initiator {
-    pub stream: DuplexStream,
+pub struct Initiator<S> {
+    pub stream: S,
     input: BytesMut,
     decoder: PduDecoder,
     pub digests: Digests,
@@ -52,8 +52,8 @@ pub fn field(pdu: &Pdu, at: usize) -> u32 {
     u32::from_be_bytes(*pdu.bhs[at..].first_chunk().expect("inside"))
 }
 
-impl Initiator {
-    pub fn new(stream: DuplexStream, isid: u8) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Initiator<S> {
+    pub fn new(stream: S, isid: u8) -> Self {
         Self {
             stream,
             input: BytesMut::new(),

@@ -2,6 +2,7 @@
 
 mod abort;
 mod gate;
+mod hostile;
 mod initiator;
 mod lifetime;
 mod transfer;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use curve_iscsi::session::SessionError;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use crate::initiator::{Initiator, NONE, bhs, field};
 use crate::world::World;
@@ -12,7 +12,7 @@ fn noise(len: usize) -> Bytes {
 }
 
 /// Answers R2Ts until the status comes.
-async fn serve_r2ts(initiator: &mut Initiator, itt: u32, data: &Bytes) {
+async fn serve_r2ts(initiator: &mut Initiator<DuplexStream>, itt: u32, data: &Bytes) {
     loop {
         let pdu = initiator.pdu().await;
         assert_eq!(field(&pdu, 16), itt);

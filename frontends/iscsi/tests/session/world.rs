@@ -1,11 +1,12 @@
 //! A gateway without sockets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use curve_blockdev::{BlockDevice, MemoryDevice};
 use curve_iscsi::catalog::{Catalog, CatalogSource, Target};
 use curve_iscsi::core::{Access, Account, Credentials, NodeName, Portal, Secret, TargetEntry};
-use curve_iscsi::session::{self, SessionContext, SessionError};
+use curve_iscsi::server::{self, Portals, ServerLimits};
+use curve_iscsi::session::{self, LOGIN_TIMEOUT, SessionContext, SessionError};
 use curve_iscsi::sessions::Sessions;
 use curve_scsi::{Identity, LogicalUnit, Lun, TargetDevice, UnitOptions};
 use tokio::io::DuplexStream;
@@ -27,6 +28,7 @@ pub struct World {
     catalog: CatalogSource,
     sessions: Arc<Sessions>,
     stop: watch::Sender<bool>,
+    log: Log,
     _publisher: watch::Sender<Arc<Catalog>>,
 }
 
@@ -34,6 +36,20 @@ pub struct World {
 pub struct Served {
     pub ended: JoinHandle<Result<(), SessionError>>,
     pub evict: oneshot::Sender<()>,
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic under the lock").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl World {
@@ -64,7 +80,7 @@ impl World {
         let catalog = Catalog::new(targets, vec![Portal { address: None, group: 1 }], None);
         let (publisher, catalog) = watch::channel(Arc::new(catalog));
         let (stop, _) = watch::channel(false);
-        Self { device, catalog, sessions: Arc::default(), stop, _publisher: publisher }
+        Self { device, catalog, sessions: Arc::default(), stop, log: Log::default(), _publisher: publisher }
     }
 
     /// Connects.
@@ -74,14 +90,40 @@ impl World {
             catalog: self.catalog.clone(),
             sessions: self.sessions.clone(),
             local: "10.0.0.1:3260".to_owned(),
+            login_timeout: LOGIN_TIMEOUT,
         };
         let (evict, evicted) = oneshot::channel();
         let ended = tokio::spawn(session::serve(server, context, evicted, self.stop.subscribe()));
         (client, Served { ended, evict })
     }
 
+    /// Serves on a real port of its own thread until the world ends, and gives its address.
+    pub fn listen(&self, limits: ServerLimits) -> std::net::SocketAddr {
+        let (catalog, sessions, stopping) =
+            (self.catalog.clone(), self.sessions.clone(), self.stop.subscribe());
+        let (ready, address) = std::sync::mpsc::channel();
+        let log = self.log.clone();
+        std::thread::spawn(move || {
+            let writer = move || log.clone();
+            let told = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+            let _told = tracing::subscriber::set_default(told);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime starts").block_on(async move {
+                let portals = Portals::bind(&["127.0.0.1:0".to_owned()]).await.expect("a free port");
+                ready.send(portals.addresses()[0]).expect("the test waits");
+                server::run(portals, catalog, sessions, limits, stopping).await;
+            });
+        });
+        address.recv().expect("the server starts")
+    }
+
+    /// What was logged from level `info` on.
+    pub fn log(&self) -> String {
+        String::from_utf8(self.log.0.lock().expect("no panic under the lock").clone()).expect("text")
+    }
+
     /// Connects and logs in to the open target under an ISID, with keys of one's own.
-    pub async fn login(&self, isid: u8, keys: &str) -> (Initiator, Served) {
+    pub async fn login(&self, isid: u8, keys: &str) -> (Initiator<DuplexStream>, Served) {
         let (stream, served) = self.connect();
         let mut initiator = Initiator::new(stream, isid);
         let names = format!("InitiatorName=iqn.i:a TargetName={OPEN} {keys}");

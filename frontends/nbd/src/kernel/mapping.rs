@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curve_serving::process;
 use serde::{Deserialize, Serialize};
 
 use super::sysfs;
-use crate::process;
 
 /// What an I/O does that cannot finish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The server against clients: real ones (libnbd, QEMU, fio) and one of our own that also breaks the rules.
 
 mod fio;
+mod hostile;
 mod libnbd;
 mod process;
 mod protocol;

@@ -1,7 +1,7 @@
 //! What `/proc/PID/stat` says of a process. Source: proc_pid_stat(5).
 
 /// Its fields from the third on, the state.
-pub(crate) fn fields_after_name(stat: &str) -> impl Iterator<Item = &str> {
+pub fn fields_after_name(stat: &str) -> impl Iterator<Item = &str> {
     // The name of the program, in parentheses, may hold anything.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     rest.split_whitespace()

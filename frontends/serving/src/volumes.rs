@@ -7,11 +7,12 @@ use std::time::Duration;
 use curve_client::mds::{Holder, MdsError, OpenMode};
 use curve_client::{ClientConfig, ClientError, Cluster, OpenOptions, Volume};
 use curve_config::ConfigError;
-use curve_nbd::process;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::{ClientId, HumanDuration, SECTOR_BYTES};
 use thiserror::Error;
 use tracing::warn;
+
+use crate::process;
 
 /// Why a volume cannot be served.
 #[derive(Debug, Error)]
@@ -66,7 +67,7 @@ pub async fn open(paths: &[String], opening: &Opening) -> Result<Vec<OpenVolume>
     if let Some(timeout) = opening.io_timeout {
         config.io_timeout = HumanDuration(timeout);
     }
-    let cluster = Cluster::connect(&config).await.map_err(VolumeError::Cluster)?;
+    let cluster = reach(&config).await?;
     let mut volumes: Vec<OpenVolume> = Vec::new();
     for path in paths {
         match open_one(&cluster, path, opening).await {
@@ -81,6 +82,15 @@ pub async fn open(paths: &[String], opening: &Opening) -> Result<Vec<OpenVolume>
         }
     }
     Ok(volumes)
+}
+
+/// Reaches the cluster of the configuration.
+pub async fn connect(explicit: Option<&Path>) -> Result<Cluster, VolumeError> {
+    reach(&configuration(explicit)?).await
+}
+
+async fn reach(config: &ClientConfig) -> Result<Cluster, VolumeError> {
+    Cluster::connect(config).await.map_err(VolumeError::Cluster)
 }
 
 /// The file that `--config` and the usual places give. `$CURVE_MDS` replaces its addresses, or all of it.
