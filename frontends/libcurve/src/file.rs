@@ -3,8 +3,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use curve_blockdev::BlockDevice;
-use curve_client::Volume;
+use curve_blockdev::{BlockDevice, BlockError};
+use curve_client::mds::OpenMode;
+use curve_client::{Cluster, OpenOptions, Volume};
+use tokio::sync::OnceCell;
 
 use crate::code::Code;
 
@@ -45,6 +47,17 @@ struct Flights {
     undelivered: usize,
 }
 
+/// How a file goes on reading once somebody has shut it out.
+///
+/// Programs written for the original open a shared volume in the same way on the node that writes and on those that only
+/// read (PolarFS does), and the original's fence refuses writes only. So a file that was opened beside other writers
+/// opens the volume anew when a read meets the fence, as a reader, whom nobody shuts out. It still cannot write.
+struct AfterFence {
+    cluster: Arc<Cluster>,
+    options: OpenOptions,
+    reader: OnceCell<Arc<Volume>>,
+}
+
 /// An open volume. It is given up once nothing of it is in flight.
 pub struct File {
     /// Whose it is.
@@ -53,14 +66,56 @@ pub struct File {
     pub path: String,
     /// The volume.
     pub volume: Arc<Volume>,
+    after_fence: Option<AfterFence>,
     flights: Mutex<Flights>,
     landed: Condvar,
 }
 
 impl File {
-    /// Wraps an open volume.
-    pub fn new(client: i32, path: String, volume: Arc<Volume>) -> Self {
-        Self { client, path, volume, flights: Mutex::default(), landed: Condvar::new() }
+    /// Wraps a volume of `cluster` that was opened with `options`.
+    pub fn new(
+        client: i32,
+        path: String,
+        volume: Arc<Volume>,
+        cluster: Arc<Cluster>,
+        options: OpenOptions,
+    ) -> Self {
+        let after_fence = (options.mode == OpenMode::Shared).then(|| AfterFence {
+            cluster,
+            options: OpenOptions { mode: OpenMode::ReadOnly, takeover: false, ..options },
+            reader: OnceCell::new(),
+        });
+        Self { client, path, volume, after_fence, flights: Mutex::default(), landed: Condvar::new() }
+    }
+
+    /// Gives the volume up.
+    pub async fn close(&self) -> Result<(), Code> {
+        let closed = self.volume.close().await;
+        if let Some(reader) = self.after_fence.as_ref().and_then(|after| after.reader.get()) {
+            reader.close().await?;
+        }
+        Ok(closed?)
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<Bytes>, Code> {
+        match (self.volume.read(offset, len).await, &self.after_fence) {
+            (Err(BlockError::Fenced), Some(after)) => Ok(self.reader(after).await?.read(offset, len).await?),
+            (read, _) => Ok(read?),
+        }
+    }
+
+    /// The same volume, to read from.
+    async fn reader<'a>(&'a self, after: &'a AfterFence) -> Result<&'a Arc<Volume>, Code> {
+        let open = async || {
+            let reader = after.cluster.open(&self.path, after.options).await?;
+            if reader.id() == self.volume.id() {
+                return Ok(reader);
+            }
+            // Another volume has the name now.
+            reader.close().await?;
+            Err(Code::EpochTooOld)
+        };
+        after.reader.get_or_try_init(open).await
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights> {
@@ -99,7 +154,7 @@ impl File {
             Request::Read { mut offset, mut len } => {
                 while len > 0 {
                     let now = len.min(part);
-                    parts.extend(self.volume.read(offset, now).await?);
+                    parts.extend(self.read(offset, now).await?);
                     offset += u64::from(now);
                     len -= now;
                 }

@@ -143,7 +143,7 @@ impl Process {
 
     fn give_up(&self, file: &File) -> Result<(), Code> {
         file.wait(self.in_callback());
-        Ok(self.runtime.block_on(file.volume.close())?)
+        self.runtime.block_on(file.close())
     }
 
     fn cluster(&self, client: i32) -> Result<Arc<Cluster>, Code> {
@@ -162,7 +162,7 @@ impl Process {
             None => own,
         };
         let volume = self.runtime.block_on(cluster.open(path, opening.0))?;
-        let file = Arc::new(File::new(client, path.to_owned(), volume));
+        let file = Arc::new(File::new(client, path.to_owned(), volume, cluster, opening.0));
         let mut table = self.table();
         if !table.clients.contains_key(&client) {
             drop(table);

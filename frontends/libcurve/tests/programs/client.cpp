@@ -103,6 +103,42 @@ void Every(const std::string &config, const std::string &name) {
     IS(client.Open(name, flags), -FAILED);
 }
 
+// A file that was opened beside other writers and is shut out cannot write any more, and reads what others write.
+void ReadersGoOn(const std::string &config, const std::string &name) {
+    CurveClient node, alone, writer;
+    OpenFlags shared, exclusive;
+    shared.exclusive = false;
+    IS(node.Init(config), 0);
+    IS(alone.Init(config), 0);
+    IS(writer.Init(config), 0);
+    Request request;
+    std::vector<char> out(kBlock, 'p'), in(kBlock);
+    int reading = node.Open(name, shared);
+    HOLDS(reading > 0);
+    int writing = writer.ReOpen(name, exclusive);
+    HOLDS(writing > 0);
+    for (int round = 0; round < 3; round++) {
+        out.assign(kBlock, static_cast<char>('p' + round));
+        Aim(&request, 0, out.data());
+        IS(writer.AioWrite(writing, &request.context, UserDataType::RawBuffer), 0);
+        IS(request.Wait(), kBlock);
+        IS(node.AioWrite(reading, &request.context, UserDataType::RawBuffer), 0);
+        IS(request.Wait(), -EPOCH_TOO_OLD);
+        Aim(&request, 0, in.data());
+        IS(node.AioRead(reading, &request.context, UserDataType::RawBuffer), 0);
+        IS(request.Wait(), kBlock);
+        HOLDS(in == out);
+    }
+    // One that was alone, and believes to be it still, is not to read as if nothing had happened.
+    int taken = alone.ReOpen(name, exclusive);
+    HOLDS(taken > 0);
+    Aim(&request, 0, in.data());
+    IS(writer.AioRead(writing, &request.context, UserDataType::RawBuffer), 0);
+    IS(request.Wait(), -EPOCH_TOO_OLD);
+    IS(node.Close(reading), 0);
+    IS(alone.Close(taken), 0);
+}
+
 void Share(const std::string &config, const std::string &name, bool writes) {
     CurveClient client;
     OpenFlags flags;
@@ -142,6 +178,7 @@ int main(int argc, char **argv) {
     std::string mode = argv[1];
     if (mode == "every") {
         Every(argv[2], argv[3]);
+        ReadersGoOn(argv[2], argv[3]);
     } else {
         Share(argv[2], argv[3], mode == "write");
     }
