@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup bench bench-ceph bench-table sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup bench bench-ceph bench-iscsi bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
@@ -78,6 +78,12 @@ bench-ceph: deps ## the same beside Ceph, with the floors that the ratios must k
 	tools/deps.sh peers
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench
 	target/release/curve-bench --targets disk,disk-sync,nbd-memory,cluster,ceph $(ARGS)
+
+bench-iscsi: deps ## iSCSI beside NBD, tgt in memory and tgt on Ceph, by one initiator, with the floors
+	tools/deps.sh peers
+	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi -p curve-bench
+	target/release/curve-bench --cases randwrite-4k-qd32,randread-4k-qd32 \
+	  --targets nbd-memory-qemu,cluster-qemu,iscsi-memory,iscsi-cluster,tgt,tgt-rbd $(or $(ARGS),--size 1GiB)
 
 bench-table: deps ## IOPS and CPU at depth 1 to 64 for 6, 30 and 150 copysets, as a table
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench

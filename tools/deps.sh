@@ -5,7 +5,7 @@
 #   try     what `make playground` needs
 #   test    what `make test` and `make bench` need beside these
 #   lint    what `make lint` needs beside the first
-#   peers   what `make bench-ceph` needs beside `test`; nothing else does
+#   peers   what `make bench-ceph` and `make bench-iscsi` need beside `test`; nothing else does
 set -euo pipefail
 
 build=(
@@ -26,6 +26,7 @@ test=(
 )
 lint=(python3:python3)
 peers=(
+  tgtd:tgt /usr/lib/tgt/backing-store/bs_rbd.so:tgt-rbd
   ceph-mon:ceph-mon ceph-mgr:ceph-mgr ceph-osd:ceph-osd ceph:ceph-common rbd:ceph-common
   uuidgen:uuid-runtime jq:jq "/usr/lib/$(uname -m)-linux-gnu/librbd.so.1:librbd1"
   "/usr/lib/$(uname -m)-linux-gnu/libtcmalloc_minimal.so.4:libtcmalloc-minimal4"

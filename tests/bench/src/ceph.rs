@@ -66,7 +66,7 @@ impl Ceph {
         ceph.ceph(&["osd", "pool", "application", "enable", POOL, "rbd"]).await?;
         ceph.wait(90, &["pg", "stat"], "placement groups are not clean", all_clean).await?;
         let conf = ceph.conf().display().to_string();
-        let image = format!("{POOL}/{IMAGE}");
+        let image = Self::image();
         run(30, "rbd", &["-c", &conf, "create", &image, "--size", &format!("{}M", size >> 20)]).await?;
         Ok(ceph)
     }
@@ -94,7 +94,13 @@ impl Ceph {
         Ok(sum)
     }
 
-    fn conf(&self) -> PathBuf {
+    /// The image's name with its pool.
+    pub fn image() -> String {
+        format!("{POOL}/{IMAGE}")
+    }
+
+    /// The configuration file.
+    pub fn conf(&self) -> PathBuf {
         self.dir.join("ceph.conf")
     }
 

@@ -1,10 +1,12 @@
-//! fio's jobs and what it reports.
+//! Jobs, fio's and what it reports.
 
 use std::path::Path;
 use std::time::Duration;
 
 use curve_harness::run_within;
 use serde_json::Value;
+
+use crate::qemu;
 
 /// A row of the table of cases: name, fio's `rw`, block size, depth.
 pub type CaseRow = (&'static str, &'static str, &'static str, u32);
@@ -40,6 +42,27 @@ impl Case {
         Self { name: format!("{rw}-4k-qd{depth}"), rw: rw.into(), block: "4k".into(), depth }
     }
 
+    /// Operations at a time.
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// Whether its operations are spread over the volume.
+    pub fn is_random(&self) -> bool {
+        self.rw.starts_with("rand")
+    }
+
+    /// Bytes of an operation.
+    pub fn block_bytes(&self) -> Result<u64, String> {
+        let (digits, unit) = self.block.split_at(self.block.len().saturating_sub(1));
+        let unit = match unit {
+            "k" => 1 << 10,
+            "M" => 1 << 20,
+            _ => return Err(format!("a block of {} is none of this program's", self.block)),
+        };
+        digits.parse::<u64>().map(|number| number * unit).map_err(|error| format!("{}: {error}", self.block))
+    }
+
     /// Whether it writes.
     pub fn writes(&self) -> bool {
         self.rw.contains("write")
@@ -61,9 +84,11 @@ pub struct Outcome {
     pub p99_us: f64,
 }
 
-/// How fio reaches a target.
+/// How a target is reached.
 #[derive(Clone, Debug)]
 pub struct Engine {
+    /// By `qemu-img` at this URL instead of by fio.
+    qemu: Option<String>,
     arguments: Vec<String>,
     /// `NAME=VALUE` for fio's environment.
     environment: Vec<String>,
@@ -86,6 +111,11 @@ impl Engine {
         Self::of(["--ioengine=nbd".into(), format!("--uri={uri}")])
     }
 
+    /// Anything that QEMU has a driver for, without fio.
+    pub fn qemu(url: &str) -> Self {
+        Self { qemu: Some(url.to_owned()), ..Self::of([]) }
+    }
+
     /// An image of the cluster that `conf` describes, through librbd.
     pub fn rbd(conf: &Path, pool: &str, image: &str) -> Self {
         let arguments = [
@@ -98,12 +128,15 @@ impl Engine {
     }
 
     fn of(arguments: impl Into<Vec<String>>) -> Self {
-        Self { arguments: arguments.into(), environment: Vec::new() }
+        Self { qemu: None, arguments: arguments.into(), environment: Vec::new() }
     }
 }
 
 /// Runs one job.
 pub async fn run(case: &Case, engine: &Engine, size: u64, runtime: Duration) -> Result<Outcome, String> {
+    if let Some(url) = &engine.qemu {
+        return qemu::run(case, url, size, runtime).await;
+    }
     let arguments = vec![
         format!("--name={}", case.name),
         format!("--rw={}", case.rw),
@@ -122,6 +155,9 @@ pub async fn run(case: &Case, engine: &Engine, size: u64, runtime: Duration) -> 
 
 /// Writes the whole target once.
 pub async fn fill(engine: &Engine, size: u64) -> Result<(), String> {
+    if let Some(url) = &engine.qemu {
+        return qemu::fill(url, size).await;
+    }
     let mut arguments: Vec<String> =
         ["--name=fill", "--rw=write", "--bs=1M", "--iodepth=8", "--thread=1"].map(String::from).into();
     arguments.push(format!("--size={size}"));
@@ -165,6 +201,14 @@ fn parse(text: &str) -> Result<Outcome, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cases_know_their_shape() {
+        let shapes = CASES.iter().map(Case::from_table).map(|case| (case.block_bytes(), case.is_random()));
+        let expected =
+            [(4096, true), (4096, true), (4096, true), (4096, true), (1 << 20, false), (1 << 20, false)];
+        assert!(shapes.eq(expected.map(|(bytes, random)| (Ok(bytes), random))));
+    }
 
     #[test]
     fn fio_json_is_understood() {

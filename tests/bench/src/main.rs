@@ -1,10 +1,12 @@
 //! Measures a cluster beside the machine's raw limits, and beside Ceph, in one run, with fio.
 //!
-//! Up to five targets are measured with the same jobs: the disk itself (a file with `O_DIRECT`, without and with
+//! Targets are measured with the same jobs: the disk itself (a file with `O_DIRECT`, without and with
 //! `fdatasync` after each write), the NBD front end alone (a memory-backed device), a cluster of three MDSs and three
 //! chunkservers, and Ceph with three OSDs. All are up at once and measured round after round (see `rounds`). Medians are printed, with the CPU that all processes of the
 //! target and fio spent per operation, and the flushes that the servers counted meanwhile: a write that was acknowledged
 //! without one would show.
+//!
+//! iSCSI is measured with `qemu-img bench` (see `qemu`), and NBD with it beside.
 
 mod ceph;
 mod cpu;
@@ -12,9 +14,11 @@ mod fio;
 mod floors;
 mod growth;
 mod ports;
+mod qemu;
 mod report;
 mod rounds;
 mod target;
+mod tgt;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +36,7 @@ use crate::target::Target;
 ///   curve-bench                                   all cases, medians of 3
 ///   curve-bench --cases randwrite-4k-qd32 --repeats 5
 ///   curve-bench --targets disk,disk-sync,nbd-memory,cluster,ceph
+///   curve-bench --targets nbd-memory-qemu,cluster-qemu,iscsi-memory,iscsi-cluster,tgt
 ///   curve-bench --depths                          IOPS and CPU per write at depth 1 to 64
 ///   curve-bench --growth 6,30,150 --runtime 5s    the same as a table, for 6, 30 and 150 copysets
 #[derive(Parser, Debug)]
@@ -58,7 +63,8 @@ struct Arguments {
     /// Print a table of IOPS and CPU at depths 1 to 64 for clusters with these numbers of copysets instead.
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["cases", "depths", "targets", "playground", "json"])]
     growth: Vec<u16>,
-    /// Targets to measure, separated by commas: disk, disk-sync, nbd-memory, cluster, ceph.
+    /// Targets to measure, separated by commas: disk, disk-sync, nbd-memory, cluster, ceph (with fio),
+    /// nbd-memory-qemu, cluster-qemu, iscsi-memory, iscsi-cluster, tgt, tgt-rbd (with qemu-img).
     #[arg(long, value_delimiter = ',', default_value = "disk,disk-sync,nbd-memory,cluster")]
     targets: Vec<String>,
     /// More arguments for `curve playground start`, for example `--copysets 30`.

@@ -69,7 +69,7 @@ impl Report {
         targets
     }
 
-    /// A table in Markdown: one row a case and target, with the share of the disk's own IOPS. Then the ratios to Ceph
+    /// A table in Markdown: one row a case and target, with the share of the disk's own IOPS. Then the ratios that are promised,
     /// where both were measured, and how quiet the machine was.
     pub fn print_table(&self) {
         println!(
@@ -82,11 +82,11 @@ impl Report {
                 let Some(row) = self.row(target, case) else { continue };
                 let share = optional(disk.map(|disk| row.iops / disk));
                 println!(
-                    "| {case} | {target} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {} | {share} |",
+                    "| {case} | {target} | {:.0} | {:.0} | {} | {} | {:.1} | {} | {share} |",
                     row.iops,
                     row.megabytes,
-                    row.median_us,
-                    row.p99_us,
+                    whole(row.median_us),
+                    whole(row.p99_us),
                     row.cpu_us,
                     optional(row.flushes_per_op)
                 );
@@ -130,6 +130,11 @@ fn operations(run: &Run) -> f64 {
 
 fn optional(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.2}"))
+}
+
+/// qemu-img reports no latencies.
+fn whole(us: f64) -> String {
+    if us > 0.0 { format!("{us:.0}") } else { "-".into() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is measured: the disk, the NBD front end alone, a cluster, and Ceph beside it.
+//! What is measured: the disk, the front ends alone, a cluster through each of them, and Ceph and tgt beside it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use crate::ceph::Ceph;
 use crate::cpu;
 use crate::fio::{self, Case, Engine, Outcome};
+use crate::tgt::{Store, Tgt};
 
 /// A thing to measure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,10 +29,34 @@ pub enum Target {
     Cluster,
     /// Ceph with three OSDs, through librbd.
     Ceph,
+    /// `curve-nbd` over memory, by the initiator that the iSCSI targets are measured with.
+    NbdMemoryQemu,
+    /// A cluster and `curve-nbd`, likewise.
+    ClusterQemu,
+    /// `curve-iscsi` over memory.
+    IscsiMemory,
+    /// Three MDSs, three chunkservers, `curve-iscsi`.
+    IscsiCluster,
+    /// Debian's tgt on a file in memory.
+    Tgt,
+    /// Debian's tgt on Ceph.
+    TgtRbd,
 }
 
 impl Target {
-    const ALL: [Self; 5] = [Self::Disk, Self::DiskSync, Self::NbdMemory, Self::Cluster, Self::Ceph];
+    const ALL: [Self; 11] = [
+        Self::Disk,
+        Self::DiskSync,
+        Self::NbdMemory,
+        Self::Cluster,
+        Self::Ceph,
+        Self::NbdMemoryQemu,
+        Self::ClusterQemu,
+        Self::IscsiMemory,
+        Self::IscsiCluster,
+        Self::Tgt,
+        Self::TgtRbd,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -40,6 +65,12 @@ impl Target {
             Self::NbdMemory => "nbd-memory",
             Self::Cluster => "cluster",
             Self::Ceph => "ceph",
+            Self::NbdMemoryQemu => "nbd-memory-qemu",
+            Self::ClusterQemu => "cluster-qemu",
+            Self::IscsiMemory => "iscsi-memory",
+            Self::IscsiCluster => "iscsi-cluster",
+            Self::Tgt => "tgt",
+            Self::TgtRbd => "tgt-rbd",
         }
     }
 
@@ -52,9 +83,9 @@ impl Target {
     pub const fn memory_bytes(self, size: u64) -> u64 {
         match self {
             Self::Disk | Self::DiskSync => 0,
-            Self::NbdMemory => size,
-            Self::Cluster => 2 << 30,
-            Self::Ceph => Ceph::MEMORY_BYTES,
+            Self::NbdMemory | Self::NbdMemoryQemu | Self::IscsiMemory | Self::Tgt => size,
+            Self::Cluster | Self::ClusterQemu | Self::IscsiCluster => 2 << 30,
+            Self::Ceph | Self::TgtRbd => Ceph::MEMORY_BYTES,
         }
     }
 }
@@ -107,7 +138,10 @@ enum Running {
     Nothing,
     Memory { _server: Child },
     Cluster(Playground),
+    IscsiCluster { _server: Child, playground: Playground },
     Ceph(Ceph),
+    Tgt { _server: Tgt },
+    TgtRbd { _server: Tgt, ceph: Ceph },
 }
 
 impl Bench {
@@ -125,12 +159,33 @@ impl Bench {
             Target::DiskSync => {
                 (Engine::direct_file(&dir.path().join("file")).syncing(), Vec::new(), Running::Nothing)
             }
-            Target::NbdMemory => memory(dir.path(), size).await?,
-            Target::Cluster => cluster(dir.path(), size, playground).await?,
+            Target::NbdMemory => {
+                let (uri, pids, running) = nbd_memory(dir.path(), size).await?;
+                (Engine::nbd(&uri), pids, running)
+            }
+            Target::Cluster => {
+                let (uri, pids, running) = nbd_cluster(dir.path(), size, playground).await?;
+                (Engine::nbd(&uri), pids, running)
+            }
             Target::Ceph => {
                 let ceph = Ceph::start(dir.path(), size).await?;
                 (ceph.engine(), ceph.pids(), Running::Ceph(ceph))
             }
+            Target::NbdMemoryQemu => {
+                let (uri, pids, running) = nbd_memory(dir.path(), size).await?;
+                (Engine::qemu(&uri), pids, running)
+            }
+            Target::ClusterQemu => {
+                let (uri, pids, running) = nbd_cluster(dir.path(), size, playground).await?;
+                (Engine::qemu(&uri), pids, running)
+            }
+            Target::IscsiMemory => iscsi_memory(size).await?,
+            Target::IscsiCluster => iscsi_cluster(dir.path(), size, playground).await?,
+            Target::Tgt => {
+                let tgt = Tgt::start(Store::Memory(size)).await?;
+                (Engine::qemu(&tgt.url()), tgt.pids(), Running::Tgt { _server: tgt })
+            }
+            Target::TgtRbd => tgt_rbd(dir.path(), size).await?,
         };
         fio::fill(&engine, size).await?;
         Ok(Self { target, engine, size, pids, running, _dir: dir })
@@ -161,38 +216,82 @@ impl Bench {
 
     async fn flushes(&self) -> Result<Option<f64>, String> {
         match &self.running {
-            Running::Nothing | Running::Memory { .. } => Ok(None),
-            Running::Cluster(playground) => log_flushes(playground).await.map(Some),
-            Running::Ceph(ceph) => ceph.flushes().await.map(Some),
+            Running::Nothing | Running::Memory { .. } | Running::Tgt { .. } => Ok(None),
+            Running::Cluster(playground) | Running::IscsiCluster { playground, .. } => {
+                log_flushes(playground).await.map(Some)
+            }
+            Running::Ceph(ceph) | Running::TgtRbd { ceph, .. } => ceph.flushes().await.map(Some),
         }
     }
 }
 
-async fn memory(dir: &Path, size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
-    let mut server = Command::new(binary("curve-nbd"))
-        .args(["serve", "/bench", "--memory", &format!("{size}B"), "--socket"])
-        .arg(dir.join("s"))
+/// Starts a server that says `ready URL` when it is, and gives the URL.
+async fn serve(program: &str, arguments: &[&str]) -> Result<(String, Child), String> {
+    let mut server = Command::new(binary(program))
+        .arg("serve")
+        .args(arguments)
         .stdout(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| format!("cannot start curve-nbd: {error}"))?;
+        .map_err(|error| format!("cannot start {program}: {error}"))?;
     let stdout = server.stdout.take().expect("stdout is piped");
     let line = BufReader::new(stdout).lines().next_line().await.map_err(|e| e.to_string())?;
-    let uri =
-        line.as_deref().and_then(|line| line.strip_prefix("ready ")).ok_or("curve-nbd did not start")?;
-    let pids = server.id().into_iter().collect();
-    Ok((Engine::nbd(uri), pids, Running::Memory { _server: server }))
+    let url = line.as_deref().and_then(|line| line.strip_prefix("ready "));
+    Ok((url.ok_or_else(|| format!("{program} did not start"))?.to_owned(), server))
 }
 
-async fn cluster(dir: &Path, size: u64, more: &[String]) -> Result<(Engine, Vec<u32>, Running), String> {
+async fn nbd_memory(dir: &Path, size: u64) -> Result<(String, Vec<u32>, Running), String> {
+    let socket = dir.join("s").display().to_string();
+    let arguments = ["/bench", "--memory", &format!("{size}B"), "--socket", &socket];
+    let (uri, server) = serve("curve-nbd", &arguments).await?;
+    Ok((uri, server.id().into_iter().collect(), Running::Memory { _server: server }))
+}
+
+async fn start_cluster(dir: &Path, size: u64, more: &[String]) -> Result<Playground, String> {
     let options = PlaygroundOptions { dir: Some(dir.join("p")), more: more.to_vec(), ..Default::default() };
     let playground = Playground::start(options).await.map_err(|e| e.to_string())?;
     playground.create("/bench", &format!("{size}B")).await.map_err(|e| e.to_string())?;
+    Ok(playground)
+}
+
+async fn nbd_cluster(dir: &Path, size: u64, more: &[String]) -> Result<(String, Vec<u32>, Running), String> {
+    let playground = start_cluster(dir, size, more).await?;
     let socket: PathBuf = playground.serve_nbd(&["/bench"], &[]).await.map_err(|e| e.to_string())?;
     let uri = format!("nbd+unix:///bench?socket={}", socket.display());
     let pids = playground.pids().await.map_err(|e| e.to_string())?;
-    Ok((Engine::nbd(&uri), pids, Running::Cluster(playground)))
+    Ok((uri, pids, Running::Cluster(playground)))
+}
+
+/// What every gateway is told. The blocks are those that every initiator takes.
+const GATEWAY: [&str; 6] =
+    ["--listen", "127.0.0.1:0", "--iqn", "iqn.2026-01.bench:curve", "--lun", "0=/bench"];
+
+async fn iscsi_memory(size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
+    let size = format!("{size}B");
+    let (url, server) = serve("curve-iscsi", &[&GATEWAY[..], &["--memory", &size]].concat()).await?;
+    Ok((Engine::qemu(&url), server.id().into_iter().collect(), Running::Memory { _server: server }))
+}
+
+async fn iscsi_cluster(
+    dir: &Path,
+    size: u64,
+    more: &[String],
+) -> Result<(Engine, Vec<u32>, Running), String> {
+    let playground = start_cluster(dir, size, more).await?;
+    let config = playground.config().display().to_string();
+    let (url, server) = serve("curve-iscsi", &[&GATEWAY[..], &["--config", &config]].concat()).await?;
+    let mut pids = playground.pids().await.map_err(|e| e.to_string())?;
+    pids.extend(server.id());
+    Ok((Engine::qemu(&url), pids, Running::IscsiCluster { _server: server, playground }))
+}
+
+async fn tgt_rbd(dir: &Path, size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
+    let ceph = Ceph::start(dir, size).await?;
+    let store = Store::Rbd { conf: &ceph.conf(), image: Ceph::image() };
+    let tgt = Tgt::start(store).await?;
+    let pids = [ceph.pids(), tgt.pids()].concat();
+    Ok((Engine::qemu(&tgt.url()), pids, Running::TgtRbd { _server: tgt, ceph }))
 }
 
 /// Flushes that the chunkservers' logs made.
