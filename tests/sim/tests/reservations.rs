@@ -10,7 +10,7 @@ fn simulate(arguments: &[&str]) -> Output {
 
 #[test]
 fn nothing_of_a_preempted_initiator_lands_whatever_becomes_of_its_gateway() {
-    let output = simulate(&["--seeds", "24"]);
+    let output = simulate(&["--seeds", "16"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
