@@ -95,6 +95,8 @@ struct State {
     dirty: BTreeSet<ChunkKey>,
     /// Chunks flushed by a sync that has not completed. Left behind by a sync that was cancelled.
     syncing: BTreeSet<ChunkKey>,
+    /// Those of them that no completed sync lists: their first one is under way, or was cancelled.
+    unlisted: BTreeSet<ChunkKey>,
     /// Files of deleted chunks; they go to the pool when a sync has made the deletion durable.
     dropped: Vec<Dropped>,
     /// Deletions that no commit has yet.

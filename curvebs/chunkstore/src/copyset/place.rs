@@ -176,7 +176,8 @@ impl CopysetStore {
         }
         let mut state = self.lock();
         // What no completed sync lists would not be found after a crash.
-        let listed = state.manifest.chunks.get(&key).is_some_and(|entry| entry.generation > 0);
+        let written = state.manifest.chunks.get(&key).is_some_and(|entry| entry.generation > 0);
+        let listed = written && !state.unlisted.contains(&key);
         let chunk = state.cached.get_mut(&key).filter(|_| listed)?;
         let mut taken: Vec<bool> =
             chunk.tables.extents[extents.clone()].iter().map(|changed| *changed > checkpoint).collect();

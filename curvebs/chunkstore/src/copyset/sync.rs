@@ -142,6 +142,9 @@ impl CopysetStore {
             return Ok(None);
         };
         chunk.flush(self.layout(), self.identity(key, chunk.birth), sync)?;
+        if entry.generation == 0 {
+            state.unlisted.insert(key);
+        }
         entry.generation = sync;
         entry.last_changed = chunk.tables.last_changed;
         state.manifest.unclean.remove(&key);
@@ -175,6 +178,8 @@ impl CopysetStore {
             let mut state = self.lock();
             state.manifest.sync = sync;
             state.syncing.clear();
+            // All of them were written by this sync, or are gone.
+            state.unlisted.clear();
             state.new_deleted.drain(..deleted);
             state.new_volumes.drain(..volumes);
             state.horizon_moved = state.manifest.horizon != horizon;

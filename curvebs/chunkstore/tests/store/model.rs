@@ -354,7 +354,7 @@ impl World {
             }
             Event::Maintain => {
                 // Long enough for room that large writes left behind to be given back.
-                tokio::time::sleep(Duration::from_secs(30)).await;
+                tokio::time::sleep(Duration::from_secs(700)).await;
                 self.store.maintain().await.unwrap();
             }
             Event::Forget(copyset) => {

@@ -89,6 +89,29 @@ fn a_placed_write_is_seen_when_it_is_applied_and_not_before() {
 }
 
 #[test]
+fn nothing_is_placed_in_a_chunk_that_no_completed_sync_lists() {
+    run(async {
+        let (disk, copyset) = store().await;
+        let new = key(1, 1);
+        let append =
+            |first: u32, blocks: u32| Append::Write { key: new, offset: first * BLOCK, len: blocks * BLOCK };
+        copyset.note_append(LogIndex(3), [append(HALF, 1)].into_iter());
+        write(&copyset, new, HALF, &[7], 3);
+        copyset.note_applied(LogIndex(3));
+        // The sync that would list it has written the chunk's file, and no more.
+        tokio::time::timeout(std::time::Duration::ZERO, copyset.sync()).await.unwrap_err();
+        assert!(copyset.note_append(LogIndex(4), [append(0, HALF)].into_iter()).is_none());
+        copyset.note_applied(LogIndex(4));
+        checkpoint(&copyset, 4).await;
+        assert!(
+            copyset.note_append(LogIndex(5), [append(0, HALF)].into_iter()).is_some(),
+            "now it is listed"
+        );
+        drop(disk);
+    });
+}
+
+#[test]
 fn a_checkpoint_is_wanted_when_much_went_to_the_log_for_want_of_one() {
     run(async {
         let (_disk, copyset) = store().await;
@@ -207,7 +230,7 @@ fn room_is_given_back_when_nothing_is_placed_any_more() {
         assert!(disk.used() >= before + u64::from(BLOCKS * BLOCK));
         store.maintain().await.unwrap();
         assert!(disk.used() > before, "it may be needed soon");
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(700)).await;
         store.maintain().await.unwrap();
         copyset.sync().await.unwrap();
         assert_eq!(disk.used(), before, "each extent has room once");
