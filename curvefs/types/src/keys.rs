@@ -1,0 +1,253 @@
+//! Keys of a partition's rows. Each partition has a store of its own, so a key begins with its kind. Numbers are
+//! big-endian and what has no fixed length is last: keys sort as [`Key`]s do, and the rows of an inode are together.
+//!
+//! | byte 0 | then | value |
+//! |--------|------|-------|
+//! | 01 header | | the partition: file system, id, slot, next serial, totals |
+//! | 02 inode | inode 8 | [`crate::Attr`] |
+//! | 03 dentry | directory 8, name | [`crate::Dentry`] |
+//! | 04 extent | inode 8, offset 8 | length, [`crate::DataRef`] |
+//! | 05 xattr | inode 8, name | the value |
+//! | 06 target | inode 8 | a symbolic link's target |
+//! | 07 link | inode 8, directory 8 | names of the inode in the directory; only of inodes that had several |
+//! | 08 holder | inode 8, mount 8 | nothing: the mount holds it open |
+//! | 09 held | mount 8, inode 8 | nothing: the mount holds it open, or locks in it |
+//! | 0a locks | inode 8 | its [`crate::FileLock`]s |
+//! | 0b usage | directory 8 | [`crate::DirUsage`] |
+//! | 0c told | directory 8, child 8 | version, total |
+//! | 0d dirty | inode 8 | nothing: its total is not what it told |
+//! | 0e teller | inode 8 | the last version it told |
+//! | 0f slice | writer 8, serial 8 | references to a slice that has more than one |
+//! | 10 garbage | freed at 8, writer 8, serial 8 | the slice's bytes |
+//! | 11 doomed | inode 8 | nothing: it has no name |
+//! | 12 session | mount 8 | lowest epoch, lowest sequence remembered |
+//! | 13 answer | mount 8, sequence 8 | the answer |
+//! | 14 prepared | coordinator 4, term 8, number 8 | [`crate::Prepared`] |
+//! | 15 name lock | directory 8, name | the transaction |
+//! | 16 inode lock | inode 8 | the transaction |
+//! | 17 pin | directory 8, coordinator 4, term 8, number 8 | nothing |
+//! | 18 tree lock | | the transaction |
+//! | 19 decided | term 8, number 8 | [`crate::Decision`] |
+//! | 1a floor | coordinator 4 | its lowest unfinished number |
+//! | 1b finished | coordinator 4, term 8, number 8 | nothing |
+
+use curve_types::{Sequence, Term};
+
+use crate::ids::{InodeId, MountId, PartitionId, SliceId, WriterId};
+use crate::name::{Name, XattrName};
+use crate::tx::{TxId, TxNumber};
+use crate::wire::{Input, Seeds, Wire, WireError};
+use bytes::Bytes;
+
+/// A part of a key.
+trait KeyPart: Sized {
+    fn write(&self, out: &mut Vec<u8>);
+    fn read(input: &mut Input<'_>) -> Result<Self, WireError>;
+}
+
+impl KeyPart for u64 {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
+        Ok(Self::from_be_bytes(input.take(8)?.try_into().expect("8 bytes")))
+    }
+}
+
+macro_rules! number_part {
+    ($($type:ident),*) => {$(
+        impl KeyPart for $type {
+            fn write(&self, out: &mut Vec<u8>) {
+                self.0.write(out);
+            }
+            fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
+                Ok(Self(KeyPart::read(input)?))
+            }
+        }
+    )*};
+}
+number_part!(InodeId, MountId, WriterId, Sequence, Term);
+
+impl KeyPart for PartitionId {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+
+    fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
+        Ok(Self(u32::from_be_bytes(input.take(4)?.try_into().expect("4 bytes"))))
+    }
+}
+
+macro_rules! struct_part {
+    ($type:ident { $($field:ident),* }) => {
+        impl KeyPart for $type {
+            fn write(&self, out: &mut Vec<u8>) {
+                $(self.$field.write(out);)*
+            }
+            fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
+                Ok(Self { $($field: KeyPart::read(input)?),* })
+            }
+        }
+    };
+}
+struct_part!(SliceId { writer, serial });
+struct_part!(TxNumber { term, number });
+struct_part!(TxId { coordinator, number });
+
+macro_rules! name_part {
+    ($type:ident, $what:literal) => {
+        impl KeyPart for $type {
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(self.as_bytes());
+            }
+            fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
+                Self::new(Bytes::copy_from_slice(input.take_rest())).map_err(|_| WireError::Value($what))
+            }
+        }
+    };
+}
+name_part!(Name, "name");
+name_part!(XattrName, "attribute name");
+
+macro_rules! keys {
+    ($($tag:literal $(#[$doc:meta])* $variant:ident { $($field:ident: $type:ty),* }),* $(,)?) => {
+        /// The key of a row. Sorts as its bytes do.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[allow(missing_docs, reason = "the fields are in the module's table")]
+        pub enum Key {
+            $($(#[$doc])* $variant { $($field: $type),* }),*
+        }
+
+        impl Key {
+            /// The bytes.
+            pub fn encode(&self) -> Vec<u8> {
+                let mut out = Vec::with_capacity(32);
+                match self {$(
+                    Self::$variant { $($field),* } => {
+                        out.push($tag);
+                        $($field.write(&mut out);)*
+                    }
+                )*}
+                out
+            }
+
+            /// The key of a row that was found.
+            pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+                let (tag, rest) = bytes.split_first().ok_or(WireError::Short)?;
+                let mut input = Input::new(rest);
+                let key = match tag {
+                    $($tag => Self::$variant { $($field: <$type as KeyPart>::read(&mut input)?),* },)*
+                    other => return Err(WireError::Tag(*other, "key")),
+                };
+                input.finish()?;
+                Ok(key)
+            }
+
+            /// Some key, for tests and fuzzing.
+            #[doc(hidden)]
+            pub fn sample(seeds: &mut Seeds) -> Self {
+                const TAGS: &[u8] = &[$($tag),*];
+                match TAGS[seeds.below(TAGS.len() as u64) as usize] {
+                    $($tag => Self::$variant { $($field: <$type as Wire>::sample(seeds)),* },)*
+                    _ => unreachable!("every tag is listed"),
+                }
+            }
+        }
+    };
+}
+
+keys! {
+    0x01 /// The partition itself.
+    Header {},
+    0x02 /// An inode.
+    Inode { inode: InodeId },
+    0x03 /// A name.
+    Dentry { dir: InodeId, name: Name },
+    0x04 /// A range of a file.
+    Extent { inode: InodeId, offset: u64 },
+    0x05 /// An extended attribute.
+    Xattr { inode: InodeId, name: XattrName },
+    0x06 /// A symbolic link's target.
+    Target { inode: InodeId },
+    0x07 /// Names of an inode in a directory.
+    Link { inode: InodeId, dir: InodeId },
+    0x08 /// Who holds an inode.
+    Holder { inode: InodeId, mount: MountId },
+    0x09 /// What a mount holds.
+    Held { mount: MountId, inode: InodeId },
+    0x0a /// File locks.
+    Locks { inode: InodeId },
+    0x0b /// Counters.
+    Usage { dir: InodeId },
+    0x0c /// What a child told.
+    Told { dir: InodeId, child: InodeId },
+    0x0d /// Has something to tell.
+    Dirty { inode: InodeId },
+    0x0e /// How often it told.
+    Teller { inode: InodeId },
+    0x0f /// References to a slice.
+    Slice { slice: SliceId },
+    0x10 /// A slice to delete.
+    Garbage { freed_at: u64, slice: SliceId },
+    0x11 /// An inode without a name.
+    Doomed { inode: InodeId },
+    0x12 /// A mount.
+    Session { mount: MountId },
+    0x13 /// A remembered answer.
+    Answer { mount: MountId, sequence: Sequence },
+    0x14 /// A prepared transaction.
+    Prepared { tx: TxId },
+    0x15 /// A locked name.
+    NameLock { dir: InodeId, name: Name },
+    0x16 /// A locked inode.
+    InodeLock { inode: InodeId },
+    0x17 /// A pinned directory.
+    Pin { dir: InodeId, tx: TxId },
+    0x18 /// The lock on moves of directories.
+    TreeLock {},
+    0x19 /// A decided transaction.
+    Decided { number: TxNumber },
+    0x1a /// A coordinator's floor.
+    Floor { coordinator: PartitionId },
+    0x1b /// A finished transaction.
+    Finished { tx: TxId },
+}
+
+impl Key {
+    /// What all keys of a kind have in front that begin with a number: the rows of one inode, directory or mount.
+    pub fn prefix(kind: u8, number: u64) -> Vec<u8> {
+        let mut out = vec![kind];
+        number.write(&mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_round_trip_and_sort_as_their_bytes(a: u64, b: u64) {
+            let (a, b) = (Key::sample(&mut Seeds::new(a)), Key::sample(&mut Seeds::new(b)));
+            prop_assert_eq!(Key::decode(&a.encode()), Ok(a.clone()));
+            prop_assert_eq!(a.cmp(&b), a.encode().cmp(&b.encode()));
+        }
+
+        #[test]
+        fn names_sort_as_bytes(a in "[a-z]{1,4}", b in "[a-z]{1,4}", dir: u64) {
+            let key = |name: &str| Key::Dentry { dir: InodeId(dir), name: Name::try_from(name).unwrap() };
+            prop_assert_eq!(key(&a).cmp(&key(&b)), key(&a).encode().cmp(&key(&b).encode()));
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let key = Key::Dentry { dir: InodeId(0x0102), name: Name::try_from("ab").unwrap() };
+        assert_eq!(key.encode(), b"\x03\0\0\0\0\0\0\x01\x02ab");
+        assert!(key.encode().starts_with(&Key::prefix(3, 0x0102)));
+    }
+}
