@@ -18,7 +18,7 @@ try=(nbdcopy:libnbd-bin nbdinfo:libnbd-bin qemu-img:qemu-utils qemu-io:qemu-util
 test=(
   iscsi-ls:libiscsi-bin iscsi-test-cu:libiscsi-bin
   /usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so:qemu-block-extra
-  fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
+  s3fs:s3fs fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
   qemu-system-x86_64:qemu-system-x86
   mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15

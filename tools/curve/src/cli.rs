@@ -62,7 +62,8 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  curve serve mds --config /etc/curve/mds.toml\n  \
                         curve serve chunkserver --config /etc/curve/chunkserver.toml\n  \
-                        curve serve chunkserver --config /etc/curve/chunkserver.toml --rebuild")]
+                        curve serve chunkserver --config /etc/curve/chunkserver.toml --rebuild\n  \
+                        curve serve s3 --config /etc/curve/s3.toml")]
 pub struct ServeArgs {
     /// Which role.
     pub role: ServeRole,
@@ -79,6 +80,8 @@ pub enum ServeRole {
     Mds,
     /// Chunkserver: one per disk.
     Chunkserver,
+    /// Embedded object store: S3 on one directory.
+    S3,
 }
 
 /// `curve playground`.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use curve_chunkserver::ChunkserverConfig;
 use curve_mds::{MdsConfig, MdsServer};
+use curvefs_objectstore::ObjectStoreConfig;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,14 @@ pub fn run(config: Option<&Path>, args: &ServeArgs) -> Result<(), Failure> {
             }
             let threads = config.threads;
             runtime(threads)?.block_on(serve_chunkserver(config, args.rebuild))
+        }
+        ServeRole::S3 if args.rebuild => {
+            Err(Failure::new(Code::Usage, "an object store has no replica to be rebuilt from"))
+        }
+        ServeRole::S3 => {
+            let config = load::<ObjectStoreConfig>(path)?;
+            let threads = config.threads;
+            runtime(threads)?.block_on(serve_s3(config))
         }
     }
 }
@@ -94,6 +103,14 @@ async fn serve_chunkserver(config: ChunkserverConfig, rebuild: bool) -> Result<(
     }
     let ready = |address: &str| tracing::info!(address, "started");
     curve_chunkserver::run(config, told, ready).await.map_err(|error| did_not_start(&error))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve_s3(config: ObjectStoreConfig) -> Result<(), Failure> {
+    let told = told_to_stop()?;
+    let ready = |address: &str| tracing::info!(address, "started");
+    curvefs_objectstore::run(config, told, ready).await.map_err(|error| did_not_start(&error))?;
     tracing::info!("stopped");
     Ok(())
 }

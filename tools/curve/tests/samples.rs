@@ -31,6 +31,12 @@ fn samples_are_current_and_load() {
         "ChunkserverConfig",
         "A chunkserver",
     );
+    check::<curvefs_objectstore::ObjectStoreConfig>(
+        "s3.toml",
+        "curvefs/objectstore/src/config.rs",
+        "ObjectStoreConfig",
+        "An embedded object store",
+    );
     check::<curve_client::ClientConfig>(
         "curve.toml",
         "curvebs/client/src/config.rs",

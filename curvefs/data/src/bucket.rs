@@ -1,0 +1,27 @@
+//! The seam to an object store: one bucket.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+use crate::error::DataError;
+
+/// What a bucket's call returns.
+pub type ObjectFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, DataError>> + Send + 'a>>;
+
+/// One bucket. Each call is one attempt, which ends by itself: whether there is another is decided above.
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Its name, for people.
+    fn name(&self) -> &str;
+    /// Puts an object; durable when it completes.
+    fn put(&self, object: String, bytes: Bytes) -> ObjectFuture<'_, ()>;
+    /// Reads a range of an object.
+    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes>;
+    /// Deletes at most [`DELETE_MAX`] objects; those that are not there are deleted.
+    fn delete(&self, objects: Vec<String>) -> ObjectFuture<'_, ()>;
+}
+
+/// Objects that one request deletes (S3's limit).
+pub(crate) const DELETE_MAX: usize = 1000;
