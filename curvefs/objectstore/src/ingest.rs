@@ -45,14 +45,14 @@ impl Work {
 }
 
 enum Disk {
-    Idle(Work),
+    Idle(Box<Work>),
     Busy(JoinHandle<Result<Work, StoreError>>),
 }
 
 impl Disk {
     async fn idle(self) -> S3Result<Work> {
         match self {
-            Self::Idle(work) => Ok(work),
+            Self::Idle(work) => Ok(*work),
             Self::Busy(task) => joined(task).await?.map_err(answer),
         }
     }
@@ -79,7 +79,7 @@ pub(crate) async fn ingest<T: Send + 'static>(
 ) -> S3Result<T> {
     let announced = body.length.and_then(|length| u64::try_from(length).ok());
     let spool = store.spool(announced.unwrap_or(0)).map_err(answer)?;
-    let mut disk = Disk::Idle(Work { spool, hasher: hasher(&body.headers) });
+    let mut disk = Disk::Idle(Box::new(Work { spool, hasher: hasher(&body.headers) }));
     let (mut held, mut held_bytes, mut total) = (Vec::new(), 0, 0u64);
     if let Some(mut stream) = body.stream.take() {
         while let Some(piece) = next(&mut stream, idle).await? {

@@ -80,7 +80,7 @@ impl S3 for Service {
         let (store, name) = (self.store.clone(), req.input.bucket);
         let location = Some(format!("/{name}"));
         on_disk(move || store.create_bucket(&name)).await?;
-        done(CreateBucketOutput { location, ..Default::default() })
+        done(CreateBucketOutput { location })
     }
 
     async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> Answer<DeleteBucketOutput> {
