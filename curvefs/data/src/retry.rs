@@ -90,7 +90,7 @@ mod tests {
     async fn a_hanging_attempt_ends_in_time() {
         let begun = Instant::now();
         let patience = Patience::Soft(Duration::from_secs(2));
-        let hangs = retry(patience, || std::future::pending::<Result<(), DataError>>()).await;
+        let hangs = retry(patience, std::future::pending::<Result<(), DataError>>).await;
         assert!(matches!(hangs, Err(DataError::GivenUp { last, .. }) if *last == DataError::Slow));
         assert!(begun.elapsed() <= Duration::from_secs(2));
     }
