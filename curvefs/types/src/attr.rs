@@ -1,7 +1,7 @@
 //! What an inode is, apart from its data.
 
 use crate::ids::InodeId;
-use crate::wire::{wire_enum, wire_struct};
+use crate::{wire_enum, wire_struct};
 
 /// What kind of thing an inode is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

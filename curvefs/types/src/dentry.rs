@@ -3,7 +3,7 @@
 use crate::attr::{Attr, Kind};
 use crate::ids::InodeId;
 use crate::name::Name;
-use crate::wire::wire_struct;
+use crate::wire_struct;
 
 /// What a directory says of a name. The row's key has directory and name; this is its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

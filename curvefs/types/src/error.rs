@@ -1,7 +1,7 @@
 //! Why an operation was not done: one variant for each thing a program or a mount does about it.
 
 use crate::ids::PartitionId;
-use crate::wire::wire_enum;
+use crate::wire_enum;
 
 macro_rules! errors {
     ($($(#[$doc:meta])* $tag:literal $name:ident $errno:literal $text:literal),* $(,)?) => {

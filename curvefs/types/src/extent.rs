@@ -3,7 +3,8 @@
 use crate::error::FsError;
 use crate::ids::SliceId;
 use crate::limits::{CHUNK_BYTES, FILE_BYTES_MAX, SLICE_BYTES_MAX};
-use crate::wire::{Input, Seeds, Wire, WireError, wire_enum, wire_struct};
+use crate::wire::{Input, Seeds, Wire, WireError};
+use crate::{wire_enum, wire_struct};
 use curve_types::VolumeId;
 
 /// A place in the data store.
@@ -60,6 +61,17 @@ pub struct SliceRef {
 }
 
 wire_struct!(SliceRef { slice, bytes });
+
+/// A slice that no extent is in any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Freed {
+    /// When it was freed, in nanoseconds since 1970.
+    pub at_ns: u64,
+    /// The slice.
+    pub slice: SliceRef,
+}
+
+wire_struct!(Freed { at_ns, slice });
 
 /// A range of a file and where its bytes are. A file's stored extents never overlap and never cross a border of a chunk
 /// ([`CHUNK_BYTES`]): whoever stores one cuts it, and cuts what it covers. What no extent covers reads as zeros.

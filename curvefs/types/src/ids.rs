@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::wire::{wire_newtype, wire_struct};
+use crate::{wire_newtype, wire_struct};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty), $format:literal) => {

@@ -6,7 +6,7 @@
 //! | 01 header | | the partition: file system, id, slot, next serial, totals |
 //! | 02 inode | inode 8 | [`crate::Attr`] |
 //! | 03 dentry | directory 8, name | [`crate::Dentry`] |
-//! | 04 extent | inode 8, offset 8 | length, [`crate::DataRef`] |
+//! | 04 extent | inode 8, end 8 | length, [`crate::DataRef`]; by its end, so that a scan from an offset begins with what covers it |
 //! | 05 xattr | inode 8, name | the value |
 //! | 06 target | inode 8 | a symbolic link's target |
 //! | 07 link | inode 8, directory 8 | names of the inode in the directory; only of inodes that had several |
@@ -14,22 +14,20 @@
 //! | 09 held | mount 8, inode 8 | nothing: the mount holds it open, or locks in it |
 //! | 0a locks | inode 8 | its [`crate::FileLock`]s |
 //! | 0b usage | directory 8 | [`crate::DirUsage`] |
-//! | 0c told | directory 8, child 8 | version, total |
+//! | 0c told | directory 8, child 8 | version, total, names |
 //! | 0d dirty | inode 8 | nothing: its total is not what it told |
-//! | 0e teller | inode 8 | the last version it told |
-//! | 0f slice | writer 8, serial 8 | references to a slice that has more than one |
-//! | 10 garbage | freed at 8, writer 8, serial 8 | the slice's bytes |
-//! | 11 doomed | inode 8 | nothing: it has no name |
-//! | 12 session | mount 8 | lowest epoch, lowest sequence remembered |
-//! | 13 answer | mount 8, sequence 8 | the answer |
-//! | 14 prepared | coordinator 4, term 8, number 8 | [`crate::Prepared`] |
-//! | 15 name lock | directory 8, name | the transaction |
-//! | 16 inode lock | inode 8 | the transaction |
-//! | 17 pin | directory 8, coordinator 4, term 8, number 8 | nothing |
-//! | 18 tree lock | | the transaction |
-//! | 19 decided | term 8, number 8 | [`crate::Decision`] |
-//! | 1a floor | coordinator 4 | its lowest unfinished number |
-//! | 1b finished | coordinator 4, term 8, number 8 | nothing |
+//! | 0e slice | writer 8, serial 8 | how many extents are in it |
+//! | 0f garbage | freed at 8, writer 8, serial 8 | the slice's bytes |
+//! | 10 doomed | inode 8 | nothing: it has no name |
+//! | 11 session | mount 8 | lowest epoch, lowest sequence remembered |
+//! | 12 answer | mount 8, sequence 8 | the answer |
+//! | 13 prepared | coordinator 4, term 8, number 8 | [`crate::Prepared`] |
+//! | 14 name lock | directory 8, name | the transaction |
+//! | 15 inode lock | inode 8 | the transaction |
+//! | 16 tree lock | | the transaction |
+//! | 17 decided | term 8, number 8 | [`crate::Decision`] |
+//! | 18 floor | coordinator 4 | its lowest unfinished number |
+//! | 19 finished | coordinator 4, term 8, number 8 | nothing |
 
 use curve_types::{Sequence, Term};
 
@@ -38,6 +36,42 @@ use crate::name::{Name, XattrName};
 use crate::tx::{TxId, TxNumber};
 use crate::wire::{Input, Seeds, Wire, WireError};
 use bytes::Bytes;
+
+/// Byte 0 of the keys that are scanned.
+pub mod tag {
+    /// Inodes.
+    pub const INODE: u8 = 0x02;
+    /// Names.
+    pub const DENTRY: u8 = 0x03;
+    /// Ranges of files.
+    pub const EXTENT: u8 = 0x04;
+    /// Extended attributes.
+    pub const XATTR: u8 = 0x05;
+    /// Names of an inode by directory.
+    pub const LINK: u8 = 0x07;
+    /// Mounts that hold an inode.
+    pub const HOLDER: u8 = 0x08;
+    /// Inodes that a mount holds.
+    pub const HELD: u8 = 0x09;
+    /// Inodes with something to tell.
+    pub const DIRTY: u8 = 0x0d;
+    /// Slices to delete.
+    pub const GARBAGE: u8 = 0x0f;
+    /// Inodes without a name.
+    pub const DOOMED: u8 = 0x10;
+    /// Answers.
+    pub const ANSWER: u8 = 0x12;
+    /// Prepared transactions.
+    pub const PREPARED: u8 = 0x13;
+    /// Locked names.
+    pub const NAME_LOCK: u8 = 0x14;
+    /// Locked inodes.
+    pub const INODE_LOCK: u8 = 0x15;
+    /// Decided transactions.
+    pub const DECIDED: u8 = 0x17;
+    /// Finished transactions.
+    pub const FINISHED: u8 = 0x19;
+}
 
 /// A part of a key.
 trait KeyPart: Sized {
@@ -165,7 +199,7 @@ keys! {
     0x03 /// A name.
     Dentry { dir: InodeId, name: Name },
     0x04 /// A range of a file.
-    Extent { inode: InodeId, offset: u64 },
+    Extent { inode: InodeId, end: u64 },
     0x05 /// An extended attribute.
     Xattr { inode: InodeId, name: XattrName },
     0x06 /// A symbolic link's target.
@@ -184,40 +218,41 @@ keys! {
     Told { dir: InodeId, child: InodeId },
     0x0d /// Has something to tell.
     Dirty { inode: InodeId },
-    0x0e /// How often it told.
-    Teller { inode: InodeId },
-    0x0f /// References to a slice.
+    0x0e /// References to a slice.
     Slice { slice: SliceId },
-    0x10 /// A slice to delete.
+    0x0f /// A slice to delete.
     Garbage { freed_at: u64, slice: SliceId },
-    0x11 /// An inode without a name.
+    0x10 /// An inode without a name.
     Doomed { inode: InodeId },
-    0x12 /// A mount.
+    0x11 /// A mount.
     Session { mount: MountId },
-    0x13 /// A remembered answer.
+    0x12 /// A remembered answer.
     Answer { mount: MountId, sequence: Sequence },
-    0x14 /// A prepared transaction.
+    0x13 /// A prepared transaction.
     Prepared { tx: TxId },
-    0x15 /// A locked name.
+    0x14 /// A locked name.
     NameLock { dir: InodeId, name: Name },
-    0x16 /// A locked inode.
+    0x15 /// A locked inode.
     InodeLock { inode: InodeId },
-    0x17 /// A pinned directory.
-    Pin { dir: InodeId, tx: TxId },
-    0x18 /// The lock on moves of directories.
+    0x16 /// The lock on moves of directories.
     TreeLock {},
-    0x19 /// A decided transaction.
+    0x17 /// A decided transaction.
     Decided { number: TxNumber },
-    0x1a /// A coordinator's floor.
+    0x18 /// A coordinator's floor.
     Floor { coordinator: PartitionId },
-    0x1b /// A finished transaction.
+    0x19 /// A finished transaction.
     Finished { tx: TxId },
 }
 
 impl Key {
+    /// What all keys of one kind have in front.
+    pub fn kind(tag: u8) -> Vec<u8> {
+        vec![tag]
+    }
+
     /// What all keys of a kind have in front that begin with a number: the rows of one inode, directory or mount.
-    pub fn prefix(kind: u8, number: u64) -> Vec<u8> {
-        let mut out = vec![kind];
+    pub fn prefix(tag: u8, number: u64) -> Vec<u8> {
+        let mut out = vec![tag];
         number.write(&mut out);
         out
     }

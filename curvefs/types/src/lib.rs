@@ -50,7 +50,7 @@ pub use attr::{
 };
 pub use dentry::{Dentry, DirEntry};
 pub use error::FsError;
-pub use extent::{DataRef, Extent, SliceRef};
+pub use extent::{DataRef, Extent, Freed, SliceRef};
 pub use ids::{FsId, InodeId, LockOwner, MountId, PartitionId, SERIAL_BITS, SliceId, WriterId};
 pub use lock::{FileLock, LockFamily, LockKind, LockRange};
 pub use map::{MapLine, PartitionMap};
@@ -59,6 +59,6 @@ pub use op::{NameOp, NewInode, Op, Place, RenameMode, Reply, Request, Told, Vote
 pub use options::MountOptions;
 pub use query::{Answer, Ask, CommittedTx, Query};
 pub use seam::{DataBackend, Durable, FsFuture, Metadata};
-pub use tx::{Decision, Part, Prepared, TxId, TxNumber};
+pub use tx::{Decision, Part, PartTarget, Prepared, TxId, TxNumber};
 pub use usage::{DirUsage, Usage};
 pub use wire::{Wire, WireError};

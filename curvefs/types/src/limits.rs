@@ -20,6 +20,8 @@ pub const CHUNK_BYTES: u64 = 64 << 20;
 pub const SLICE_BYTES_MAX: u32 = CHUNK_BYTES as u32;
 /// Extents in one request.
 pub const EXTENTS_PER_REQUEST_MAX: usize = 1024;
+/// Bytes of one `Allocate`.
+pub const ALLOCATE_BYTES_MAX: u64 = EXTENTS_PER_REQUEST_MAX as u64 * CHUNK_BYTES;
 /// Locks of one inode.
 pub const LOCKS_PER_INODE_MAX: usize = 4096;
 /// Entries of one page of a directory.

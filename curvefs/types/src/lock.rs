@@ -1,7 +1,8 @@
 //! Advisory file locks: `fcntl` ranges and `flock`.
 
 use crate::ids::{LockOwner, MountId};
-use crate::wire::{Input, Seeds, Wire, WireError, wire_enum, wire_struct};
+use crate::wire::{Input, Seeds, Wire, WireError};
+use crate::{wire_enum, wire_struct};
 
 /// Which family of locks; the two do not see each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,7 +1,8 @@
 //! Which partition holds which inodes.
 
 use crate::ids::{InodeId, PartitionId};
-use crate::wire::{Input, Seeds, Wire, WireError, wire_struct};
+use crate::wire::{Input, Seeds, Wire, WireError};
+use crate::wire_struct;
 
 /// From this inode on, up to the next line of the map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

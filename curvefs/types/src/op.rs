@@ -19,13 +19,13 @@ use bytes::Bytes;
 use curve_types::{Epoch, Sequence};
 
 use crate::attr::{Attr, Kind, SetAttr, TimeNs};
-use crate::extent::{Extent, SliceRef};
+use crate::extent::{Extent, Freed};
 use crate::ids::{InodeId, LockOwner, MountId, PartitionId};
 use crate::lock::{LockFamily, LockKind, LockRange};
 use crate::name::{Name, XattrName};
 use crate::tx::{Decision, Part, TxId, TxNumber};
 use crate::usage::Usage;
-use crate::wire::{wire_enum, wire_struct};
+use crate::{wire_enum, wire_struct};
 
 /// One change asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,7 +94,8 @@ wire_enum!(RenameMode { 1 => Replace {}, 2 => NoReplace {}, 3 => Exchange {} });
 /// Changes of names: those that may need several partitions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NameOp {
-    /// Make an inode beside its parent. An existing name is `Exists`, unless `or_open`: then an existing file is the answer.
+    /// Make an inode beside its parent. An existing name is `Exists`, unless `or_open`: then an existing file of the same
+    /// partition is the answer (of another partition: still `Exists`; look it up and open it).
     Create {
         /// The directory.
         parent: InodeId,
@@ -210,7 +211,7 @@ pub struct Told {
     pub parent: InodeId,
     /// Who tells.
     pub child: InodeId,
-    /// The child's number of the message.
+    /// The child's version: equal versions have equal totals.
     pub version: u64,
     /// Everything in it, itself included.
     pub total: Usage,
@@ -252,7 +253,7 @@ pub enum Op {
         extents: Vec<Extent>,
         /// The file is at least this long afterwards (with `AtEnd`: beyond the old end); 0 leaves it.
         length: u64,
-        /// When it was written; never moves the time back.
+        /// When it was written: the file's new `mtime`. A mount publishes before it sets times.
         mtime: TimeNs,
         /// `Changed` unless the file's generation is this.
         expect: Option<u64>,
@@ -274,12 +275,13 @@ pub enum Op {
         inode: InodeId,
         /// First byte.
         offset: u64,
-        /// Bytes.
+        /// Bytes; at most [`crate::limits::ALLOCATE_BYTES_MAX`].
         len: u64,
         /// Leave the length.
         keep_size: bool,
     },
-    /// `copy_file_range` by reference, both files in this partition (`CrossDevice` otherwise: copy the bytes).
+    /// `copy_file_range` by reference, both files in this partition (`CrossDevice` otherwise: copy the bytes). Answers
+    /// `Written` with the number of bytes done as `base`: fewer at the source's end, or when that was enough for one step.
     CopyRange {
         /// From this file.
         from: InodeId,
@@ -409,7 +411,7 @@ pub enum Op {
     /// Servers: these slices were deleted from the store.
     Reclaimed {
         /// Which.
-        slices: Vec<SliceRef>,
+        slices: Vec<Freed>,
     },
     /// The MDS: refuse the mount below this epoch from now on.
     Fence {
@@ -456,6 +458,26 @@ wire_enum!(Op {
 });
 
 impl Op {
+    /// Whether only servers may ask for it; a server refuses it from a mount. `Decide` carries a mount's number but is made
+    /// by the coordinator.
+    pub fn is_internal(&self) -> bool {
+        matches!(
+            self,
+            Self::Prepare { .. }
+                | Self::Decide { .. }
+                | Self::Finish { .. }
+                | Self::Resolve { .. }
+                | Self::Forget { .. }
+                | Self::Tell { .. }
+                | Self::ToldDone { .. }
+                | Self::Settle { .. }
+                | Self::Drain { .. }
+                | Self::Reclaimed { .. }
+                | Self::Fence { .. }
+                | Self::ReleaseMount { .. }
+        )
+    }
+
     /// The inode whose partition gets it; `None` for what servers send to a partition they name.
     pub fn home(&self) -> Option<InodeId> {
         match self {
@@ -502,7 +524,7 @@ pub enum Reply {
         /// Where the data went, with `AtEnd`.
         base: u64,
     },
-    /// Of `Rename`.
+    /// Of `Rename`; `Done` if both names are the same file's and nothing was changed.
     Renamed {
         /// What was moved.
         moved: Attr,

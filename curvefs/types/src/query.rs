@@ -3,15 +3,15 @@
 use bytes::Bytes;
 
 use crate::attr::{Attr, TimeNs};
-use crate::dentry::DirEntry;
-use crate::extent::{Extent, SliceRef};
+use crate::dentry::{Dentry, DirEntry};
+use crate::extent::{Extent, Freed};
 use crate::ids::{InodeId, MountId, PartitionId};
 use crate::lock::FileLock;
 use crate::name::{Name, XattrName};
 use crate::op::Told;
 use crate::tx::TxId;
 use crate::usage::{DirUsage, Usage};
-use crate::wire::{wire_enum, wire_struct};
+use crate::{wire_enum, wire_struct};
 use curve_types::Epoch;
 
 /// A question with who asks. The leader refuses a fenced mount.
@@ -185,7 +185,7 @@ pub enum Answer {
     /// Of `Lookup`.
     Entry {
         /// What the name names.
-        inode: InodeId,
+        dentry: Dentry,
         /// `None`: the inode is in another partition; `GetAttr` there.
         attr: Option<Attr>,
     },
@@ -238,7 +238,7 @@ pub enum Answer {
     /// Of `Garbage`.
     Garbage {
         /// Slices.
-        slices: Vec<SliceRef>,
+        slices: Vec<Freed>,
     },
     /// Of `Untold`.
     Untold {
@@ -258,7 +258,7 @@ pub enum Answer {
 }
 
 wire_enum!(Answer {
-    1 => Entry { inode, attr },
+    1 => Entry { dentry, attr },
     2 => Attrs { attrs },
     3 => Page { entries, end },
     4 => Value { value },

@@ -11,8 +11,9 @@
 //! 2. When all have voted yes, the leader proposes `Decide` in its own partition. Its apply does all local checks
 //!    again, and either makes the local changes, the answer to the client and the row *decided(tx) = committed, participants*, or
 //!    only the answer with the error. **This one apply is the decision.** The coordinator itself never holds a lock.
-//! 3. `Finish { commit }` goes to the participants: changes made, locks gone. When all have answered, the client is
-//!    answered and `Forget` removes the decided row.
+//! 3. `Finish { commit }` goes to the participants: changes made, locks gone; until then whoever touches their locked rows
+//!    waits. So the client is answered at once, unless a participant changes a directory, whose attributes are not locked:
+//!    then after all have finished. At the end `Forget` removes the decided row.
 //!
 //! **Recovery.** A new leader of the coordinator finds its committed rows and goes on with 3. What has no such row is
 //! aborted (presumed abort). A participant that has a prepared row for long asks the coordinator with
@@ -30,27 +31,28 @@
 //! in the server until it is free (it may be about to change and the change may have been seen elsewhere): with
 //! this every operation is one step for all observers.
 //!
-//! **Locks.** A name (directory, name) or an inode, exclusively. A directory that gains or loses an entry by a part is *pinned*,
-//! shared: it may go on changing, as all such effects are sums and maxima, but it may not be removed or moved.
+//! **Locks.** A name (directory, name) or an inode, exclusively. A participant's directory that loses or changes an entry
+//! needs no lock of its own: the locked name keeps it from being empty and so from being removed, and what else is done to it
+//! are sums and maxima.
 //!
 //! **No cycles.** A directory that moves to another directory changes the ancestors of others. All such renames of a file
-//! system exclude each other by a lock in the root's partition (`Part::LockTree`, taken first; the
-//! root's own partition checks that it is free). With it the coordinator walks from the target directory up to the
+//! system exclude each other by a lock in the root's partition (`Part::LockTree`, taken first, also when the coordinator
+//! is that partition; only what the root's partition can decide from its own rows merely checks that the lock is free). With it the coordinator walks from the target directory up to the
 //! root; meeting the moved directory is `Invalid`. Everything else, files included, moves without it.
 //!
-//! **What this costs.** Two log rounds before the decision is known, one more before the answer, on every partition
-//! once. Rejected: a `Begin` row at the coordinator before phase 1 (a round more, for locks that presumed abort makes
+//! **What this costs.** Two log rounds, one after the other, before the answer (three for a rename whose source directory is
+//! elsewhere), and one more on each participant after it. Rejected: a `Begin` row at the coordinator before phase 1 (a round more, for locks that presumed abort makes
 //! unnecessary); locks with waiting and a deadlock detector; a central lock or transaction server (`curvefs.md` 1.11: 150
 //! renames a second).
 
 use std::fmt;
 
-use crate::attr::TimeNs;
+use crate::attr::{Attr, TimeNs};
 use crate::dentry::Dentry;
 use crate::ids::{InodeId, PartitionId};
 use crate::name::Name;
 use crate::op::NewInode;
-use crate::wire::{wire_enum, wire_struct};
+use crate::{wire_enum, wire_struct};
 use curve_types::Term;
 
 /// A coordinator's number for a transaction; grows through terms.
@@ -74,6 +76,31 @@ pub struct TxId {
 }
 
 wire_struct!(TxId { coordinator, number });
+
+/// Where a part is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartTarget {
+    /// Wherever this inode is.
+    Inode(InodeId),
+    /// At the place that the request names.
+    Place,
+}
+
+impl Part {
+    /// Where it is to be done.
+    pub fn target(&self) -> PartTarget {
+        match self {
+            Self::MakeDir { .. } => PartTarget::Place,
+            Self::RemoveDir { inode }
+            | Self::AddLink { inode, .. }
+            | Self::DropLink { inode, .. }
+            | Self::Move { inode, .. }
+            | Self::RemoveName { dir: inode, .. }
+            | Self::ReplaceName { dir: inode, .. } => PartTarget::Inode(*inode),
+            Self::LockTree => PartTarget::Inode(InodeId::ROOT),
+        }
+    }
+}
 
 impl fmt::Display for TxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,9 +190,11 @@ pub struct Prepared {
     pub parts: Vec<Part>,
     /// Inodes that were given numbers, by `MakeDir` in order.
     pub made: Vec<InodeId>,
+    /// What was voted, for a repeated `Prepare`.
+    pub attrs: Vec<Attr>,
 }
 
-wire_struct!(Prepared { now_ns, parts, made });
+wire_struct!(Prepared { now_ns, parts, made, attrs });
 
 /// A coordinator's row.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,21 +3,21 @@
 //! Every directory has its own counters (`direct`: the files and directories whose `parent` it is, and the files' bytes)
 //! and recursive ones. A file with several names counts once, in the directory that its `parent` names.
 //!
-//! **How it travels.** A directory keeps, for each child directory and each file whose inode is in another partition, a
-//! row *told(directory, child)*: the child's total as last heard, with the child's own count of such messages. So
+//! **How it travels.** A directory keeps a row *told(directory, child)* for each child directory and for each file that it
+//! names and whose inode is in another partition: the child's total as last heard, and its version then. So
 //!
 //! ```text
-//! recursive(d) = own files(d) + Σ told(d, c)        over children c with a told row
-//! total(c)     = recursive(c) + 1 directory          of a child directory
+//! recursive(d) = files of this partition with parent d  +  Σ told(d, c)
+//! total(c)     = recursive(c) + 1 directory             of a directory; of a file itself, while d is its parent
 //! ```
 //!
-//! holds after every apply, whatever is on its way. A child whose total differs from what it last told is *dirty*; servers
-//! take dirty rows and send the total (not a difference) with the next number. The receiver replaces its row if the number is
-//! higher, adds the difference to its recursive counters and becomes dirty itself. Lost, repeated and reordered
-//! messages change nothing; a moved directory tells its new parent everything anew, and the old one subtracts what it had
-//! been told. After the last change and as many steps as the tree is deep the root is exact.
+//! holds after every apply, whatever is on its way. A child whose total has changed is *dirty*; servers take dirty rows and send
+//! the total (not a difference) with the child's version. The receiver takes it if the version is higher than its
+//! row's, adds the difference to its recursive counters and becomes dirty itself; without a row it ignores it. Lost, repeated and
+//! reordered messages change nothing; a moved directory tells its new parent everything, and the old one subtracts
+//! what it had been told. After the last change and as many steps as the tree is deep the root is exact.
 
-use crate::wire::wire_struct;
+use crate::wire_struct;
 
 /// Files, directories and bytes. Also a difference of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -178,6 +178,7 @@ macro_rules! wire_number {
 wire_number!(u8, u16, u32, u64, i64);
 
 /// Implements [`Wire`] for newtypes of numbers.
+#[macro_export]
 macro_rules! wire_newtype {
     ($($type:ident),* $(,)?) => {$(
         impl $crate::wire::Wire for $type {
@@ -193,10 +194,10 @@ macro_rules! wire_newtype {
         }
     )*};
 }
-pub(crate) use wire_newtype;
 wire_newtype!(ClientId, Epoch, NodeId, Sequence, Term, VolumeId);
 
 /// Implements [`Wire`] for a struct: its fields in the order of their bytes.
+#[macro_export]
 macro_rules! wire_struct {
     ($type:ident { $($field:ident),* $(,)? }) => {
         impl $crate::wire::Wire for $type {
@@ -212,9 +213,9 @@ macro_rules! wire_struct {
         }
     };
 }
-pub(crate) use wire_struct;
 
 /// Implements [`Wire`] for an enum: the number of each variant and its fields in the order of their bytes.
+#[macro_export]
 macro_rules! wire_enum {
     ($type:ident { $($tag:literal => $variant:ident { $($field:ident),* $(,)? }),* $(,)? }) => {
         impl $crate::wire::Wire for $type {
@@ -243,7 +244,6 @@ macro_rules! wire_enum {
         }
     };
 }
-pub(crate) use wire_enum;
 
 impl Wire for bool {
     fn put(&self, out: &mut Vec<u8>) {

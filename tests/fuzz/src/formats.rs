@@ -23,6 +23,11 @@ pub fn copyset(random: &mut StdRng) -> &'static str {
     case(random, &curve_chunkserver::fuzzing::FORMATS)
 }
 
+/// Requests, queries, rows and keys of CurveFS.
+pub fn fs(random: &mut StdRng) -> &'static str {
+    case(random, &curvefs_types::fuzzing::FORMATS)
+}
+
 fn case(random: &mut StdRng, formats: &[Format]) -> &'static str {
     let (name, sample, accepts) = formats[random.random_range(0..formats.len())];
     let mut bytes = sample(random.random());

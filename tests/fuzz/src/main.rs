@@ -16,6 +16,7 @@
 //! | log | whole logs with damaged segments |
 //! | records | single records and segment headers of a log, the hello of a connection |
 //! | chunk | chunk headers, manifests, records, the store's format |
+//! | fs | requests, replies, queries, rows and keys of CurveFS |
 //! | store | whole stores with damaged files |
 //! | config | configuration files |
 
@@ -39,7 +40,7 @@ use rand::{Rng, SeedableRng};
 /// One case of a target; the text says how it ended, for the counts.
 type Target = fn(&mut StdRng) -> &'static str;
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("frames", frames::case),
     ("messages", messages::case),
     ("data", data::case),
@@ -48,6 +49,7 @@ const TARGETS: [(&str, Target); 10] = [
     ("log", log::case),
     ("records", records::case),
     ("chunk", formats::chunk),
+    ("fs", formats::fs),
     ("store", store::case),
     ("config", config::case),
 ];

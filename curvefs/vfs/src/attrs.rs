@@ -1,0 +1,74 @@
+//! Attributes: `stat`, `chmod`, `chown`, `utimens`, `truncate`.
+
+use std::time::Duration;
+
+use curvefs_types::{Attr, FsError, InodeId, Kind, Op, SetAttr};
+
+use crate::shared::now_ns;
+use crate::vfs::Vfs;
+
+impl Vfs {
+    /// Attributes, with what was written here and is not published yet; and how long they may be believed.
+    pub async fn get_attr(&self, id: InodeId) -> Result<(Attr, Duration), FsError> {
+        let inode = self.core.inode(id);
+        let (files, dirs) = (self.core.options.attr_timeout, self.core.options.dir_attr_timeout);
+        if let Some(fresh) = inode.state().fresh(files, dirs) {
+            return Ok(fresh);
+        }
+        let fetched = self.core.fetch_attr(&inode).await;
+        drop(inode);
+        if fetched.is_err() {
+            self.core.release_inode(id);
+        }
+        fetched.map(|attr| (attr, self.core.timeout_of(&attr)))
+    }
+
+    /// Changes attributes: those that are named, no others. A new owner takes set-user-id and set-group-id away.
+    pub async fn set_attr(&self, id: InodeId, mut set: SetAttr) -> Result<(Attr, Duration), FsError> {
+        self.core.writable()?;
+        let inode = self.core.inode(id);
+        if set.mtime.is_some() {
+            // Publishing sets the time of the last write: it has to come first.
+            self.core.flush(&inode).await?;
+        }
+        if (set.uid.is_some() || set.gid.is_some()) && set.mode.is_none() {
+            let known = inode.state().attr();
+            let kind = match known {
+                Some((attr, _)) => attr.kind,
+                None => self.core.fetch_attr(&inode).await?.kind,
+            };
+            set.kill_priv |= kind != Kind::Directory;
+        }
+        let attr = self.core.change_attr(Op::SetAttr { inode: id, set }).await?;
+        let attr = self.core.heard(&inode, attr);
+        Ok((attr, self.core.timeout_of(&attr)))
+    }
+
+    /// Sets a file's length. What is cut off is gone; what is added reads as zeros.
+    pub async fn truncate(
+        &self,
+        id: InodeId,
+        length: u64,
+        kill_priv: bool,
+    ) -> Result<(Attr, Duration), FsError> {
+        self.core.writable()?;
+        let inode = self.core.inode(id);
+        if inode.state().meets_tail(u64::MAX) {
+            self.core.flush(&inode).await?;
+        }
+        let _order = inode.order.write().await;
+        let _one = inode.publish.lock().await;
+        if inode.state().attr().is_none() {
+            self.core.fetch_attr(&inode).await?;
+        }
+        inode.state().change();
+        let guard = crate::space::Changing::new(&inode);
+        let changed = self.core.change_attr(Op::Truncate { inode: id, length, kill_priv }).await;
+        let attr = guard.end(changed, None)?;
+        let freed = inode.state().cut(length, u64::MAX, now_ns());
+        self.core.budget.free(freed);
+        self.core.tell_kernel(&inode);
+        let attr = inode.state().attr().map_or(attr, |(attr, _)| attr);
+        Ok((attr, self.core.timeout_of(&attr)))
+    }
+}

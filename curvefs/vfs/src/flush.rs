@@ -1,0 +1,250 @@
+//! Publishing what was written: bytes into the store, then extents into the metadata; never the other way round.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvefs_types::limits::{CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX};
+use curvefs_types::{Attr, Durable, Extent, FsError, InodeId, Op, Place, Reply};
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use crate::dirty::runs;
+use crate::inode::{Batch, Flushing, Inode};
+use crate::shared::Core;
+
+/// Bytes of one file that make the background begin without waiting.
+pub(crate) const STREAM_BYTES: u64 = 8 << 20;
+/// Bytes of one batch.
+const BATCH_BYTES: u64 = 64 << 20;
+/// Runs of a file that are written to the store at once.
+const RUNS_AT_ONCE: usize = 32;
+/// Files that the background flushes at once.
+pub(crate) const FILES_AT_ONCE: usize = 16;
+/// Written bytes wait at most about so long.
+const AGE_MAX: Duration = Duration::from_secs(3);
+/// How often the background looks.
+const TICK: Duration = Duration::from_millis(500);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a file is kept held after its last close.
+const HELD_IDLE: Duration = Duration::from_secs(5);
+
+/// Whether trying again can never help.
+fn is_final(error: FsError) -> bool {
+    matches!(error, FsError::Fenced | FsError::Stale | FsError::NotFound | FsError::TooBig | FsError::IsDir)
+}
+
+impl Core {
+    /// Publishes what was written before the call.
+    pub async fn flush(&self, inode: &Inode) -> Result<(), FsError> {
+        if !inode.state().is_dirty() {
+            return Ok(());
+        }
+        let _one = inode.publish.lock().await;
+        let mut left = inode.state().unpublished() as i64;
+        while left > 0 {
+            match self.publish_batch(inode).await? {
+                Some(published) => left -= published as i64,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes one batch. The caller holds `publish`.
+    async fn publish_batch(&self, inode: &Inode) -> Result<Option<u64>, FsError> {
+        let Some(flushing) = inode.state().begin(BATCH_BYTES) else { return Ok(None) };
+        let mut started = Started { core: self, inode, is_over: false };
+        let stored = match &flushing.batch {
+            Batch::At(pieces) => self.store_runs(inode.id, runs(pieces, CHUNK_BYTES)).await,
+            Batch::End(tail) => self.store_tail(inode.id, tail.clone()).await,
+        };
+        let published = match stored {
+            Ok(extents) => self.publish(inode.id, &flushing, extents).await,
+            Err(error) => Err(error),
+        };
+        started.is_over = true;
+        let (attr, base, extents) = published.map_err(|error| self.publish_failed(inode, error))?;
+        let freed = inode.state().end(attr, base, &extents);
+        self.budget.free(freed);
+        self.tell_kernel(inode);
+        Ok(Some(freed))
+    }
+
+    fn publish_failed(&self, inode: &Inode, error: FsError) -> FsError {
+        let mut state = inode.state();
+        let mut freed = state.fail(error);
+        if is_final(error) {
+            freed += state.discard();
+        }
+        state.retry_at = Some(Instant::now() + RETRY);
+        drop(state);
+        self.budget.free(freed);
+        tracing::warn!(inode = %inode.id, %error, code = error.code(), kept = !is_final(error), "cannot publish written data");
+        error
+    }
+
+    async fn store_runs(
+        &self,
+        id: InodeId,
+        runs: Vec<(u64, Vec<Bytes>)>,
+    ) -> Result<Vec<Durable<Vec<Extent>>>, FsError> {
+        let writes = runs.into_iter().map(|(offset, run)| self.store(id, offset, run));
+        let mut writes = futures::stream::iter(writes).buffered(RUNS_AT_ONCE);
+        let mut stored = Vec::new();
+        while let Some(extents) = writes.next().await {
+            stored.push(extents?);
+        }
+        Ok(stored)
+    }
+
+    async fn store_tail(&self, id: InodeId, tail: Bytes) -> Result<Vec<Durable<Vec<Extent>>>, FsError> {
+        let whole = crate::dirty::Frozen::from([(0, tail)]);
+        self.store_runs(id, runs(&whole, CHUNK_BYTES)).await
+    }
+
+    /// Writes to the store; without `soft` it waits for a store that does not answer.
+    async fn store(
+        &self,
+        id: InodeId,
+        offset: u64,
+        run: Vec<Bytes>,
+    ) -> Result<Durable<Vec<Extent>>, FsError> {
+        self.in_time(async {
+            loop {
+                match self.data.write(id, offset, run.clone()).await {
+                    Err(FsError::TimedOut) => tokio::time::sleep(RETRY).await,
+                    other => return other,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Names durable bytes in the metadata.
+    async fn publish(
+        &self,
+        inode: InodeId,
+        flushing: &Flushing,
+        stored: Vec<Durable<Vec<Extent>>>,
+    ) -> Result<(Attr, u64, Vec<Extent>), FsError> {
+        let mut extents: Vec<Extent> = stored.into_iter().flat_map(Durable::into_inner).collect();
+        let place = match flushing.batch {
+            Batch::At(_) => Place::AtOffsets,
+            Batch::End(_) => Place::AtEnd,
+        };
+        if place == Place::AtEnd && extents.len() > EXTENTS_PER_REQUEST_MAX {
+            return Err(FsError::TooBig);
+        }
+        let mut last = None;
+        for part in extents.chunks(EXTENTS_PER_REQUEST_MAX) {
+            let (mtime, kill_priv) = (flushing.mtime, flushing.kill_priv);
+            let op =
+                Op::Write { inode, place, extents: part.to_vec(), length: 0, mtime, expect: None, kill_priv };
+            let Reply::Written { attr, base } = self.change(op).await? else { return Err(FsError::Corrupt) };
+            last = Some((attr, base));
+        }
+        let (attr, base) = last.ok_or(FsError::Corrupt)?;
+        if place == Place::AtEnd {
+            // They counted from an end that was not known yet.
+            extents.iter_mut().for_each(|extent| extent.offset = extent.offset.saturating_add(base));
+        }
+        Ok((attr, base, extents))
+    }
+
+    /// What the background does until the mount ends.
+    pub async fn run_background(core: Weak<Self>) {
+        loop {
+            let Some(strong) = core.upgrade() else { return };
+            // A mount that is dropped wakes nobody: the wait has an end.
+            let _ = tokio::time::timeout(TICK, strong.work.notified()).await;
+            Self::flush_due(&strong);
+            strong.close_idle().await;
+        }
+    }
+
+    fn flush_due(core: &Arc<Self>) {
+        let due = core.take_due();
+        let tight = core.budget.is_tight();
+        let now = Instant::now();
+        let is_due = |inode: &Arc<Inode>| {
+            let state = inode.state();
+            let rests = state.retry_at.is_some_and(|at| at > now);
+            let old = state.dirty_since.is_some_and(|since| now - since >= AGE_MAX);
+            state.is_dirty() && !rests && (tight || old || due.contains(&inode.id))
+        };
+        for inode in core.all().into_iter().filter(is_due) {
+            if std::mem::replace(&mut inode.state().queued, true) {
+                continue;
+            }
+            let strong = core.clone();
+            core.spawn(async move {
+                let permit = strong.flushers.acquire().await;
+                // The failure is kept in the inode, for whoever closes or syncs it.
+                let _ = strong.flush(&inode).await;
+                drop(permit);
+                inode.state().queued = false;
+                let id = inode.id;
+                drop(inode);
+                strong.release_inode(id);
+            });
+        }
+    }
+
+    /// Gives up holds of files that nobody has opened for a while.
+    async fn close_idle(&self) {
+        let now = Instant::now();
+        let is_idle = |inode: &Arc<Inode>| {
+            let state = inode.state();
+            let idle = state.idle_since.is_some_and(|since| now - since >= HELD_IDLE);
+            state.held && state.opens == 0 && !state.is_dirty() && idle
+        };
+        for inode in self.all().into_iter().filter(is_idle) {
+            if let Err(error) = self.close_hold(&inode).await {
+                tracing::debug!(inode = %inode.id, %error, "cannot give up an idle file now");
+            }
+        }
+    }
+
+    /// Tells the partition that this mount does not hold a file any more, if nobody has it open.
+    pub async fn close_hold(&self, inode: &Inode) -> Result<(), FsError> {
+        let _one = inode.publish.lock().await;
+        {
+            let mut state = inode.state();
+            if !state.held || state.opens > 0 || state.is_dirty() {
+                return Ok(());
+            }
+            // An open that comes now waits for `publish`, and holds it anew.
+            state.held = false;
+            state.idle_since = None;
+        }
+        let closed = self.change(Op::Close { inodes: vec![inode.id] }).await;
+        if let Err(error) = closed
+            && !is_final(error)
+        {
+            let mut state = inode.state();
+            state.held = true;
+            state.idle_since = Some(Instant::now());
+            return Err(error);
+        }
+        self.release_inode(inode.id);
+        Ok(())
+    }
+}
+
+/// Puts a batch back when its future is dropped half-way.
+struct Started<'a> {
+    core: &'a Core,
+    inode: &'a Inode,
+    is_over: bool,
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let covered = self.inode.state().fail(FsError::Interrupted);
+            self.core.budget.free(covered);
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! What a mount knows of one inode, and how what it was told is merged with what it has not published yet.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvefs_types::{Attr, Extent, FsError, InodeId, LockOwner, TimeNs};
+use tokio::time::Instant;
+
+use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one};
+use crate::extents::Window;
+
+/// One inode as the mount sees it.
+///
+/// `state` is held for moments, never across an await. `publish` makes changes of the bytes one after the other, so that
+/// the mount can tell its own changes of the generation from those of others. `order` keeps writes out while a change of
+/// the whole file (truncate, punch) is under way. Order of taking: `order`, `publish`, `state`.
+#[derive(Debug)]
+pub(crate) struct Inode {
+    pub id: InodeId,
+    pub order: tokio::sync::RwLock<()>,
+    pub publish: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl Inode {
+    pub fn new(id: InodeId) -> Self {
+        let state = Mutex::new(State::default());
+        Self { id, order: Default::default(), publish: Default::default(), state }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Appended bytes: where they go is known when they are published; until then the mount shows them behind everything
+/// it knows of.
+#[derive(Default, Debug)]
+struct Tail {
+    base: u64,
+    flushing: Bytes,
+    pending: Vec<u8>,
+}
+
+impl Tail {
+    fn len(&self) -> u64 {
+        (self.flushing.len() + self.pending.len()) as u64
+    }
+}
+
+/// What goes to the store in one step.
+#[derive(Clone, Debug)]
+pub(crate) enum Batch {
+    /// To their offsets.
+    At(Frozen),
+    /// To the end.
+    End(Bytes),
+}
+
+/// A batch with what is published beside the extents.
+#[derive(Clone, Debug)]
+pub(crate) struct Flushing {
+    pub batch: Batch,
+    pub mtime: TimeNs,
+    pub kill_priv: bool,
+}
+
+/// A consistent look at a file, for reading.
+pub(crate) struct Look {
+    /// Bytes of the file.
+    pub length: u64,
+    /// Written extents in the range, in order.
+    pub extents: Vec<Extent>,
+    /// Everything that is not published, in order of covering.
+    pub over: Vec<(u64, Vec<u8>)>,
+}
+
+/// The state of an inode.
+#[derive(Default, Debug)]
+pub(crate) struct State {
+    known: Option<(Attr, Instant)>,
+    is_stale: bool,
+    /// Data changes of this mount whose answers are not here yet.
+    changing: u32,
+    dirty: Dirty,
+    flushing: Frozen,
+    tail: Tail,
+    wrote_ns: TimeNs,
+    kill_priv: bool,
+    /// Since when there is something to publish.
+    pub dirty_since: Option<Instant>,
+    /// Do not try again before this.
+    pub retry_at: Option<Instant>,
+    /// The background is about to flush it.
+    pub queued: bool,
+    /// The last failure of publishing, and how many there were.
+    pub failure: Option<FsError>,
+    pub failures: u64,
+    /// References of the kernel.
+    pub lookups: u64,
+    /// Open handles.
+    pub opens: u32,
+    /// The partition knows that this mount holds it open.
+    pub held: bool,
+    /// When the last handle was closed.
+    pub idle_since: Option<Instant>,
+    pub lock_owners: HashSet<LockOwner>,
+    window: Option<Window>,
+    /// Changes of the bytes by others; how many of them the kernel has been told of, and has seen by an open.
+    pub foreign: u64,
+    pub foreign_told: u64,
+    foreign_opened: u64,
+    /// Own changes of a directory's names.
+    pub renamed: u64,
+    /// The directory's default ACL, as read at this time.
+    pub default_acl: Option<(Option<Bytes>, Instant)>,
+}
+
+impl State {
+    /// Bytes that are in memory because the store has not got them.
+    pub fn unpublished(&self) -> u64 {
+        self.dirty.bytes() + bytes_of(&self.flushing) + self.tail.len()
+    }
+
+    /// Whether something is to be published or being published.
+    pub fn is_dirty(&self) -> bool {
+        self.unpublished() > 0
+    }
+
+    /// The length as programs see it.
+    pub fn length(&self) -> u64 {
+        let known = self.known.map_or(0, |(attr, _)| attr.length);
+        let tail = if self.tail.len() > 0 { self.tail.base + self.tail.len() } else { 0 };
+        known.max(end_of(self.dirty.pieces())).max(end_of(&self.flushing)).max(tail)
+    }
+
+    /// The attributes as programs see them, and how old they are.
+    pub fn attr(&self) -> Option<(Attr, Instant)> {
+        let (mut attr, at) = self.known?;
+        if self.is_dirty() {
+            attr.length = self.length();
+            attr.allocated = attr.allocated.saturating_add(self.unpublished());
+            attr.mtime = self.wrote_ns;
+            attr.ctime = attr.ctime.max(self.wrote_ns);
+        }
+        Some((attr, at))
+    }
+
+    /// The attributes if they may still be believed.
+    pub fn fresh(&self, files: Duration, dirs: Duration) -> Option<(Attr, Duration)> {
+        let (attr, at) = self.attr()?;
+        let limit = if attr.is_dir() { dirs } else { files };
+        if self.is_stale {
+            return None;
+        }
+        limit.checked_sub(at.elapsed()).filter(|left| !left.is_zero()).map(|left| (attr, left))
+    }
+
+    /// Believes nothing any more.
+    pub fn stale(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Takes attributes that were asked for.
+    pub fn heard(&mut self, attr: Attr) {
+        if let Some((known, _)) = self.known {
+            // While an own change is under way nobody can say whose a new generation is: its answer will tell.
+            if attr.version < known.version || (self.changing > 0 && attr.generation != known.generation) {
+                return;
+            }
+            if attr.generation != known.generation {
+                self.changed_by_others();
+            }
+        }
+        self.is_stale = false;
+        self.known = Some((attr, Instant::now()));
+    }
+
+    /// An own change of the bytes begins.
+    pub fn change(&mut self) {
+        self.changing += 1;
+    }
+
+    /// An own change of the bytes is answered: with the attributes, unless it failed.
+    pub fn changed(&mut self, attr: Option<Attr>, added: Option<&[Extent]>) {
+        self.changing -= 1;
+        let (Some(attr), Some((known, _))) = (attr, self.known) else {
+            if attr.is_none() {
+                self.window = None;
+            }
+            self.known = attr.map(|attr| (attr, Instant::now())).or(self.known);
+            return;
+        };
+        if attr.generation == known.generation {
+            // Nothing to do, as a copy of no bytes.
+        } else if attr.generation != known.generation + 1 {
+            self.changed_by_others();
+        } else if !added
+            .is_some_and(|added| self.window.as_mut().is_some_and(|w| w.add(attr.generation, added)))
+        {
+            self.window = None;
+        }
+        if attr.version >= known.version {
+            self.known = Some((attr, Instant::now()));
+        }
+    }
+
+    fn changed_by_others(&mut self) {
+        self.foreign += 1;
+        self.window = None;
+    }
+
+    /// The kernel's pages are not what the file is.
+    pub fn mistrust(&mut self) {
+        self.foreign += 1;
+    }
+
+    /// Whether the kernel may keep its pages, if the file is opened now.
+    pub fn keep_cache(&mut self) -> bool {
+        let keep = self.foreign == self.foreign_opened;
+        self.foreign_told = self.foreign;
+        self.foreign_opened = self.foreign;
+        keep
+    }
+
+    fn wrote(&mut self, now_ns: TimeNs, kill_priv: bool) {
+        self.wrote_ns = now_ns;
+        self.kill_priv |= kill_priv;
+        self.dirty_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether bytes from `offset` on touch appended ones, which have to be published first.
+    pub fn meets_tail(&self, end: u64) -> bool {
+        self.tail.len() > 0 && end > self.tail.base
+    }
+
+    /// Takes written bytes. Gives how much memory more they need.
+    pub fn write(&mut self, offset: u64, data: Vec<u8>, now_ns: TimeNs, kill_priv: bool) -> u64 {
+        self.wrote(now_ns, kill_priv);
+        self.dirty.write(offset, data)
+    }
+
+    /// Takes appended bytes. Gives where the mount shows them.
+    pub fn append(&mut self, data: &[u8], now_ns: TimeNs, kill_priv: bool) -> u64 {
+        let at = self.length();
+        if self.tail.len() == 0 {
+            self.tail.base = at;
+        }
+        self.wrote(now_ns, kill_priv);
+        self.tail.pending.extend_from_slice(data);
+        at
+    }
+
+    /// Drops what was written in a range. Gives how many bytes. Nothing may be on its way.
+    pub fn cut(&mut self, from: u64, to: u64, now_ns: TimeNs) -> u64 {
+        let cut = self.dirty.cut(from, to);
+        self.wrote_ns = now_ns;
+        self.settle();
+        cut
+    }
+
+    /// Drops everything that is not published. Gives how many bytes.
+    pub fn discard(&mut self) -> u64 {
+        let bytes = self.unpublished();
+        self.dirty = Dirty::default();
+        self.flushing = Frozen::new();
+        self.tail = Tail::default();
+        self.settle();
+        bytes
+    }
+
+    fn settle(&mut self) {
+        if !self.is_dirty() {
+            self.dirty_since = None;
+            self.retry_at = None;
+            self.kill_priv = false;
+        }
+    }
+
+    /// Takes a batch that is to be published; the bytes stay visible.
+    pub fn begin(&mut self, limit: u64) -> Option<Flushing> {
+        let batch = if !self.dirty.is_empty() {
+            self.flushing = self.dirty.take(limit);
+            Batch::At(self.flushing.clone())
+        } else if !self.tail.pending.is_empty() {
+            self.tail.flushing = std::mem::take(&mut self.tail.pending).into();
+            Batch::End(self.tail.flushing.clone())
+        } else {
+            return None;
+        };
+        self.change();
+        Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv })
+    }
+
+    /// The batch is published. Gives how many bytes are free.
+    pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent]) -> u64 {
+        self.changed(Some(attr), Some(extents));
+        let mut freed = bytes_of(&std::mem::take(&mut self.flushing));
+        if !self.tail.flushing.is_empty() {
+            let len = std::mem::take(&mut self.tail.flushing).len() as u64;
+            freed += len;
+            if base != self.tail.base {
+                self.mistrust();
+            }
+            self.tail.base = base + len;
+        }
+        self.settle();
+        freed
+    }
+
+    /// The batch could not be published: it will be tried again. Gives how many bytes were covered meanwhile.
+    pub fn fail(&mut self, error: FsError) -> u64 {
+        self.changed(None, None);
+        let covered = self.dirty.put_back(std::mem::take(&mut self.flushing));
+        if !self.tail.flushing.is_empty() {
+            let mut pending = Vec::from(std::mem::take(&mut self.tail.flushing));
+            pending.append(&mut self.tail.pending);
+            self.tail.pending = pending;
+        }
+        self.failure = Some(error);
+        self.failures += 1;
+        covered
+    }
+
+    /// Keeps extents that a partition told, unless the mount knows later ones. False: ask again.
+    pub fn learn(&mut self, attr: Attr, window: Window) -> bool {
+        if self.changing > 0 || self.known.is_some_and(|(known, _)| attr.version < known.version) {
+            return false;
+        }
+        self.heard(attr);
+        self.window = Some(window);
+        true
+    }
+
+    /// Forgets extents.
+    pub fn forget_extents(&mut self) {
+        self.window = None;
+    }
+
+    /// The file in a range as it is now; `None` while its extents are not known.
+    pub fn look(&self, from: u64, len: u64) -> Option<Look> {
+        let length = self.length();
+        let to = from.saturating_add(len).min(length);
+        if from >= to {
+            return Some(Look { length, extents: Vec::new(), over: Vec::new() });
+        }
+        let gaps = crate::dirty::gaps(self.dirty.pieces(), from, to);
+        let mut over = Vec::new();
+        if gaps.is_empty() {
+            let mut whole = vec![0; (to - from) as usize];
+            overlay(self.dirty.pieces(), from, &mut whole);
+            return Some(Look { length, extents: Vec::new(), over: vec![(from, whole)] });
+        }
+        let stored_to = self.known.map_or(0, |(attr, _)| attr.length).min(to);
+        let extents = if from < stored_to {
+            let window = self.window.as_ref().filter(|window| window.covers(from, stored_to))?;
+            window.written(from, stored_to)
+        } else {
+            Vec::new()
+        };
+        copy_range(&self.flushing, from, to, &mut over);
+        copy_range(self.dirty.pieces(), from, to, &mut over);
+        self.copy_tail(from, to, &mut over);
+        Some(Look { length, extents, over })
+    }
+
+    fn copy_tail(&self, from: u64, to: u64, over: &mut Vec<(u64, Vec<u8>)>) {
+        let pending_at = self.tail.base + self.tail.flushing.len() as u64;
+        let parts = [(self.tail.base, &self.tail.flushing[..]), (pending_at, &self.tail.pending[..])];
+        for (at, bytes) in parts {
+            let (start, end) = (at.max(from), (at + bytes.len() as u64).min(to));
+            if start < end {
+                let mut part = vec![0; (end - start) as usize];
+                overlay_one(at, bytes, start, &mut part);
+                over.push((start, part));
+            }
+        }
+    }
+}
+
+fn copy_range<V: AsRef<[u8]>>(
+    pieces: &crate::dirty::Pieces<V>,
+    from: u64,
+    to: u64,
+    over: &mut Vec<(u64, Vec<u8>)>,
+) {
+    let holes = crate::dirty::gaps(pieces, from, to);
+    let mut at = from;
+    for (start, end) in holes.into_iter().chain([(to, to)]) {
+        if at < start {
+            let mut part = vec![0; (start - at) as usize];
+            overlay(pieces, at, &mut part);
+            over.push((at, part));
+        }
+        at = end;
+    }
+}

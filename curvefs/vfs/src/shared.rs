@@ -1,0 +1,256 @@
+//! What all operations of a mount share: the table of inodes, limits of memory, and tasks in the background.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use curvefs_types::{
+    Answer, Attr, DataBackend, FsError, InodeId, Metadata, MountOptions, Op, Query, Reply, TimeNs,
+};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::cache::BlockCache;
+use crate::flush::FILES_AT_ONCE;
+use crate::handle::{DirHandle, FileHandle};
+use crate::inode::Inode;
+
+/// What the kernel may have to be told. Called at any moment: must not wait.
+pub trait KernelCaches: Send + Sync + 'static {
+    /// Pages and attributes of an inode are not to be believed.
+    fn forget_inode(&self, inode: InodeId);
+}
+
+/// Bytes of written data in memory.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    used: AtomicU64,
+    freed: Notify,
+}
+
+impl Budget {
+    fn new(limit: u64) -> Self {
+        Self { limit: limit.max(1 << 20), used: AtomicU64::new(0), freed: Notify::new() }
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Whether it is time to make room.
+    pub fn is_tight(&self) -> bool {
+        self.used() > self.limit / 2
+    }
+
+    /// Takes bytes if they fit; one taker always fits.
+    fn take(&self, bytes: u64) -> bool {
+        let fits = |used: u64| (used == 0 || used + bytes <= self.limit).then_some(used + bytes);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
+    }
+
+    /// Gives bytes back.
+    pub fn free(&self, bytes: u64) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+/// Shared by all handles of a mount.
+pub(crate) struct Core {
+    pub meta: Arc<dyn Metadata>,
+    pub data: Arc<dyn DataBackend>,
+    pub options: MountOptions,
+    pub budget: Budget,
+    pub cache: BlockCache,
+    /// Something is to be flushed before its time.
+    pub work: Notify,
+    pub kernel: OnceLock<Arc<dyn KernelCaches>>,
+    inodes: Mutex<HashMap<InodeId, Arc<Inode>>>,
+    due: Mutex<BTreeSet<InodeId>>,
+    pub files: Mutex<HashMap<u64, Arc<FileHandle>>>,
+    pub dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
+    next_handle: AtomicU64,
+    tasks: Mutex<JoinSet<()>>,
+    pub flushers: Semaphore,
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time.
+pub(crate) fn now_ns() -> TimeNs {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as TimeNs)
+}
+
+impl Core {
+    pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Self {
+        Self {
+            budget: Budget::new(options.write_cache_bytes),
+            cache: BlockCache::new(options.read_cache_bytes),
+            meta,
+            data,
+            options,
+            work: Notify::new(),
+            kernel: OnceLock::new(),
+            inodes: Mutex::default(),
+            due: Mutex::default(),
+            files: Mutex::default(),
+            dirs: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            tasks: Mutex::default(),
+            flushers: Semaphore::new(FILES_AT_ONCE),
+        }
+    }
+
+    /// A number for a new handle.
+    pub fn next_handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The inode, known from now on.
+    pub fn inode(&self, id: InodeId) -> Arc<Inode> {
+        locked(&self.inodes).entry(id).or_insert_with(|| Arc::new(Inode::new(id))).clone()
+    }
+
+    /// The inode if it is known.
+    pub fn known(&self, id: InodeId) -> Option<Arc<Inode>> {
+        locked(&self.inodes).get(&id).cloned()
+    }
+
+    /// All known inodes.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        locked(&self.inodes).values().cloned().collect()
+    }
+
+    /// Forgets an inode unless somebody needs it.
+    pub fn release_inode(&self, id: InodeId) {
+        let mut inodes = locked(&self.inodes);
+        let Some(inode) = inodes.get(&id) else { return };
+        let unused = {
+            let state = inode.state();
+            state.lookups == 0 && state.opens == 0 && !state.held && !state.is_dirty()
+        };
+        // Nobody can get another reference while the table is locked.
+        if unused && Arc::strong_count(inode) == 1 {
+            inodes.remove(&id);
+        }
+    }
+
+    /// Asks for attributes, and remembers them.
+    pub async fn fetch_attr(&self, inode: &Inode) -> Result<Attr, FsError> {
+        let answer = self.query(Query::GetAttr { inode: inode.id }).await?;
+        let Answer::Attrs { attrs } = answer else { return Err(FsError::Corrupt) };
+        let attr = attrs.first().copied().ok_or(FsError::Stale)?;
+        Ok(self.heard(inode, attr))
+    }
+
+    /// Remembers attributes that came from a partition. Gives them as programs see them.
+    pub fn heard(&self, inode: &Inode, attr: Attr) -> Attr {
+        let seen = {
+            let mut state = inode.state();
+            state.heard(attr);
+            state.attr().map_or(attr, |(attr, _)| attr)
+        };
+        self.tell_kernel(inode);
+        seen
+    }
+
+    /// Tells the kernel if somebody else has changed a file that is open here.
+    pub fn tell_kernel(&self, inode: &Inode) {
+        let tell = {
+            let mut state = inode.state();
+            let tell = state.foreign != state.foreign_told && state.opens > 0;
+            if tell {
+                state.foreign_told = state.foreign;
+            }
+            tell
+        };
+        if let (true, Some(kernel)) = (tell, self.kernel.get()) {
+            kernel.forget_inode(inode.id);
+        }
+    }
+
+    /// Asks metadata.
+    pub async fn query(&self, query: Query) -> Result<Answer, FsError> {
+        self.in_time(self.meta.query(query)).await
+    }
+
+    /// Changes metadata.
+    pub async fn change(&self, op: impl Into<Op>) -> Result<Reply, FsError> {
+        self.in_time(self.meta.change(op.into())).await
+    }
+
+    /// Changes something that answers attributes.
+    pub async fn change_attr(&self, op: impl Into<Op>) -> Result<Attr, FsError> {
+        match self.change(op).await? {
+            Reply::Attr { attr, .. } | Reply::Written { attr, .. } => Ok(attr),
+            _ => Err(FsError::Corrupt),
+        }
+    }
+
+    /// `soft`: an end for what takes too long.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, FsError>>) -> Result<T, FsError> {
+        match self.options.soft_timeout {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(Err(FsError::TimedOut)),
+        }
+    }
+
+    /// Refuses changes on a read-only mount.
+    pub fn writable(&self) -> Result<(), FsError> {
+        if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Waits until so many written bytes fit into memory.
+    pub async fn take_budget(&self, bytes: u64) -> Result<(), FsError> {
+        self.in_time(async {
+            loop {
+                let freed = self.budget.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if self.budget.take(bytes) {
+                    return Ok(());
+                }
+                self.work.notify_one();
+                freed.await;
+            }
+        })
+        .await
+    }
+
+    /// Lets the background flush an inode now.
+    pub fn set_due(&self, id: InodeId) {
+        locked(&self.due).insert(id);
+        self.work.notify_one();
+    }
+
+    /// Takes what is to be flushed now.
+    pub fn take_due(&self) -> BTreeSet<InodeId> {
+        std::mem::take(&mut *locked(&self.due))
+    }
+
+    /// Runs something in the background; ends with the mount.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = locked(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
+    /// Ends everything in the background.
+    pub async fn stop_tasks(&self) {
+        let mut tasks = std::mem::take(&mut *locked(&self.tasks));
+        tasks.shutdown().await;
+    }
+
+    /// How long attributes may be believed by the kernel.
+    pub fn timeout_of(&self, attr: &Attr) -> Duration {
+        if attr.is_dir() { self.options.dir_attr_timeout } else { self.options.attr_timeout }
+    }
+}

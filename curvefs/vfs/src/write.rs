@@ -1,0 +1,131 @@
+//! Writing, and making sure that it is kept.
+
+use std::sync::Arc;
+
+use curvefs_types::limits::FILE_BYTES_MAX;
+use curvefs_types::{FsError, LockOwner};
+
+use crate::flush::STREAM_BYTES;
+use crate::inode::Inode;
+use crate::shared::now_ns;
+use crate::vfs::Vfs;
+
+impl Vfs {
+    /// Writes. With `O_APPEND` the offset is where the caller believes the end to be, and is not used otherwise. `kill_priv`:
+    /// the writer may not keep set-user-id and set-group-id.
+    pub async fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: Vec<u8>,
+        kill_priv: bool,
+    ) -> Result<u32, FsError> {
+        let file = self.file(handle)?;
+        if !file.mode.write {
+            return Err(FsError::Access);
+        }
+        let written = self.write_bytes(&file.inode, offset, data, file.mode.append, kill_priv).await?;
+        if file.mode.sync {
+            self.core.flush(&file.inode).await?;
+        }
+        Ok(written)
+    }
+
+    /// Writes to an offset, with `O_APPEND` too: pages of a mapping. The kernel may use any handle of the file for them.
+    pub async fn write_at(&self, handle: u64, offset: u64, data: Vec<u8>) -> Result<u32, FsError> {
+        let file = self.file(handle)?;
+        self.write_bytes(&file.inode, offset, data, false, false).await
+    }
+
+    async fn write_bytes(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        data: Vec<u8>,
+        append: bool,
+        kill_priv: bool,
+    ) -> Result<u32, FsError> {
+        let len = data.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(FsError::TooBig);
+        }
+        if len == 0 {
+            return Ok(0);
+        }
+        self.core.take_budget(len).await?;
+        let mut taken = Taken { vfs: self, bytes: len };
+        let unpublished = {
+            let _order = inode.order.read().await;
+            let meets = |end| !append && inode.state().meets_tail(end);
+            while meets(offset + len) {
+                self.core.flush(inode).await?;
+            }
+            let mut state = inode.state();
+            if append {
+                let at = state.append(&data, now_ns(), kill_priv);
+                if at != offset {
+                    // The kernel has put the bytes where it took the end to be.
+                    state.mistrust();
+                }
+                taken.bytes = 0;
+            } else {
+                let grown = state.write(offset, data, now_ns(), kill_priv);
+                taken.bytes -= grown;
+            }
+            state.unpublished()
+        };
+        drop(taken);
+        self.core.tell_kernel(inode);
+        if unpublished >= STREAM_BYTES || self.core.budget.is_tight() {
+            self.core.set_due(inode.id);
+        }
+        Ok(len as u32)
+    }
+
+    /// `fsync` and `fdatasync`: everything written before is durable, or the error says why not. What failed earlier, in the
+    /// background, is told here, once to each handle.
+    pub async fn fsync(&self, handle: u64) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        let flushed = self.core.flush(&file.inode).await;
+        let earlier = file.failure();
+        flushed?;
+        match earlier {
+            // It was tried again and went well.
+            Some(error) if !is_lost(error) => Ok(()),
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// A descriptor is closed: with close-to-open what was written is published, and the owner's locks end.
+    pub async fn close(&self, handle: u64, owner: Option<LockOwner>) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        let unlocked = match owner {
+            Some(owner) => self.unlock_owner(&file.inode, owner).await,
+            None => Ok(()),
+        };
+        let synced = if self.core.options.close_to_open && file.mode.write {
+            self.fsync(handle).await
+        } else {
+            file.failure().filter(|error| is_lost(*error)).map_or(Ok(()), Err)
+        };
+        synced.and(unlocked)
+    }
+}
+
+/// Whether what could not be published is gone. Otherwise it is kept and was tried again.
+fn is_lost(error: FsError) -> bool {
+    matches!(error, FsError::Fenced | FsError::Stale | FsError::NotFound | FsError::TooBig | FsError::IsDir)
+}
+
+/// Memory that was asked for and not used.
+struct Taken<'a> {
+    vfs: &'a Vfs,
+    bytes: u64,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.vfs.core.budget.free(self.bytes);
+    }
+}
