@@ -31,7 +31,7 @@ use tracing::info;
 
 use crate::faults::{FaultMenu, inflict};
 use crate::planted::Planted;
-use crate::scenario::{HEALING_MAX, Summary, panicked, wait_healthy};
+use crate::scenario::{HEALING_MAX, Summary, in_virtual_time, wait_healthy};
 use crate::workload::{BLOCK, Recorder, decode, encode};
 use crate::world::{Shape, World};
 
@@ -171,14 +171,7 @@ fn name(client: usize) -> String {
 impl Fencing {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
-        crate::entropy::seed(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime starts");
-        let summary = runtime.block_on(self.play(seed))?;
-        if panicked() { Err("a task panicked; see above".into()) } else { Ok(summary) }
+        in_virtual_time(seed, self.play(seed))
     }
 
     async fn play(self, seed: u64) -> Result<Summary, String> {

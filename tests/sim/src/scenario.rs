@@ -114,28 +114,30 @@ pub fn watch_panics() {
     }));
 }
 
-/// Whether a task has panicked since [`watch_panics`].
-pub(crate) fn panicked() -> bool {
-    PANICKED.load(Ordering::SeqCst)
+/// Plays in virtual time, with all that is random drawn from `seed`. A panic in any task since [`watch_panics`] is a
+/// failure.
+pub(crate) fn in_virtual_time(
+    seed: u64,
+    play: impl Future<Output = Result<Summary, String>>,
+) -> Result<Summary, String> {
+    crate::entropy::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime starts");
+    let summary = runtime.block_on(play)?;
+    if PANICKED.load(Ordering::SeqCst) { Err("a task panicked; see above".into()) } else { Ok(summary) }
 }
 
 impl Scenario {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
-        crate::entropy::seed(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime starts");
         let meters = Meters::default();
-        let summary = meters.during(|| runtime.block_on(self.play(seed)))?;
+        let summary = meters.during(|| in_virtual_time(seed, self.play(seed)))?;
         let damaged = meters.get(CORRUPT_FOUND);
         if damaged > 0 && !self.menu.bit_flips {
             return Err(format!("replicas found {damaged} damaged blocks, although no bit was flipped"));
-        }
-        if panicked() {
-            return Err("a task panicked; see above".into());
         }
         Ok(summary)
     }
