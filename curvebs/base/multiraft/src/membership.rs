@@ -11,6 +11,7 @@ use crate::driver::Input;
 use crate::engine::Change;
 use crate::errors::MembershipError;
 use crate::group::Inner;
+use crate::types::LogId;
 use crate::view::View;
 use crate::wire::{Outcome, TRANSFER, Transfer, TransferReply, decode, message};
 
@@ -62,7 +63,8 @@ pub(crate) fn successor(group: &Inner) -> Option<NodeId> {
 }
 
 /// Hands leadership over. New proposals wait while the rounds in flight end and the successor catches up, so that its
-/// election needs no further entry; if it fails, this node goes on leading.
+/// election needs no further entry; if it fails, this node goes on leading. They do not wait for a successor that is down
+/// or far behind: it must have answered and be near before they are held up.
 pub(crate) async fn transfer(group: &Arc<Inner>, to: NodeId) -> Result<(), MembershipError> {
     let _one = group.change.lock().await;
     group.wake();
@@ -73,8 +75,27 @@ pub(crate) async fn transfer(group: &Arc<Inner>, to: NodeId) -> Result<(), Membe
     if !group.view.lock().membership.membership.is_voter(to.get()) {
         return Err(MembershipError::NotMember { node: to });
     }
+    let deadline = Instant::now() + group.options.election_max;
+    answers(group, to, deadline).await?;
+    caught_up(group, to, deadline).await?;
     let _paused = Paused::new(group);
-    hand_over(group, to, Instant::now() + group.options.election_max).await
+    hand_over(group, to, deadline).await
+}
+
+/// Whether a member has its replica and its task runs: it refuses to lead a term that never was.
+async fn answers(group: &Inner, to: NodeId, deadline: Instant) -> Result<(), MembershipError> {
+    match ask(group, to, deadline, 0, LogId::NONE).await {
+        Some(Outcome::NotNow) => Ok(()),
+        _ => Err(MembershipError::TooSlow { node: to }),
+    }
+}
+
+/// What a member says to taking over; `None` when it does not answer.
+async fn ask(group: &Inner, to: NodeId, deadline: Instant, term: u64, last: LogId) -> Option<Outcome> {
+    let transfer = Transfer { route: group.caller.route(group.id, to), term, last: last.into() };
+    let patience = deadline.saturating_duration_since(Instant::now());
+    let reply = group.caller.call(to, message(TRANSFER, &transfer), patience).await.ok()?;
+    decode::<TransferReply>(reply.header).ok().map(|reply| reply.outcome())
 }
 
 /// Keeps new rounds from beginning, also when the hand-over is given up half way.
@@ -113,7 +134,7 @@ async fn hand_over(group: &Arc<Inner>, to: NodeId, deadline: Instant) -> Result<
     // From here on, an election that ignores this node's lease may begin at any time.
     group.flags.stop_lease_reads(leader);
     *group.successor.lock().expect("never poisoned") = Some(to);
-    let result = ask(group, to, deadline, leader.term, last).await;
+    let result = resign(group, to, deadline, leader.term, last).await;
     if result.is_err() {
         *group.successor.lock().expect("never poisoned") = None;
     }
@@ -121,19 +142,15 @@ async fn hand_over(group: &Arc<Inner>, to: NodeId, deadline: Instant) -> Result<
 }
 
 /// Asks the successor to take over, and waits until this node no longer leads.
-async fn ask(
+async fn resign(
     group: &Inner,
     to: NodeId,
     deadline: Instant,
     term: u64,
-    last: crate::types::LogId,
+    last: LogId,
 ) -> Result<(), MembershipError> {
     let too_slow = MembershipError::TooSlow { node: to };
-    let transfer = Transfer { route: group.caller.route(group.id, to), term, last: last.into() };
-    let patience = deadline.saturating_duration_since(Instant::now());
-    let asked = group.caller.call(to, message(TRANSFER, &transfer), patience).await;
-    let agreed = asked.ok().and_then(|reply| decode::<TransferReply>(reply.header).ok());
-    if agreed.is_none_or(|reply| reply.outcome() != Outcome::Ok) {
+    if ask(group, to, deadline, term, last).await != Some(Outcome::Ok) {
         return Err(too_slow);
     }
     let resigned = group.view.wait_until(|view| view.leading().is_none());

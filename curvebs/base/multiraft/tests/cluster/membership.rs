@@ -77,3 +77,27 @@ async fn a_failed_transfer_leaves_the_leader_working() {
     assert_eq!(cluster.leader(GROUP).await, leader);
     assert_eq!(group.transfer_leader(NodeId(9)).await, Err(MembershipError::NotMember { node: NodeId(9) }));
 }
+
+/// An order to hand over may come while its target restarts, hangs or is far behind: nobody may wait for that.
+#[tokio::test(start_paused = true)]
+async fn writes_go_on_while_a_successor_is_waited_for_in_vain() {
+    for isolated in [false, true] {
+        let mut cluster = Cluster::three(15, RaftOptions::default()).await;
+        let leader = cluster.leader(GROUP).await;
+        let target = ids(1..=3).into_iter().find(|node| *node != leader).unwrap();
+        match isolated {
+            true => cluster.isolate(target, true),
+            false => cluster.kill(target, Death::Kill).await,
+        }
+        let group = cluster.group(leader, GROUP).unwrap();
+        let transfer = tokio::spawn(async move { group.transfer_leader(target).await });
+        let mut longest = Duration::ZERO;
+        while !transfer.is_finished() {
+            let start = Instant::now();
+            cluster.clients().put(GROUP, "a", b"1").await;
+            longest = longest.max(start.elapsed());
+        }
+        assert_eq!(transfer.await.unwrap(), Err(MembershipError::TooSlow { node: target }));
+        assert!(longest < Duration::from_millis(100), "isolated: {isolated}, {longest:?}");
+    }
+}
