@@ -15,6 +15,7 @@ use prost::Message as _;
 use tracing::debug;
 
 use crate::error::ClientError;
+use crate::pulse::Alive;
 use crate::retry::{Backoff, RetryLimits};
 use crate::route::{Route, Router};
 
@@ -36,6 +37,8 @@ pub struct Caller {
     pub router: Arc<Router>,
     /// Waits between tries.
     pub limits: RetryLimits,
+    /// Nothing is sent any more once this has stalled.
+    pub alive: Option<Alive>,
 }
 
 /// What to do after a try that brought no result.
@@ -76,6 +79,9 @@ impl Caller {
                 route.advance(at);
                 tokio::time::sleep(trail.backoff.pause()).await;
                 continue;
+            }
+            if self.alive.as_ref().is_some_and(Alive::has_stalled) {
+                return Err(ClientError::Stalled);
             }
             let sent = self.network.call(&member.address, build(), trail.backoff.try_for()).await;
             let next = match sent {

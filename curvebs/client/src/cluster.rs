@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::call::Caller;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
+use crate::pulse::{Alive, Pulse};
 use crate::route::Router;
 use crate::session::Session;
 use crate::volume::{Opened, Volume};
@@ -38,6 +39,7 @@ pub struct Cluster {
     /// Who this is, for the people who find a volume held.
     host: String,
     process: u32,
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl Cluster {
@@ -67,7 +69,21 @@ impl Cluster {
         let mut random = StdRng::seed_from_u64(seed);
         let caller = ClientId(random.random());
         let mds = Arc::new(MdsApi::new(transport, caller, config.mds_timeout.0));
-        Self { config, network, mds, random: Mutex::new(random), host: "simulated".into(), process: 0 }
+        Self {
+            config,
+            network,
+            mds,
+            random: Mutex::new(random),
+            host: "simulated".into(),
+            process: 0,
+            pulse: None,
+        }
+    }
+
+    /// Volumes that are opened from now on are given up by a stall of this process: they refuse everything as if another holder
+    /// had shut them out, and have to be opened anew.
+    pub fn give_up_after_stalls(&mut self, pulse: Arc<Pulse>) {
+        self.pulse = Some(pulse);
     }
 
     /// Control calls: the namespace, copysets, chunkservers, health.
@@ -143,6 +159,7 @@ impl Cluster {
             network: Arc::clone(&self.network),
             router: Arc::new(router),
             limits: self.config.retry_limits(),
+            alive: self.pulse.clone().map(Alive::now),
         };
         let (inflight_max, io_timeout) = (self.config.inflight_max, self.config.io_deadline());
         Ok(Arc::new(Volume::new(opened, caller, session, inflight_max, io_timeout)))

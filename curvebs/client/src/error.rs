@@ -17,6 +17,9 @@ pub enum ClientError {
         /// The lowest epoch accepted.
         held: Epoch,
     },
+    /// This process did not run for a while, and what it had under way was given up: its callers may have gone elsewhere.
+    #[error("given up: this process did not run for a while; open the volume anew")]
+    Stalled,
     /// The disks are full.
     #[error("no space left on the chunkservers that hold this range")]
     NoSpace,
@@ -48,6 +51,7 @@ impl ClientError {
             Self::Mds(MdsError::NotEnoughChunkservers { .. }) => true,
             Self::Mds(_) => false,
             Self::Fenced { .. }
+            | Self::Stalled
             | Self::NoSpace
             | Self::Corrupt { .. }
             | Self::Refused { .. }
@@ -58,7 +62,7 @@ impl ClientError {
     /// The block device's word for an I/O on `offset..offset+len` that ended with this error.
     pub(crate) fn into_block_error(self, offset: u64, len: u64) -> BlockError {
         match self {
-            Self::Fenced { .. } => BlockError::Fenced,
+            Self::Fenced { .. } | Self::Stalled => BlockError::Fenced,
             Self::NoSpace => BlockError::NoSpace,
             Self::Corrupt { .. } => BlockError::Corrupt { offset, len },
             Self::Mds(MdsError::NoSpace { .. }) => BlockError::NoSpace,

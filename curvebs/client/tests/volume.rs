@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use curve_blockdev::{Allocation, BlockDevice, BlockError, Compared, Extent, ZeroMode};
 use curve_client::mds::OpenMode;
-use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
+use curve_client::{ClientConfig, Cluster, OpenOptions, Pulse, Volume};
 use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
 use curve_proto::ChunkError;
 use curve_proto::methods;
@@ -444,6 +444,32 @@ async fn an_io_timeout_ends_the_wait_and_gives_the_sequence_up() {
         (2, 2),
         "the late first write would now be refused as stale"
     );
+}
+
+/// A write that waits for a leader while the process is stopped is not sent when it goes on: whoever waited for it may have
+/// repeated it elsewhere, and written more.
+#[tokio::test(start_paused = true)]
+async fn a_stall_of_the_process_gives_up_what_is_under_way() {
+    let world = Scripted::default();
+    let (parts, config) = ((Arc::new(world.clone()), Arc::new(world.clone())), ClientConfig::default());
+    let mut cluster = Cluster::with_parts(config, parts.0, parts.1, 42);
+    let now = Arc::new(Mutex::new(Duration::ZERO));
+    let clock = now.clone();
+    cluster.give_up_after_stalls(Arc::new(Pulse::with_clock(Duration::from_secs(3), move || {
+        *clock.lock().unwrap()
+    })));
+    let volume = cluster.open("/demo", OpenOptions::default()).await.unwrap();
+    let stall = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        *now.lock().unwrap() += Duration::from_secs(4);
+        world.with(|world| world.leader = 1);
+    };
+    let (written, ()) = tokio::join!(volume.write(0, vec![pattern(1, 1)]), stall);
+    assert_eq!(written, Err(BlockError::Fenced));
+    assert_eq!(volume.write(0, vec![pattern(2, 1)]).await, Err(BlockError::Fenced), "for good");
+    assert!(world.with(|world| world.writes.is_empty()));
+    let anew = cluster.open("/demo", OpenOptions::default()).await.unwrap();
+    anew.write(0, vec![pattern(3, 1)]).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,10 @@
 use std::future::pending;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use curve_blockdev::BlockDevice;
+use curve_client::Pulse;
 use curve_iscsi::catalog::{Catalog, CatalogSource};
 use curve_iscsi::core::Credentials;
 use curve_iscsi::gateway::{Gateway, GatewayError, GatewayOptions};
@@ -22,6 +24,9 @@ use crate::targets::{self, TargetError};
 
 /// Initiators at a time, whatever the system allows: fewer than there are session numbers.
 const CONNECTIONS_MAX: usize = 16384;
+/// How long a gateway may not run before what it has under way is given up: less than what initiators wait for an answer to
+/// their pings (5 s as Linux has it) before they go to another gateway.
+const STALL_MIN: Duration = Duration::from_secs(3);
 
 /// Why the daemon cannot start or stop in order.
 #[derive(Debug, Error)]
@@ -64,10 +69,12 @@ async fn run(serve: &Serve, limits: ServerLimits) -> Result<(), DaemonError> {
     }
     // Binding before opening: a second daemon for the same address must not take the volumes away from the first.
     let portals = Portals::bind(&serve.listen).await?;
-    let sessions = Arc::new(Sessions::default());
+    // Initiators of a gateway have others to go to.
+    let pulse = serve.gateway.is_some().then(|| Pulse::start(STALL_MIN));
+    let sessions = Arc::new(pulse.clone().map_or_else(Sessions::default, Sessions::ending_with_stalls));
     // Opening may wait for a former holder's lease; a signal ends that, too.
     let mut backend = tokio::select! {
-        backend = Backend::open(serve, &portals, credentials, &sessions) => backend?,
+        backend = Backend::open(serve, &portals, credentials, &sessions, pulse) => backend?,
         _ = signals.next() => return Ok(()),
     };
     let http = match &serve.http {
@@ -117,9 +124,14 @@ impl Backend {
         portals: &Portals,
         credentials: Option<Credentials>,
         sessions: &Arc<Sessions>,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Self, DaemonError> {
         if let Some(name) = &serve.gateway {
-            let cluster = Arc::new(volumes::connect(serve.config.as_deref()).await?);
+            let mut cluster = volumes::connect(serve.config.as_deref()).await?;
+            if let Some(pulse) = pulse {
+                cluster.give_up_after_stalls(pulse);
+            }
+            let cluster = Arc::new(cluster);
             let options = GatewayOptions {
                 name: name.clone(),
                 portals: portals.advertised(&serve.advertise),

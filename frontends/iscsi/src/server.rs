@@ -181,7 +181,12 @@ impl Server {
             }
             Ok((
                 peer,
-                Err(error @ (SessionError::Silent | SessionError::Replaced | SessionError::Revoked)),
+                Err(
+                    error @ (SessionError::Silent
+                    | SessionError::Replaced
+                    | SessionError::Stalled
+                    | SessionError::Revoked),
+                ),
             )) => {
                 count(error.cause());
                 info!(%peer, %error, "a session was ended");

@@ -60,6 +60,9 @@ pub enum SessionError {
     /// The same initiator port logged in again.
     #[error("the initiator logged in anew")]
     Replaced,
+    /// This process did not run for a while.
+    #[error("this gateway did not run for a while; the initiator may have gone on elsewhere")]
+    Stalled,
     /// The target is gone, or no longer for this initiator.
     #[error("the target is not for this initiator any more")]
     Revoked,
@@ -82,6 +85,7 @@ impl SessionError {
             Self::Evicted => "evicted",
             Self::Silent => "silent",
             Self::Replaced => "replaced",
+            Self::Stalled => "stalled",
             Self::Revoked => "revoked",
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use curve_client::Pulse;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -28,6 +29,7 @@ pub struct SessionKey {
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
+    pulse: Option<Arc<Pulse>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +59,16 @@ pub struct Registration {
 }
 
 impl Sessions {
+    /// None yet. A stall ends those that are there: initiators have given them up, and may have gone on elsewhere.
+    pub fn ending_with_stalls(pulse: Arc<Pulse>) -> Self {
+        Self { pulse: Some(pulse), ..Self::default() }
+    }
+
+    /// Stalls of the process until now.
+    pub(crate) fn stalls(&self) -> u64 {
+        self.pulse.as_ref().map_or(0, |pulse| pulse.stalls())
+    }
+
     /// Begins a session. A former one of the same port is told to end; this completes when it has ended, with all of its
     /// commands.
     pub async fn begin(self: &Arc<Self>, key: SessionKey) -> Registration {
@@ -128,6 +140,11 @@ impl Table {
 }
 
 impl Registration {
+    /// Stalls of the process until now.
+    pub(crate) fn stalls(&self) -> u64 {
+        self.sessions.stalls()
+    }
+
     /// The target's part of the session id.
     pub fn tsih(&self) -> u16 {
         self.tsih

@@ -149,7 +149,7 @@ impl From<ClientError> for Code {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Mds(error) => error.into(),
-            ClientError::Fenced { .. } => Self::EpochTooOld,
+            ClientError::Fenced { .. } | ClientError::Stalled => Self::EpochTooOld,
             ClientError::NoSpace => Self::NoSpace,
             ClientError::Corrupt { .. } => Self::Crc,
             ClientError::Refused { .. } => Self::Invalid,

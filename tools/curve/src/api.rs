@@ -133,7 +133,7 @@ fn client_failure(error: ClientError) -> Failure {
         ClientError::Mds(error) => mds_failure(&error),
         ClientError::Config(message) => Failure::new(Code::Config, message),
         ClientError::NoSpace => Failure::new(Code::NoSpace, error.to_string()),
-        ClientError::Fenced { .. } | ClientError::Refused { .. } => {
+        ClientError::Fenced { .. } | ClientError::Stalled | ClientError::Refused { .. } => {
             Failure::new(Code::Conflict, error.to_string())
         }
         ClientError::Corrupt { .. } => Failure::new(Code::Internal, error.to_string()),

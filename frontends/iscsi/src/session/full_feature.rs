@@ -45,6 +45,9 @@ const DEAD_TICKS: u32 = 2 * PING_TICKS;
 /// Commands that execute when the connection ends are completed all the same: what was sent to a device cannot be called
 /// back, and the session is over only when none of its commands can reach one. That is what a login of the same initiator
 /// port waits for.
+///
+/// **A stall of the process** ends the session before anything that it was sent is begun ([`curve_client::Pulse`]): the
+/// initiator has repeated it through another gateway, perhaps. Commands that execute are given up by their volume.
 pub(super) struct FullFeature<S> {
     stream: S,
     input: bytes::BytesMut,
@@ -119,6 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
         revoked: impl Future<Output = ()>,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), SessionError> {
+        let born = registration.stalls();
+        let has_stalled = || registration.stalls() != born;
         let result = {
             let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
             let mut replaced = pin!(registration.replaced());
@@ -134,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
                     self.ask_for_logout();
                 }
                 self.poll_life(cx)?;
-                self.poll(cx)
+                self.poll(cx, &has_stalled)
             })
             .await
         };
@@ -156,10 +161,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
         result
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_stalled: &impl Fn() -> bool,
+    ) -> Poll<Result<(), SessionError>> {
         loop {
             // The input may hold PDUs that were not taken for lack of room, also while nothing can be read.
             let received = self.poll_receive(cx)?.is_ready();
+            // After reading: what was read may have waited in the socket for as long as the stall was.
+            if has_stalled() {
+                return Poll::Ready(Err(SessionError::Stalled));
+            }
             self.take_pdus(cx);
             self.act(cx);
             let worked = self.poll_work(cx);

@@ -1,6 +1,7 @@
 //! How sessions begin and end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,6 +144,26 @@ async fn silent_initiators_are_pinged_then_dropped() {
     assert_eq!(initiator.pdu().await.bhs[0], 0x20);
     assert_eq!(initiator.receive().await, None);
     assert!(matches!(ended(served).await, SessionError::Silent));
+}
+
+/// A gateway that was stopped finds commands in its socket that their initiator has given up, and written again elsewhere.
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_stall_is_not_begun() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let world = World::new().with_clock(clock.clone());
+    let (mut initiator, served) = world.login(1, "").await;
+    initiator.settle().await;
+    clock.store(3, Ordering::Relaxed);
+    assert_eq!(initiator.read(0, 1).await, [0; 512], "that was no stall");
+    clock.store(7, Ordering::Relaxed);
+    let data = Bytes::from(vec![7; 512]);
+    initiator.begin_write(0, &data, 512).await;
+    assert_eq!(initiator.receive().await, None);
+    assert!(matches!(ended(served).await, SessionError::Stalled));
+    assert_eq!(world.read(0, 512).await, [0; 512]);
+    let (mut initiator, _served) = world.login(1, "").await;
+    initiator.settle().await;
+    assert_eq!(initiator.read(0, 1).await, [0; 512]);
 }
 
 #[tokio::test(start_paused = true)]

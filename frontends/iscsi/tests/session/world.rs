@@ -1,8 +1,11 @@
 //! A gateway without sockets.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use curve_blockdev::{BlockDevice, MemoryDevice};
+use curve_client::Pulse;
 use curve_iscsi::catalog::{Catalog, CatalogSource, Target};
 use curve_iscsi::core::{Access, Account, Credentials, NodeName, Portal, Secret, TargetEntry};
 use curve_iscsi::server::{self, Portals, ServerLimits};
@@ -81,6 +84,14 @@ impl World {
         let (publisher, catalog) = watch::channel(Arc::new(catalog));
         let (stop, _) = watch::channel(false);
         Self { device, catalog, sessions: Arc::default(), stop, log: Log::default(), _publisher: publisher }
+    }
+
+    /// Sessions from now on end when the clock has jumped.
+    pub fn with_clock(mut self, clock: Arc<AtomicU64>) -> Self {
+        let seconds = move || Duration::from_secs(clock.load(Ordering::Relaxed));
+        let pulse = Pulse::with_clock(Duration::from_secs(3), seconds);
+        self.sessions = Arc::new(Sessions::ending_with_stalls(Arc::new(pulse)));
+        self
     }
 
     /// Connects.
