@@ -22,7 +22,7 @@ use curve_client::{ClientConfig, Cluster, OpenOptions, Volume};
 use curve_io::sim::{Link, SimNetwork};
 use curve_types::ClientId;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -359,7 +359,7 @@ impl Driver {
 
     /// Makes victims of some holders, lets a newcomer in, and wakes the victims.
     async fn displace(&mut self) -> Result<(), String> {
-        let Some(newcomer) = self.idle().first().copied() else { return self.wake().await };
+        let Some(newcomer) = self.idle().first().copied() else { return self.break_one().await };
         let alone = self.rng.random_bool(0.3);
         let mode = if alone { OpenMode::Exclusive } else { OpenMode::Shared };
         let mut victims: Vec<Arc<Life>> = self.holding.clone();
@@ -383,6 +383,18 @@ impl Driver {
         let came = self.come_in(newcomer, options, if names { &named } else { &[] }).await?;
         let gone = victims.iter().filter(|victim| self.out.iter().any(|life| life.session == victim.session));
         self.displaced.0 += u64::from(came && gone.count() > 0);
+        self.wake().await
+    }
+
+    /// Every client holds the volume: an operator ends one of them, or nobody would ever be displaced again.
+    async fn break_one(&mut self) -> Result<(), String> {
+        if let Some(victim) = self.holding.choose(&mut self.rng).cloned() {
+            info!(victim = victim.session, "ending one of all");
+            self.disturb(std::slice::from_ref(&victim)).await;
+            self.break_sessions(&[victim.volume.client()]).await;
+            self.judge(None).await?;
+            self.displaced.0 += u64::from(self.out.iter().any(|life| life.session == victim.session));
+        }
         self.wake().await
     }
 
