@@ -4,8 +4,9 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["data.proto", "mds.proto", "state.proto"], ["proto"])?;
-    // A secret must not get into a log by way of `{:?}`: `pb` writes this one's `Debug` by hand.
-    tonic_prost_build::configure().bytes(".").skip_debug(["curve.mds.v1.IscsiAuth"]).compile_fds(files)?;
+    let files = protox::compile(["data.proto", "mds.proto", "meta.proto", "state.proto"], ["proto"])?;
+    // A secret must not get into a log by way of `{:?}`: `pb` writes these ones' `Debug` by hand.
+    let secrets = ["curve.mds.v1.IscsiAuth", "curve.fs.v1.S3Backend", "curve.fs.v1.FsSetKeys"];
+    tonic_prost_build::configure().bytes(".").skip_debug(secrets).compile_fds(files)?;
     Ok(())
 }

@@ -153,6 +153,7 @@ async fn answer(call: Call<'_>, op: Op) -> Result<Answer, MdsError> {
         Op::IscsiLeave(op) => call.command(state::command::Op::IscsiLeave(op)).await,
         Op::IscsiEnforced(op) => call.command(state::command::Op::IscsiEnforced(op)).await,
         Op::IscsiReserve(op) => iscsi::reserve(call, op).await,
+        Op::Fs(_) => Err(MdsError::BadRequest { why: "no file systems yet".into() }),
     }
 }
 
@@ -186,5 +187,6 @@ fn name(op: &Op) -> &'static str {
         Op::IscsiLeave(_) => "iscsi_leave",
         Op::IscsiEnforced(_) => "iscsi_enforced",
         Op::IscsiReserve(_) => "iscsi_reserve",
+        Op::Fs(_) => "fs",
     }
 }

@@ -6,6 +6,7 @@
 //! | `0x100..=0x1FF`  | Raft between members of groups       |
 //! | `0x200..=0x2FF`  | chunk service                        |
 //! | `0x300..=0x3FF`  | MDS                                  |
+//! | `0x400..=0x4FF`  | metadata partitions of CurveFS       |
 
 use std::ops::RangeInclusive;
 
@@ -15,6 +16,8 @@ pub const RAFT: RangeInclusive<u16> = 0x100..=0x1FF;
 pub const CHUNK: RangeInclusive<u16> = 0x200..=0x2FF;
 /// The MDS, where it is called over frames (the simulator) and not over gRPC.
 pub const MDS: RangeInclusive<u16> = 0x300..=0x3FF;
+/// Metadata partitions of CurveFS.
+pub const META: RangeInclusive<u16> = 0x400..=0x4FF;
 
 /// `WriteRequest` + payload.
 pub const WRITE: u16 = 0x200;
@@ -41,3 +44,12 @@ pub const COMPARE_AND_WRITE: u16 = 0x209;
 pub const MDS_CALL: u16 = 0x300;
 /// Between MDSs: `PeerPing`; the reply is `PeerPong`. Both in the header.
 pub const MDS_PING: u16 = 0x301;
+
+/// `PartitionCall` + a mount's `Request`; the reply is `PartitionReply` + `Result<Reply, FsError>`.
+pub const META_CHANGE: u16 = 0x400;
+/// `PartitionCall` + a mount's `Ask`; the reply is `PartitionReply` + `Result<Answer, FsError>`.
+pub const META_QUERY: u16 = 0x401;
+/// Between metaservers: as `META_CHANGE`, for requests of the servers themselves.
+pub const META_PEER_CHANGE: u16 = 0x402;
+/// Between metaservers: as `META_QUERY`, for questions of the servers themselves.
+pub const META_PEER_QUERY: u16 = 0x403;

@@ -12,6 +12,7 @@ use crate::mds::{
     ChunkserverInfo, ClusterStatus, CopysetInfo, Created, DiskUsage, Entry, Heartbeat, HeartbeatReply,
     MdsError, OpenRequest, Opened, Refreshed, Registered, Registration, SessionKey, VolumeRecord,
 };
+use crate::pb::fs;
 use crate::pb::mds as pb;
 use crate::pb::mds::mds_request::Op;
 use crate::pb::mds::mds_response::Result as Answer;
@@ -63,6 +64,13 @@ impl MdsApi {
 
     async fn call(&self, op: Op) -> Result<Answer, MdsError> {
         self.call_within(op, self.deadline).await
+    }
+
+    /// An operation of CurveFS. `Error` never comes back as a result.
+    pub async fn fs(&self, op: fs::fs_request::Op) -> Result<fs::fs_response::Result, MdsError> {
+        let op = Op::Fs(fs::FsRequest { op: Some(op) });
+        required(answer!(self.call(op).await?, Fs)?.result, "result of a file system's operation")
+            .map_err(MdsError::from)
     }
 
     /// Creates a volume of `size` bytes. Nothing is allocated yet.
