@@ -15,7 +15,7 @@ help: ## this list
 
 playground: ## a three-replica volume over NBD in ./playground (DIR=…), from nothing
 	tools/deps.sh build try
-	cargo build --release --locked -p curve -p curve-nbd
+	cargo build --release --locked -p curve -p curve-nbd -p curve-fuse
 	tools/playground-demo.sh $(DIR)
 
 wipe: ## end the playground and remove its data

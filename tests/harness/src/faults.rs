@@ -10,6 +10,18 @@ use crate::checker::{Checker, Report};
 use crate::playground::Playground;
 use crate::shell::ShellError;
 
+/// What tells the time of a run, so that faults and what clients saw can be compared.
+pub trait Clock {
+    /// Since the run began.
+    fn elapsed(&self) -> Duration;
+}
+
+impl Clock for Checker {
+    fn elapsed(&self) -> Duration {
+        Self::elapsed(self)
+    }
+}
+
 /// What is done to a member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
@@ -86,7 +98,7 @@ impl fmt::Display for FaultEvent {
 /// Breaks the cluster under a running checker until the time is over. The cluster must become healthy after each fault.
 pub async fn inflict(
     playground: &Playground,
-    checker: &Checker,
+    checker: &impl Clock,
     options: &FaultOptions,
 ) -> Result<Vec<FaultEvent>, ShellError> {
     let mut random = StdRng::seed_from_u64(options.seed);
@@ -108,7 +120,7 @@ pub async fn inflict(
 /// One fault from its begin to the cluster's health.
 pub async fn inflict_one(
     playground: &Playground,
-    checker: &Checker,
+    checker: &impl Clock,
     fault: Fault,
     member: &str,
     away: Duration,

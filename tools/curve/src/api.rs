@@ -6,6 +6,7 @@ use std::time::Duration;
 use curve_client::mds::{HealthLevel, MdsApi, MdsError};
 use curve_client::{ClientConfig, ClientError, Cluster};
 use curve_config::ConfigError;
+use curve_proto::pb::fs::{FsEmpty, MetaserverState, fs_request, fs_response};
 use curve_types::HumanDuration;
 
 use crate::failure::{Code, Failure};
@@ -70,6 +71,19 @@ pub async fn health(config: &Path) -> Result<Health, Failure> {
         level: status.level,
         problems: status.health.iter().map(|item| format!("{}: {}", item.code, item.summary)).collect(),
     })
+}
+
+/// How many metaservers are up.
+pub async fn metaservers_up(config: &Path) -> Result<usize, Failure> {
+    let mut config: ClientConfig = curve_config::load(config).map_err(|error| config_failure(&error))?;
+    config.mds_timeout = HumanDuration(Duration::from_secs(2));
+    let answer = Api::with_config(&config).await?.mds().fs(fs_request::Op::Metaservers(FsEmpty {})).await;
+    match answer.map_err(|error| mds_failure(&error))? {
+        fs_response::Result::Metaservers(all) => {
+            Ok(all.metaservers.iter().filter(|one| one.state() == MetaserverState::MetaserverUp).count())
+        }
+        other => Err(Failure::new(Code::Internal, "the MDS answered another question").because(format!("{other:?}"))),
+    }
 }
 
 fn client_config(explicit: Option<&Path>) -> Result<ClientConfig, Failure> {

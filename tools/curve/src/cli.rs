@@ -116,6 +116,7 @@ pub struct NamesArg {
 pub enum PlaygroundCommand {
     /// Start a cluster, or what is missing of it, and return when it is healthy.
     #[command(after_help = "Examples:\n  curve playground start --dir ./playground\n  \
+                            curve playground start --dir ./playground --fs\n  \
                             curve playground start --dir /tmp/p --chunkservers 5 --port-base 24000")]
     Start(StartArgs),
     /// Show members, addresses and states.
@@ -215,6 +216,9 @@ pub struct StartArgs {
     /// Metadata servers; an odd number.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=7))]
     pub mds: u16,
+    /// For file systems, too: metaserver-1 to metaserver-3, and the object store s3-1.
+    #[arg(long)]
+    pub fs: bool,
     /// First port to use; free ports are chosen when absent.
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1024..=64000))]
     pub port_base: Option<u16>,
@@ -227,6 +231,9 @@ pub struct StartArgs {
     /// A `key = value` line added to every MDS's configuration (TOML; may be repeated).
     #[arg(long, value_name = "LINE")]
     pub mds_set: Vec<String>,
+    /// A `key = value` line added to every metaserver's configuration (TOML; may be repeated).
+    #[arg(long, value_name = "LINE")]
+    pub metaserver_set: Vec<String>,
     /// How long to wait for health.
     #[arg(long, default_value = "60s")]
     pub timeout: HumanDuration,

@@ -4,6 +4,7 @@ mod catchup;
 mod cli;
 mod clients;
 mod corruption;
+mod curvefs;
 mod faults;
 mod filesystems;
 mod guest;

@@ -14,6 +14,11 @@ use crate::failure::{Code, Failure};
 use crate::playground::layout::{Layout, replace_file};
 use crate::playground::plan::{Member, Plan, Role};
 
+/// Who may use the object store.
+pub(super) const S3_ACCESS_KEY: &str = "playground";
+/// Its bucket.
+pub(super) const S3_BUCKET: &str = "curve";
+
 /// Writes what is missing of `D/curve.toml` and `D/etc/NAME.toml`.
 pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<(), Failure> {
     let addresses: Vec<String> = plan.of(Role::Mds).map(Member::control_address).collect();
@@ -21,10 +26,15 @@ pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<()
     client.insert("mds_addresses".to_owned(), Value::from(addresses));
     write_missing(&layout.client_config(), &client)?;
     write_key(&layout.secrets_key())?;
+    if plan.of(Role::S3).next().is_some() {
+        write_key(&layout.s3_secret())?;
+    }
     for member in plan.servers() {
         let (mut config, more) = match member.name.role {
-            Role::Mds => (mds(layout, plan, member, args), &args.mds_set),
-            _ => (chunkserver(layout, plan, member), &args.chunkserver_set),
+            Role::Mds => (mds(layout, plan, member, args), &args.mds_set[..]),
+            Role::Metaserver => (storing(layout, plan, member), &args.metaserver_set[..]),
+            Role::S3 => (object_store(layout, member), &[][..]),
+            Role::Chunkserver | Role::Nbd => (storing(layout, plan, member), &args.chunkserver_set[..]),
         };
         for line in more {
             merge(&mut config, line)?;
@@ -56,12 +66,22 @@ fn mds(layout: &Layout, plan: &Plan, member: &Member, args: &StartArgs) -> Table
     config
 }
 
-fn chunkserver(layout: &Layout, plan: &Plan, member: &Member) -> Table {
+/// A chunkserver or a metaserver.
+fn storing(layout: &Layout, plan: &Plan, member: &Member) -> Table {
     let mut config = server(layout, member);
     let mds: Vec<String> = plan.of(Role::Mds).map(Member::control_address).collect();
     config.insert("mds_addresses".to_owned(), Value::from(mds));
     config.insert("zone".to_owned(), member.zone.clone().into());
     config.insert("listen_address".to_owned(), member.data_address().into());
+    config
+}
+
+fn object_store(layout: &Layout, member: &Member) -> Table {
+    let mut config = server(layout, member);
+    config.insert("listen_address".to_owned(), member.data_address().into());
+    config.insert("access_key".to_owned(), S3_ACCESS_KEY.into());
+    config.insert("secret_key_file".to_owned(), layout.s3_secret().display().to_string().into());
+    config.insert("buckets".to_owned(), Value::from(vec![S3_BUCKET]));
     config
 }
 

@@ -15,7 +15,7 @@ use crate::playground::wait;
 /// How long a killed process may take to be gone; only a disk that hangs keeps one longer.
 const KILLED_GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Stops members in order: clients first, then chunkservers, then MDSs, so that each can say goodbye to the next.
+/// Stops members in order: clients first, MDSs last, so that each can say goodbye to the next.
 pub async fn stop(dir: &Path, names: &[String], timeout: Duration) -> Result<(), Failure> {
     let layout = Layout::existing(dir)?;
     let _lock = layout.lock()?;
@@ -71,10 +71,10 @@ pub struct Restart {
 /// Starts members again, after stopping in order those that run.
 pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> Result<(), Failure> {
     let (layout, members) = named(dir, names, all, "restarted")?;
-    if let Some(other) = members.iter().find(|member| how.rebuild && !member.name.role.is_server()) {
+    if let Some(other) = members.iter().find(|member| how.rebuild && !member.name.role.has_replicas()) {
         return Err(Failure::new(Code::Usage, format!("{} has nothing to rebuild", other.name))
-            .because("it keeps no data")
-            .try_this("name MDSs or chunkservers"));
+            .because("no replica has what it keeps")
+            .try_this("name MDSs, chunkservers or metaservers"));
     }
     let _lock = layout.lock()?;
     let plan = Plan::load(&layout)?;
@@ -82,8 +82,8 @@ pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> R
     for member in &members {
         let begin = match member.name.role {
             Role::Nbd => Begin::Replace,
-            Role::Mds | Role::Chunkserver if how.rebuild => Begin::Rebuild,
-            Role::Mds | Role::Chunkserver => Begin::Plain,
+            _ if how.rebuild => Begin::Rebuild,
+            _ => Begin::Plain,
         };
         start::launch(&layout, member, begin)?;
     }
@@ -107,7 +107,7 @@ pub(super) async fn stop_members(
     members: &[Member],
     timeout: Duration,
 ) -> Result<(), Failure> {
-    for role in [Role::Nbd, Role::Chunkserver, Role::Mds] {
+    for role in Role::ALL.into_iter().rev() {
         let of_role: Vec<&Member> = members.iter().filter(|member| member.name.role == role).collect();
         let mut running = Vec::new();
         for member in &of_role {

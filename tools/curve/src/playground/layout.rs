@@ -79,6 +79,11 @@ impl Layout {
         self.root.join("etc").join("secrets.key")
     }
 
+    /// `D/etc/s3.secret`: the secret key of the object store.
+    pub fn s3_secret(&self) -> PathBuf {
+        self.root.join("etc").join("s3.secret")
+    }
+
     /// `D/data/NAME`.
     pub fn data_dir(&self, name: MemberName) -> PathBuf {
         self.root.join("data").join(name.to_string())

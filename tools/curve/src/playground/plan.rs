@@ -13,10 +13,14 @@ use crate::playground::layout::{Layout, replace_file};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Metadata server.
+    /// Metadata server of volumes and of the cluster.
     Mds,
     /// Chunkserver.
     Chunkserver,
+    /// Metadata server of file systems.
+    Metaserver,
+    /// Object store: where file systems keep data.
+    S3,
     /// NBD server: a client of the cluster, not a part of it.
     Nbd,
 }
@@ -31,18 +35,28 @@ pub struct MemberName {
 }
 
 impl Role {
+    /// All of them, in the order in which they are started.
+    pub const ALL: [Self; 5] = [Self::Mds, Self::Chunkserver, Self::Metaserver, Self::S3, Self::Nbd];
+
     /// The first part of names.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Mds => "mds",
             Self::Chunkserver => "chunkserver",
+            Self::Metaserver => "metaserver",
+            Self::S3 => "s3",
             Self::Nbd => "nbd",
         }
     }
 
     /// Whether the cluster consists of it.
     pub const fn is_server(self) -> bool {
-        matches!(self, Self::Mds | Self::Chunkserver)
+        !matches!(self, Self::Nbd)
+    }
+
+    /// Whether there are replicas that it can be filled from.
+    pub const fn has_replicas(self) -> bool {
+        matches!(self, Self::Mds | Self::Chunkserver | Self::Metaserver)
     }
 }
 
@@ -57,8 +71,7 @@ impl FromStr for MemberName {
 
     fn from_str(text: &str) -> Result<Self, Failure> {
         let parsed = text.rsplit_once('-').and_then(|(prefix, number)| {
-            let role =
-                [Role::Mds, Role::Chunkserver, Role::Nbd].into_iter().find(|role| role.prefix() == prefix)?;
+            let role = Role::ALL.into_iter().find(|role| role.prefix() == prefix)?;
             Some(Self { role, number: number.parse().ok().filter(|n| *n > 0)? })
         });
         parsed.ok_or_else(|| {
@@ -133,7 +146,7 @@ pub struct Plan {
     pub version: u32,
     /// The MDS group's name, so that processes of two playgrounds never take each other for members.
     pub cluster: String,
-    /// All members: MDSs, then chunkservers, then NBD servers.
+    /// All members, in the order of their roles.
     pub members: Vec<Member>,
 }
 
@@ -172,7 +185,7 @@ impl Plan {
         self.members.iter().filter(move |member| member.name.role == role)
     }
 
-    /// MDSs and chunkservers.
+    /// All but clients.
     pub fn servers(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.name.role.is_server())
     }
@@ -208,7 +221,7 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_wrong_ones_say_which_are_right() {
-        for text in ["mds-1", "chunkserver-12", "nbd-1"] {
+        for text in ["mds-1", "chunkserver-12", "metaserver-3", "s3-1", "nbd-1"] {
             assert_eq!(text.parse::<MemberName>().expect(text).to_string(), text);
         }
         for text in ["mds", "mds-0", "mds-x", "osd-1", ""] {

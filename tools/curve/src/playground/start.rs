@@ -14,6 +14,8 @@ use crate::serve::raise_descriptor_limit;
 
 /// Ports set aside for each member.
 const PORTS_PER_MEMBER: u16 = 4;
+/// What `--fs` starts, with one object store: as many as a partition has replicas.
+const METASERVERS: u16 = 3;
 
 /// Starts the playground. On failure what this call has started is stopped again; logs and data stay.
 pub async fn start(args: &StartArgs) -> Result<(), Failure> {
@@ -53,7 +55,7 @@ pub(super) enum Begin {
 pub(super) fn launch(layout: &Layout, member: &Member, begin: Begin) -> Result<(), Failure> {
     let launch = match member.name.role {
         Role::Nbd => super::nbd::launch(layout, member, begin)?,
-        Role::Mds | Role::Chunkserver => {
+        Role::Mds | Role::Chunkserver | Role::Metaserver | Role::S3 => {
             let config = layout.config_file(member.name).display().to_string();
             let mut arguments =
                 vec!["serve".to_owned(), member.name.role.prefix().to_owned(), "--config".to_owned(), config];
@@ -87,11 +89,12 @@ fn plan(layout: &Layout, args: &StartArgs) -> Result<Plan, Failure> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     let seed = now ^ u64::from(std::process::id()).rotate_left(32);
-    let count = (args.mds + args.chunkservers) * PORTS_PER_MEMBER;
+    let counts = counts(args);
+    let count = counts.iter().map(|(_, count)| count).sum::<u16>() * PORTS_PER_MEMBER;
     let base = ports::choose(args.port_base, count, seed)?;
-    let names = (1..=args.mds)
-        .map(|number| MemberName { role: Role::Mds, number })
-        .chain((1..=args.chunkservers).map(|number| MemberName { role: Role::Chunkserver, number }));
+    let names = counts
+        .into_iter()
+        .flat_map(|(role, count)| (1..=count).map(move |number| MemberName { role, number }));
     let members =
         names.enumerate().map(|(slot, name)| member(name, base + slot as u16 * PORTS_PER_MEMBER)).collect();
     let plan = Plan { version: Plan::VERSION, cluster: format!("playground-{seed:016x}"), members };
@@ -99,10 +102,21 @@ fn plan(layout: &Layout, args: &StartArgs) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
+/// How many servers of each role are asked for.
+fn counts(args: &StartArgs) -> [(Role, u16); 4] {
+    let (metaservers, stores) = if args.fs { (METASERVERS, 1) } else { (0, 0) };
+    [
+        (Role::Mds, args.mds),
+        (Role::Chunkserver, args.chunkservers),
+        (Role::Metaserver, metaservers),
+        (Role::S3, stores),
+    ]
+}
+
 fn member(name: MemberName, port: u16) -> Member {
     let zone = match name.role {
-        Role::Chunkserver => format!("zone-{}", name.number),
-        Role::Mds | Role::Nbd => String::new(),
+        Role::Chunkserver | Role::Metaserver => format!("zone-{}", name.number),
+        Role::Mds | Role::S3 | Role::Nbd => String::new(),
     };
     Member {
         name,
@@ -119,14 +133,23 @@ fn member(name: MemberName, port: u16) -> Member {
 
 /// An existing playground is started as it is; other numbers were probably a mistake.
 fn check_same(plan: &Plan, args: &StartArgs) -> Result<(), Failure> {
-    let (mds, chunkservers) = (plan.of(Role::Mds).count(), plan.of(Role::Chunkserver).count());
-    if (mds, chunkservers) == (usize::from(args.mds), usize::from(args.chunkservers)) {
+    let wanted = counts(args);
+    let has = |role| plan.of(role).count();
+    // Starting it again without `--fs` starts everything it has.
+    let same = wanted.iter().all(|(role, count)| {
+        has(*role) == usize::from(*count) || !args.fs && matches!(role, Role::Metaserver | Role::S3)
+    });
+    if same {
         return Ok(());
     }
+    let list = |count: &dyn Fn(Role) -> usize| {
+        let each = wanted.iter().map(|(role, _)| format!("{} {}", count(*role), role.prefix()));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let asked = |role| wanted.iter().find(|(of, _)| *of == role).map_or(0, |(_, count)| usize::from(*count));
+    let (mds, chunkservers) = (has(Role::Mds), has(Role::Chunkserver));
+    let fs = if has(Role::Metaserver) > 0 { " --fs" } else { "" };
     Err(Failure::new(Code::Conflict, format!("{} exists with other members", args.dir.dir.display()))
-        .because(format!(
-            "it has {mds} MDSs and {chunkservers} chunkservers, asked for were {} and {}",
-            args.mds, args.chunkservers
-        ))
-        .try_this(format!("pass --mds {mds} --chunkservers {chunkservers}, or use another directory")))
+        .because(format!("it has {}; asked for were {}", list(&has), list(&asked)))
+        .try_this(format!("pass --mds {mds} --chunkservers {chunkservers}{fs}, or use another directory")))
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output;
+use crate::playground::configs::{S3_ACCESS_KEY, S3_BUCKET};
 use crate::playground::layout::Layout;
 use crate::playground::plan::{Member, Plan, Role};
 use crate::playground::process::{self, State};
@@ -67,14 +68,27 @@ pub fn status(dir: &Path, json: bool) -> Result<(), Failure> {
 /// What is printed after a start.
 pub(super) fn print_started(layout: &Layout, plan: &Plan, already: bool) {
     let (mds, chunkservers) = (plan.of(Role::Mds).count(), plan.of(Role::Chunkserver).count());
+    let metaservers = match plan.of(Role::Metaserver).count() {
+        0 => String::new(),
+        count => format!(", {count} metaservers, an object store"),
+    };
     let verb = if already { "already runs" } else { "runs" };
     let config = layout.client_config();
     println!(
-        "playground {verb} in {}: {mds} MDSs, {chunkservers} chunkservers, health OK",
+        "playground {verb} in {}: {mds} MDSs, {chunkservers} chunkservers{metaservers}, health OK",
         layout.root().display()
     );
     println!("client configuration: {}", config.display());
     println!("try: curve --config {} bs create /demo --size 4GiB", config.display());
+    if let Some(store) = plan.of(Role::S3).next() {
+        println!(
+            "     curve --config {} fs create demo --backend s3 --endpoint http://{} --bucket {S3_BUCKET} \
+             --access-key {S3_ACCESS_KEY} --secret-key-file {}",
+            config.display(),
+            store.data_address(),
+            layout.s3_secret().display()
+        );
+    }
 }
 
 fn member_status(layout: &Layout, member: &Member) -> MemberStatus {
@@ -87,7 +101,7 @@ fn member_status(layout: &Layout, member: &Member) -> MemberStatus {
         pid,
         address: match member.name.role {
             Role::Nbd => format!("unix:{}", member.socket),
-            Role::Mds | Role::Chunkserver => member.data_address(),
+            _ => member.data_address(),
         },
         control_address: some(member.control_port, member.control_address()),
         http_address: some(member.http_port, member.http_address()),

@@ -127,6 +127,7 @@ fn check_alive(layout: &Layout, name: MemberName) -> Result<(), Failure> {
 
 async fn unhealthy(layout: &Layout, plan: &Plan) -> Option<Missing> {
     let chunkservers = plan.of(Role::Chunkserver).count();
+    let metaservers = plan.of(Role::Metaserver).count();
     let what = match api::health(&layout.client_config()).await {
         Err(failure) => failure.message,
         Ok(health) if !health.is_ok() => health.first_problem(),
@@ -139,7 +140,12 @@ async fn unhealthy(layout: &Layout, plan: &Plan) -> Option<Missing> {
         {
             format!("{} of {} copysets are whole", health.copysets_whole, health.copysets)
         }
-        Ok(_) => return None,
+        Ok(_) if metaservers == 0 => return None,
+        Ok(_) => match api::metaservers_up(&layout.client_config()).await {
+            Ok(up) if up >= metaservers => return None,
+            Ok(up) => format!("{up} of {metaservers} metaservers are registered"),
+            Err(failure) => failure.message,
+        },
     };
     Some(Missing { what, member: plan.of(Role::Mds).next().map(|member| member.name) })
 }

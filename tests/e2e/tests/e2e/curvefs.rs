@@ -1,0 +1,311 @@
+//! CurveFS as mounted: by real programs, on many mounts, under faults.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use curve_e2e::{is_root, seconds_from_env, turn};
+use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one};
+use curve_harness::files::{Expected, FilesChecker, Tolerance, verify};
+use curve_harness::{FsMount, Playground, PlaygroundOptions, has_program, run};
+
+/// A metaserver that dies: how long changes may wait (the issue says 3 s on a release build).
+const GAP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
+
+/// A playground with a file system called `fs`.
+struct Cluster {
+    playground: Playground,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start(more: &[&str]) -> Self {
+        let more = ["--fs"].iter().chain(more).map(|more| (*more).to_owned()).collect();
+        let options = PlaygroundOptions { more, ..PlaygroundOptions::default() };
+        let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+        let dir = tempfile::Builder::new().prefix("curve-mounts-").tempdir().expect("a directory");
+        let cluster = Self { playground, dir };
+        cluster.create("fs").await;
+        cluster
+    }
+
+    async fn create(&self, name: &str) {
+        let members = self.playground.members().await.expect("members");
+        let store = members.iter().find(|member| member["role"] == "s3").expect("a store");
+        let endpoint = format!("http://{}", store["address"].as_str().expect("an address"));
+        let secret = self.playground.dir().join("etc/s3.secret").display().to_string();
+        let arguments = [
+            "fs",
+            "create",
+            name,
+            "--backend",
+            "s3",
+            "--endpoint",
+            &endpoint,
+            "--bucket",
+            "curve",
+            "--access-key",
+            "playground",
+            "--secret-key-file",
+            &secret,
+        ];
+        let created = self.playground.curve(&arguments).await.expect("it runs");
+        created.success().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    async fn mount(&self, at: &str) -> FsMount {
+        FsMount::start(&self.playground, "fs", &self.dir.path().join(at), &[]).await
+    }
+}
+
+/// Mounts need root here; says so where it is not.
+fn can_mount() -> bool {
+    let can = is_root() && Path::new("/dev/fuse").exists();
+    if !can {
+        println!("needs root and /dev/fuse; nothing was tested");
+    }
+    can
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("it does not panic")
+}
+
+#[tokio::test]
+async fn two_mounts_share_files_and_everything_is_there_after_a_restart() {
+    let _turn = turn("two_mounts_share_files").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let (a, b) = (cluster.mount("a").await, cluster.mount("b").await);
+    let (at_a, at_b) = (a.dir().to_path_buf(), b.dir().to_path_buf());
+    blocking(move || close_to_open(&at_a, &at_b, 300)).await;
+    let (at_a, at_b) = (a.dir().to_path_buf(), b.dir().to_path_buf());
+    blocking(move || appends_from_two_mounts(&at_a, &at_b, 200)).await;
+    let (at_a, at_b) = (a.dir().to_path_buf(), b.dir().to_path_buf());
+    blocking(move || locks_exclude(&at_a, &at_b)).await;
+
+    let mounts = cluster.playground.json(&["fs", "mounts", "fs"]).await.expect("mounts");
+    assert!(mounts.to_string().matches("\"directory\"").count() == 2, "{mounts}");
+    a.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+    b.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+
+    let playground = &cluster.playground;
+    playground.verb(60, &["playground", "restart", "--all"]).await.unwrap_or_else(|error| panic!("{error}"));
+    let a = cluster.mount("a").await;
+    let shared = a.dir().join("appended");
+    let lines = blocking(move || fs::read_to_string(shared).expect("it is there").lines().count()).await;
+    assert_eq!(lines, 400);
+    a.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What is closed on one mount is seen by the next open on the other.
+fn close_to_open(a: &Path, b: &Path, rounds: u32) {
+    let (mut from, mut to) = (a, b);
+    for round in 0..rounds {
+        let text = format!("{round}\n").repeat(1 + round as usize % 50);
+        fs::write(from.join("shared"), &text).expect("written");
+        assert_eq!(fs::read_to_string(to.join("shared")).expect("read"), text, "round {round}");
+        std::mem::swap(&mut from, &mut to);
+    }
+}
+
+/// O_APPEND from two mounts at the same time loses nothing.
+fn appends_from_two_mounts(a: &Path, b: &Path, each: usize) {
+    File::create(a.join("appended")).expect("made");
+    std::thread::scope(|scope| {
+        for (who, dir) in [("a", a), ("b", b)] {
+            scope.spawn(move || {
+                for number in 0..each {
+                    let mut file = OpenOptions::new().append(true).open(dir.join("appended")).expect("open");
+                    file.write_all(format!("{who} {number}\n").as_bytes()).expect("written");
+                }
+            });
+        }
+    });
+    let text = fs::read_to_string(b.join("appended")).expect("read");
+    for who in ["a", "b"] {
+        let prefix = format!("{who} ");
+        let numbers = text.lines().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok());
+        assert_eq!(numbers.collect::<Vec<usize>>(), (0..each).collect::<Vec<_>>(), "{who}");
+    }
+}
+
+/// fcntl locks exclude processes of other mounts: `flock(1)` cannot show it, SQLite's locks can.
+fn locks_exclude(a: &Path, b: &Path) {
+    use rustix::fs::{FlockOperation, fcntl_lock};
+    let first = File::create(a.join("lock")).expect("made");
+    let second = OpenOptions::new().write(true).open(b.join("lock")).expect("open");
+    fcntl_lock(&first, FlockOperation::NonBlockingLockExclusive).expect("free");
+    let refused = fcntl_lock(&second, FlockOperation::NonBlockingLockExclusive);
+    assert!(matches!(refused, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS)), "{refused:?}");
+    fcntl_lock(&first, FlockOperation::Unlock).expect("unlocked");
+    fcntl_lock(&second, FlockOperation::NonBlockingLockExclusive).expect("free again");
+}
+
+/// A file-level checker for `$CURVE_FS_SOAK_SECONDS` (60 when absent) while every kind of server dies or is paused.
+#[tokio::test]
+async fn files_survive_faults() {
+    let _turn = turn("files_survive_faults").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    let seed = seconds_from_env("CURVE_SOAK_SEED", 1).as_secs();
+    let checker = FilesChecker::start(mount.dir(), seed, vec![Expected::default(); 4], Tolerance::None);
+    let options = FaultOptions::new(seed, seconds_from_env("CURVE_FS_SOAK_SECONDS", 60));
+    let events = inflict(&cluster.playground, &checker, &options).await;
+    let events = events.unwrap_or_else(|error| panic!("{error}\n{}", mount.log()));
+    let (mut expected, report) = blocking(|| checker.finish()).await;
+    for event in &events {
+        println!("{event}: longest {:?}", report.longest_between(event.began, event.healed));
+    }
+    println!("seed {seed}: {} changes, {} reads", report.changes, report.reads);
+    report.assert_clean();
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+    let other = cluster.mount("b").await;
+    let root = other.dir().to_path_buf();
+    let violations = blocking(move || verify(&root, &mut expected)).await;
+    assert_eq!(violations, Vec::<String>::new());
+    other.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn what_was_synced_survives_the_death_of_the_mount() {
+    let _turn = turn("what_was_synced_survives_the_death_of_the_mount").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&["--mds-set", "fs_mount_lease = '3s'"]).await;
+    let mut expected = vec![Expected::default(); 3];
+    for round in 0..4 {
+        let mount = cluster.mount("a").await;
+        let root = mount.dir().to_path_buf();
+        let (violations, before) = blocking(move || (verify(&root, &mut expected), expected)).await;
+        if round > 0 {
+            assert_eq!(violations, Vec::<String>::new(), "round {round}");
+        }
+        let checker = FilesChecker::start(mount.dir(), round, before, Tolerance::Gone);
+        while checker.changes() < 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        mount.kill().await;
+        let (after, report) = blocking(|| checker.finish()).await;
+        assert!(report.violations.is_empty(), "{:?}", report.violations);
+        expected = after;
+    }
+    // Dead mounts are shut out after their lease, and nothing of them is left.
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mounts = cluster.playground.json(&["fs", "mounts", "fs"]).await.expect("mounts");
+        if !mounts.to_string().contains("\"directory\"") {
+            break;
+        }
+        assert!(Instant::now() < until, "dead mounts stay: {mounts}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_metaserver_that_dies_delays_changes_for_a_moment() {
+    let _turn = turn("a_metaserver_that_dies").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    let checker = FilesChecker::start(mount.dir(), 7, vec![Expected::default(); 4], Tolerance::None);
+    let mut events = Vec::new();
+    for member in ["metaserver-1", "metaserver-2", "metaserver-3"] {
+        let away = Duration::from_secs(4);
+        let event =
+            inflict_one(&cluster.playground, &checker, Fault::Kill, member, away, Duration::ZERO).await;
+        events.push(event.unwrap_or_else(|error| panic!("{error}")));
+    }
+    let (_, report) = blocking(|| checker.finish()).await;
+    report.assert_clean();
+    for event in &events {
+        let gap = report.longest_between(event.began, event.healed);
+        println!("{event}: longest {gap:?}");
+        assert!(gap <= GAP_MAX, "{event}: {gap:?}");
+    }
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The object store is away for a while: programs wait, then go on.
+#[tokio::test]
+async fn a_store_that_is_away_is_waited_for() {
+    let _turn = turn("a_store_that_is_away_is_waited_for").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    cluster.playground.kill("s3-1").await.expect("killed");
+    let path = mount.dir().join("file");
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut file = File::create(&path)?;
+        file.write_all(&[7; 100_000])?;
+        file.sync_all()
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!writing.is_finished(), "nothing can be durable without a store");
+    cluster.playground.restart("s3-1").await.expect("back");
+    let written = tokio::time::timeout(Duration::from_secs(60), writing).await.expect("it goes on");
+    written.expect("no panic").expect("no error");
+    let path = mount.dir().join("file");
+    let mut found = Vec::new();
+    blocking(move || File::open(path).and_then(|mut file| file.read_to_end(&mut found)).map(|_| found))
+        .await
+        .map(|found| assert!(found == [7; 100_000]))
+        .expect("read");
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn git_works_on_a_mount() {
+    let _turn = turn("git_works_on_a_mount").await;
+    if !can_mount() || !has_program("git") {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    let source = cluster.dir.path().join("source");
+    make_repository(&source);
+    let (from, to) = (source.display().to_string(), mount.dir().join("clone").display().to_string());
+    for arguments in [
+        &["clone", "-q", "--no-hardlinks", &from, &to][..],
+        &["-C", &to, "gc", "-q", "--aggressive", "--prune=now"],
+        &["-C", &to, "fsck", "--strict"],
+    ] {
+        run(120, "git", arguments).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let status = run(30, "git", &["-C", &to, "status", "--porcelain"]).await.expect("status");
+    assert_eq!(status.stdout, "", "nothing has changed");
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A repository of some hundred files in ten commits.
+fn make_repository(dir: &Path) {
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-C"];
+        let ended = std::process::Command::new("git").args(identity).arg(dir).args(arguments).output();
+        let ended = ended.expect("git runs");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    };
+    fs::create_dir_all(dir).expect("a directory");
+    git(&["init", "-q"]);
+    for commit in 0..10 {
+        for file in 0..30 {
+            let sub: PathBuf = dir.join(format!("d{}", file % 7));
+            fs::create_dir_all(&sub).expect("a directory");
+            let text = format!("{commit} {file}\n").repeat(20 + file * 7);
+            fs::write(sub.join(format!("f{file}")), text).expect("written");
+        }
+        git(&["add", "-A"]);
+        git(&["commit", "-q", "-m", &format!("commit {commit}")]);
+    }
+}
