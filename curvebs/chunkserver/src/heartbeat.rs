@@ -10,16 +10,15 @@ use std::time::Duration;
 
 use curve_chunkstore::ChunkStore;
 use curve_io::Disk;
+use curve_node::{Identity, PeerBook};
 use curve_proto::mds::{Heartbeat, HeartbeatReply, MdsApi, MdsError, Order, Registration, ReplicaReport};
 use curve_types::{CopysetId, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::copyset::Replica;
-use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::orders;
-use crate::peers::PeerBook;
 use crate::replicas::ReplicaHost;
 use crate::service::ReplicaTable;
 

@@ -11,7 +11,6 @@ mod config;
 mod copyset;
 mod health;
 mod heartbeat;
-mod identity;
 mod launch;
 mod metrics;
 mod orders;
@@ -30,8 +29,8 @@ pub use copyset::{
     Action, CopysetMachine, CopysetOp, Decision, Mutation, OpError, Outcome, RecordError, Replica,
     StateRecord, VolumeTable,
 };
+pub use curve_node::{Identity, IdentityError};
 pub use health::Health;
-pub use identity::{Identity, IdentityError};
 pub use launch::{run, set_aside};
 pub use rebuild::set_aside as set_aside_on;
 pub use repair::HealError;

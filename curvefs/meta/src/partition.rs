@@ -126,7 +126,9 @@ impl Partition {
 
     /// How a request is to be run. `source` is what a rename's source names, if that was looked up elsewhere.
     pub fn route(&self, request: &Request, source: Option<Dentry>) -> Result<Route, KvError> {
-        let mut txn = Txn::new(&*self.store);
+        // Entries may be applied meanwhile.
+        let view = self.store.view()?;
+        let mut txn = Txn::new(&*view);
         let known = split(admit(&txn, request))?;
         match known {
             Ok(None) => {}

@@ -92,8 +92,8 @@ pub fn call_of<C: Call>(frame: &Message) -> Result<(PartitionId, C), String> {
     Ok((PartitionId(header.partition), call))
 }
 
-/// The frame of an answer.
-pub fn answer_frame<T: Wire>(method: u16, outcome: &Outcome<T>) -> Message {
+/// The bytes of an answer: what a partition's state machine gives its proposer, and what travels.
+pub fn outcome_bytes<T: Wire>(outcome: &Outcome<T>) -> Bytes {
     let mut bytes = Vec::with_capacity(256);
     bytes.push(curvefs_types::wire::WIRE_VERSION);
     match outcome {
@@ -106,8 +106,18 @@ pub fn answer_frame<T: Wire>(method: u16, outcome: &Outcome<T>) -> Message {
             error.put(&mut bytes);
         }
     }
+    bytes.into()
+}
+
+/// The frame of an answer.
+pub fn answer_frame<T: Wire>(method: u16, outcome: &Outcome<T>) -> Message {
+    outcome_frame(method, outcome_bytes(outcome))
+}
+
+/// The frame of an answer that is in bytes already.
+pub fn outcome_frame(method: u16, outcome: Bytes) -> Message {
     let header = PartitionReply::default().encode_to_vec().into();
-    Message { method, header, payload: vec![bytes.into()] }
+    Message { method, header, payload: vec![outcome] }
 }
 
 /// The frame that says why there is no answer.
@@ -154,7 +164,16 @@ pub fn answer_of<T: Wire>(frame: &Message) -> Result<Outcome<T>, Refusal> {
     }
 }
 
-fn outcome_of<T: Wire>(bytes: &[u8]) -> Result<Outcome<T>, WireError> {
+/// An answer's error, without looking at what a success has to say.
+pub fn error_in(outcome: &[u8]) -> Option<FsError> {
+    match outcome {
+        [curvefs_types::wire::WIRE_VERSION, 1, rest @ ..] => FsError::from_row(rest).ok(),
+        _ => None,
+    }
+}
+
+/// The reverse of [`outcome_bytes`].
+pub fn outcome_of<T: Wire>(bytes: &[u8]) -> Result<Outcome<T>, WireError> {
     match bytes {
         [curvefs_types::wire::WIRE_VERSION, 0, rest @ ..] => T::from_row(rest).map(Ok),
         [curvefs_types::wire::WIRE_VERSION, 1, rest @ ..] => FsError::from_row(rest).map(Err),

@@ -8,12 +8,14 @@
 mod error;
 mod format;
 mod mem;
+mod page;
 mod rocks;
 mod store;
 mod txn;
 
 pub use error::KvError;
 pub use mem::MemStore;
-pub use rocks::RocksStore;
+pub use page::{Page, RowsOfPage};
+pub use rocks::{RocksCache, RocksOptions, RocksStore};
 pub use store::{KeyRange, Reader, Row, Store, WriteBatch};
 pub use txn::Txn;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use curve_io::BoxFuture;
 use rocksdb::{
-    DB, Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, Snapshot,
-    WriteOptions,
+    BlockBasedOptions, Cache, DB, Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options,
+    ReadOptions, Snapshot, WriteOptions,
 };
 
 use crate::error::KvError;
@@ -19,8 +19,41 @@ const APPLIED: &[u8] = &[0];
 const ROW: u8 = 1;
 const ROWS_END: &[u8] = &[ROW + 1];
 
-const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const OPEN_FILES_MAX: i32 = 256;
+/// Bits a key of the filters that tell a table without looking that it has not got a key: one in a hundred is wrong.
+const FILTER_BITS: f64 = 10.0;
+
+/// Blocks in memory that several stores share, so that all together are bounded.
+#[derive(Clone)]
+pub struct RocksCache(Cache);
+
+impl RocksCache {
+    /// Of at most so many bytes.
+    pub fn new(bytes: usize) -> Result<Self, KvError> {
+        Ok(Self(Cache::new_lru_cache(bytes).map_err(translate)?))
+    }
+}
+
+impl std::fmt::Debug for RocksCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksCache").field("used", &self.0.get_usage()).finish()
+    }
+}
+
+/// What a store may use.
+#[derive(Clone, Debug)]
+pub struct RocksOptions {
+    /// Bytes of changes in memory before they are written to a table; there may be two such buffers.
+    pub write_buffer_bytes: usize,
+    /// Blocks, indexes and filters of tables are kept here. Without it, in a small cache of its own.
+    pub cache: Option<RocksCache>,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self { write_buffer_bytes: 16 << 20, cache: None }
+    }
+}
 
 /// RocksDB with its write-ahead log off and one column family, so that what a flush (ours, or its own when a buffer
 /// is full) leaves is always the state after a whole batch. Blocks are verified when read.
@@ -36,11 +69,16 @@ struct Inner {
 impl RocksStore {
     /// Opens the store in `path`, which is made when it is missing.
     pub fn open(path: &Path) -> Result<Self, KvError> {
+        Self::open_with(path, &RocksOptions::default())
+    }
+
+    /// As [`open`](Self::open).
+    pub fn open_with(path: &Path, limits: &RocksOptions) -> Result<Self, KvError> {
         std::fs::create_dir_all(path)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_paranoid_checks(true);
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_write_buffer_size(limits.write_buffer_bytes);
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_max_background_jobs(2);
         options.set_compression_type(rocksdb::DBCompressionType::Lz4);
@@ -48,6 +86,14 @@ impl RocksStore {
         options.set_log_level(LogLevel::Warn);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
+        if let Some(cache) = &limits.cache {
+            let mut tables = BlockBasedOptions::default();
+            tables.set_block_cache(&cache.0);
+            tables.set_cache_index_and_filter_blocks(true);
+            tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+            tables.set_bloom_filter(FILTER_BITS, false);
+            options.set_block_based_table_factory(&tables);
+        }
         let db = DB::open(&options, path).map_err(translate)?;
         Ok(Self { inner: Arc::new(Inner { db, failed: AtomicBool::new(false) }) })
     }

@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use curve_chunkstore::{Changes, ChunkChange, ChunkPart, ExtentIndex, HOLE, PlacedRun, VolumeDeletion};
 use curve_multiraft::SnapshotPart;
+use curve_node::fuzzing::{accepts_identity, accepts_peers, sample_identity, sample_peers};
 use curve_types::{ChunkKey, ClientId, Epoch, Geometry, LogIndex, Sequence, Term, VolumeId};
 
 use super::format::{Action, CopysetOp, Mutation, Outcome};
@@ -13,7 +14,6 @@ use super::placed;
 use super::record::StateRecord;
 use super::snapshot::{Outline, Request, decode_part, encode_part};
 use super::volumes::VolumeTable;
-use crate::{identity, peers};
 
 /// A format: its name, valid bytes from a seed, and whether any bytes are accepted.
 pub type Format = (&'static str, fn(u64) -> Vec<u8>, fn(&[u8]) -> bool);
@@ -27,8 +27,8 @@ pub const FORMATS: [Format; 9] = [
     ("snapshot request", |seed| request(seed).encode().into(), take_request),
     ("snapshot outline", sample_outline, take_outline),
     ("snapshot part", sample_part, take_part),
-    ("identity", identity::sample, |bytes| identity::accepts(bytes) | identity::accepts(&sealed(bytes))),
-    ("peers", peers::sample, |bytes| peers::accepts(bytes) | peers::accepts(&sealed(bytes))),
+    ("identity", sample_identity, |bytes| accepts_identity(bytes) | accepts_identity(&sealed(bytes))),
+    ("peers", sample_peers, |bytes| accepts_peers(bytes) | accepts_peers(&sealed(bytes))),
 ];
 
 fn key(seed: u64) -> ChunkKey {

@@ -11,6 +11,7 @@ use curve_chunkstore::{ChunkStore, ChunkStoreConfig, block_crc};
 use curve_io::BoxFuture;
 use curve_io::sim::{SimDisk, SimDiskConfig, SimNetwork};
 use curve_multiraft::{Applied, Op, SnapshotFetch, SnapshotPart, SnapshotSource, StateMachine};
+use curve_node::PeerBook;
 use curve_types::{
     ChunkKey, ClientId, CopysetId, Epoch, Geometry, LogIndex, NodeId, Sequence, Term, VolumeId,
 };
@@ -20,7 +21,7 @@ use super::format::{Action, CopysetOp, Mutation, Outcome};
 use super::replica::Replica;
 use super::state_machine::CopysetMachine;
 use crate::metrics::Metrics;
-use crate::peers::{PeerBook, Peers};
+use crate::peers::Peers;
 
 const COPYSET: CopysetId = CopysetId(1);
 const BLOCK: usize = 4096;

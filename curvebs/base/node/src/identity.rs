@@ -1,7 +1,7 @@
-//! Who this chunkserver is, whatever its address.
+//! Who this server is, whatever its address.
 //!
 //! A token is drawn when the disk is first used; the MDS gives a node id for it. Both stay with the disk. A disk whose
-//! log or chunks were lost must come back under a new identity (see `rebuild`): a replica that forgot its votes must
+//! log or replicas were lost must come back under a new identity (see `set_aside`): a replica that forgot its votes must
 //! not vote again under the old one. All numbers are little-endian.
 //!
 //! ```text
@@ -29,7 +29,7 @@ pub const FILE: &str = "identity";
 const MAGIC: [u8; 4] = *b"CvId";
 const VERSION: u16 = 1;
 
-/// A chunkserver's identity.
+/// A server's identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// Drawn when the disk was first used.
@@ -110,14 +110,14 @@ impl Identity {
 }
 
 /// For the fuzzer: valid bytes.
-pub(crate) fn sample(seed: u64) -> Vec<u8> {
+pub fn sample(seed: u64) -> Vec<u8> {
     let node = (!seed.is_multiple_of(2)).then_some(NodeId(seed));
     let cluster = "c".repeat(seed as usize % 20);
     Identity { token: u128::from(seed) << 40, node, cluster }.encode().into()
 }
 
 /// For the fuzzer: whether bytes are an identity.
-pub(crate) fn accepts(bytes: &[u8]) -> bool {
+pub fn accepts(bytes: &[u8]) -> bool {
     let Ok(identity) = Identity::decode(bytes) else { return false };
     assert!(Identity::decode(&identity.encode()).is_ok_and(|again| again == identity));
     true

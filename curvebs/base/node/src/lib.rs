@@ -1,0 +1,17 @@
+//! What the data directory of a server that holds replicas says of the server itself: who it is, where its peers are,
+//! and how it is given up for a new beginning. Chunkservers and metaservers have the same files.
+
+mod addresses;
+mod aside;
+mod identity;
+
+pub use addresses::PeerBook;
+pub use aside::set_aside;
+pub use identity::{Identity, IdentityError};
+
+/// For the fuzzer: what it makes bytes of, and whether bytes are that.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::addresses::{accepts as accepts_peers, sample as sample_peers};
+    pub use crate::identity::{accepts as accepts_identity, sample as sample_identity};
+}
