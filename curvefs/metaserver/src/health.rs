@@ -1,0 +1,107 @@
+//! How this metaserver is, for `/healthz` and `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use curve_io::Disk;
+use curve_log::Log;
+use curve_multiraft::GroupState;
+use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
+use curve_types::ByteSize;
+
+use crate::context::Context;
+use crate::service::Inflight;
+
+/// With less room than this the operator is told.
+const SPACE_LOW: u64 = 1 << 30;
+
+/// What health is read from.
+pub struct Health {
+    /// The replicas and counters.
+    pub context: Arc<Context>,
+    /// The shared log.
+    pub log: Log,
+    /// Whose room it is.
+    pub disk: Arc<dyn Disk>,
+    /// Whether the last heartbeat was answered.
+    pub mds_heard: Arc<AtomicBool>,
+    /// Requests in flight.
+    pub inflight: Arc<Inflight>,
+}
+
+fn item(level: HealthLevel, code: &str, summary: String, cause: &str, remedy: &str) -> HealthItem {
+    HealthItem { code: code.into(), level, summary, cause: cause.into(), remedy: remedy.into() }
+}
+
+impl Health {
+    fn disk_items(&self, items: &mut Vec<HealthItem>) {
+        if self.log.failed() {
+            items.push(item(
+                HealthLevel::Err,
+                "LOG_FAILED",
+                "the shared log has stopped".into(),
+                "The disk failed a write or a sync of the log.",
+                "Check the disk (dmesg, smartctl). Restart the metaserver, or replace the disk and rebuild it.",
+            ));
+        }
+        let free = self.disk.space().map_or(u64::MAX, |space| space.free);
+        if free < SPACE_LOW || self.log.space_low() {
+            items.push(item(
+                HealthLevel::Warn,
+                "NO_SPACE",
+                format!("{} are left for metadata", ByteSize(free)),
+                "The disk is nearly full.",
+                "Make room on the disk, or add metaservers. A full disk stops the replicas on it.",
+            ));
+        }
+    }
+
+    fn replica_items(&self, items: &mut Vec<HealthItem>) {
+        for replica in self.context.table.all() {
+            let Some(group) = replica.group() else { continue };
+            if let GroupState::Failed(cause) = group.status().state {
+                items.push(item(
+                    HealthLevel::Err,
+                    "REPLICA_FAILED",
+                    format!("the replica of {} has stopped: {cause}", replica.id()),
+                    "Its log or its rows failed.",
+                    "See the log of this process. Restart the metaserver; if that does not help, rebuild it.",
+                ));
+            }
+        }
+    }
+}
+
+impl HealthSource for Health {
+    fn health(&self) -> HealthReport {
+        let mut items = Vec::new();
+        self.disk_items(&mut items);
+        self.replica_items(&mut items);
+        if !self.mds_heard.load(Ordering::Relaxed) {
+            items.push(item(
+                HealthLevel::Warn,
+                "MDS_UNREACHABLE",
+                "no MDS answers heartbeats".into(),
+                "All MDSs are down or cannot be reached, or this metaserver has just started.",
+                "Start the MDSs; mounts go on meanwhile.",
+            ));
+        }
+        HealthReport::new(items)
+    }
+
+    fn collect(&self) {
+        let metrics = &self.context.metrics;
+        let replicas = self.context.table.all();
+        let led = replicas.iter().filter(|replica| replica.led_term().is_some()).count();
+        let log = self.log.stats();
+        metrics.partitions.set(replicas.len() as f64);
+        metrics.partitions_led.set(led as f64);
+        metrics.inflight.set(self.inflight.ops() as f64);
+        metrics.log_flushes.absolute(log.flushes);
+        metrics.log_bytes.absolute(log.appended_bytes);
+        if let Ok(space) = self.disk.space() {
+            metrics.space_total.set(space.total as f64);
+            metrics.space_free.set(space.free as f64);
+        }
+    }
+}

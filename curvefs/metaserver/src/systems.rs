@@ -1,0 +1,245 @@
+//! What this metaserver knows of file systems: which partition holds which inodes, where partitions are, and where the data
+//! is. The MDS has the truth; heartbeats say when it is newer, and nothing here is asked for before it is needed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use curve_proto::MdsApi;
+use curve_proto::mds::MdsError;
+use curve_proto::pb::fs as pb;
+use curve_proto::pb::fs::fs_request::Op;
+use curve_proto::pb::fs::fs_response::Result as Answer;
+use curve_types::NodeId;
+use curvefs_types::{DataBackend, FsId, InodeId, MapLine, PartitionId, PartitionMap};
+use tokio::time::{Instant, sleep_until};
+
+use crate::data::{DataFactory, StoreAccess};
+
+/// The shortest time between two questions to the MDS about one file system.
+const SPACING: Duration = Duration::from_millis(200);
+/// For so long after no MDS answered, what is known must do.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A replica's place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The metaserver.
+    pub node: NodeId,
+    /// Its address as the MDS said; heartbeats may have taught a newer one.
+    pub address: String,
+}
+
+/// A file system as the MDS described it.
+#[derive(Clone, Debug)]
+pub struct FileSystem {
+    /// Which partition holds which inodes.
+    pub map: PartitionMap,
+    /// Where the replicas are, the leader first.
+    pub places: BTreeMap<PartitionId, Vec<Place>>,
+}
+
+/// Why the MDS could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// No MDS answers, or it does not know the file system.
+    #[error(transparent)]
+    Mds(#[from] MdsError),
+    /// Its answer makes no sense.
+    #[error("the MDS's answer about {0} makes no sense")]
+    Answer(FsId),
+    /// The data store cannot be used as it is described.
+    #[error("the data store of {fs} cannot be used: {why}")]
+    Data {
+        /// Whose.
+        fs: FsId,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+#[derive(Default)]
+struct Known {
+    system: Option<Arc<FileSystem>>,
+    data: Option<Arc<dyn DataBackend>>,
+    /// The versions that a heartbeat told.
+    map_heard: u64,
+    record_heard: u64,
+    record_version: u64,
+    /// Somebody found that it is old.
+    stale: bool,
+    asked: Option<Instant>,
+    failed: Option<Instant>,
+}
+
+impl Known {
+    fn is_current(&self) -> Option<Arc<FileSystem>> {
+        let system = self.system.as_ref()?;
+        let waits = self.failed.is_some_and(|at| at.elapsed() < PAUSE);
+        let current = !self.stale && system.map.version() >= self.map_heard;
+        (current || waits).then(|| system.clone())
+    }
+}
+
+#[derive(Default)]
+struct Entry {
+    known: Mutex<Known>,
+    /// One question at a time.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Entry {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All file systems that this metaserver has to do with.
+pub struct FileSystems {
+    api: Arc<MdsApi>,
+    factory: Arc<dyn DataFactory>,
+    entries: Mutex<BTreeMap<FsId, Arc<Entry>>>,
+}
+
+impl FileSystems {
+    /// Nothing is known yet.
+    pub fn new(api: Arc<MdsApi>, factory: Arc<dyn DataFactory>) -> Self {
+        Self { api, factory, entries: Mutex::default() }
+    }
+
+    fn entry(&self, fs: FsId) -> Arc<Entry> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).entry(fs).or_default().clone()
+    }
+
+    /// A heartbeat told which versions are current. Others are forgotten: no replica is here.
+    pub fn heard(&self, versions: &[pb::FsVersions]) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|fs, _| versions.iter().any(|version| version.fs == fs.0));
+        drop(entries);
+        for version in versions {
+            let entry = self.entry(FsId(version.fs));
+            let mut known = entry.lock();
+            known.map_heard = version.map_version;
+            known.record_heard = version.record_version;
+        }
+    }
+
+    /// What is known was found to be old.
+    pub fn note_stale(&self, fs: FsId) {
+        self.entry(fs).lock().stale = true;
+    }
+
+    /// The file system: as it is known, or asked for anew if that is old. While no MDS answers, the old one.
+    pub async fn get(&self, fs: FsId) -> Result<Arc<FileSystem>, SystemError> {
+        let entry = self.entry(fs);
+        if let Some(system) = entry.lock().is_current() {
+            return Ok(system);
+        }
+        let _asking = entry.asking.lock().await;
+        let asked = {
+            let known = entry.lock();
+            if let Some(system) = known.is_current() {
+                return Ok(system);
+            }
+            known.asked
+        };
+        if let Some(asked) = asked {
+            sleep_until(asked + SPACING).await;
+        }
+        let answer = self.ask(fs).await;
+        let mut known = entry.lock();
+        known.asked = Some(Instant::now());
+        match answer {
+            Ok(system) => {
+                let system = Arc::new(system);
+                known.system = Some(system.clone());
+                known.stale = false;
+                known.failed = None;
+                // Should a heartbeat of an older leader have told more, that was not so.
+                known.map_heard = known.map_heard.min(system.map.version());
+                Ok(system)
+            }
+            Err(error) => {
+                known.failed = Some(Instant::now());
+                known.system.clone().ok_or(error)
+            }
+        }
+    }
+
+    async fn ask(&self, fs: FsId) -> Result<FileSystem, SystemError> {
+        let answer = self.api.fs(Op::Partitions(pb::FsGetPartitions { fs: fs.0 })).await?;
+        let Answer::Partitions(partitions) = answer else { return Err(SystemError::Answer(fs)) };
+        system_of(partitions).ok_or(SystemError::Answer(fs))
+    }
+
+    /// The file system's data store, with the keys of the moment.
+    pub async fn data(&self, fs: FsId) -> Result<Arc<dyn DataBackend>, SystemError> {
+        let entry = self.entry(fs);
+        {
+            let known = entry.lock();
+            if let Some(data) = &known.data
+                && known.record_version >= known.record_heard
+            {
+                return Ok(data.clone());
+            }
+        }
+        let name = pb::FsName { name: String::new(), id: fs.0, with_secret: true };
+        let Answer::FileSystem(record) = self.api.fs(Op::Get(name)).await? else {
+            return Err(SystemError::Answer(fs));
+        };
+        let s3 = record.s3.ok_or(SystemError::Answer(fs))?;
+        let opened = self.factory.open(fs, StoreAccess::from(s3));
+        let data = opened.map_err(|why| SystemError::Data { fs, why })?;
+        let mut known = entry.lock();
+        known.record_version = record.version;
+        known.record_heard = known.record_heard.min(record.version);
+        known.data = Some(data.clone());
+        Ok(data)
+    }
+}
+
+fn system_of(answer: pb::FsPartitions) -> Option<FileSystem> {
+    let mut lines = Vec::new();
+    let mut places = BTreeMap::new();
+    for partition in answer.partitions {
+        let id = PartitionId(partition.id);
+        lines.extend(
+            partition.first_inodes.iter().map(|first| MapLine { first: InodeId(*first), partition: id }),
+        );
+        let mut at: Vec<Place> = partition
+            .members
+            .into_iter()
+            .map(|member| Place { node: NodeId(member.node), address: member.address })
+            .collect();
+        at.sort_by_key(|place| place.node.get() != partition.leader);
+        places.insert(id, at);
+    }
+    lines.sort_by_key(|line| line.first);
+    Some(FileSystem { map: PartitionMap::new(answer.version, lines)?, places })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_becomes_a_map_with_leaders_first() {
+        let member = |node| pb::PartitionMember { node, address: format!("m{node}:1"), up: true };
+        let partition = |id: u32, first: u64, leader| pb::FsPartition {
+            id,
+            first_inodes: vec![first],
+            members: vec![member(1), member(2), member(3)],
+            leader,
+            ..pb::FsPartition::default()
+        };
+        let answer =
+            pb::FsPartitions { version: 4, partitions: vec![partition(9, 1 << 40, 3), partition(8, 0, 0)] };
+        let system = system_of(answer.clone()).unwrap();
+        assert_eq!(system.map.version(), 4);
+        assert_eq!(system.map.partition_of(InodeId(5)), PartitionId(8));
+        assert_eq!(system.map.partition_of(InodeId(1 << 41)), PartitionId(9));
+        assert_eq!(system.places[&PartitionId(9)][0].node, NodeId(3));
+        let hole = pb::FsPartitions { partitions: answer.partitions[..1].to_vec(), ..answer };
+        assert!(system_of(hole).is_none());
+    }
+}
