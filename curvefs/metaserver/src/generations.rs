@@ -162,7 +162,7 @@ fn name(number: u64) -> String {
     format!("{ROWS}{number}")
 }
 
-fn encode(number: u64) -> Bytes {
+pub(crate) fn encode(number: u64) -> Bytes {
     let mut out = BytesMut::with_capacity(20);
     out.put_slice(&MAGIC);
     out.put_u16_le(VERSION);
@@ -173,7 +173,7 @@ fn encode(number: u64) -> Bytes {
     out.freeze()
 }
 
-fn decode(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<u64> {
     let (mut body, mut crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     if body.len() != 16 || crc32fast::hash(body) != crc.get_u32_le() || body[..4] != MAGIC {
         return None;

@@ -170,7 +170,8 @@ impl HeartbeatLoop {
         if !interval.is_zero() {
             self.interval = interval.min(self.interval.max(SPACING));
         }
-        self.context.systems.heard(&orders.versions);
+        let here = self.context.table.all().iter().map(|replica| replica.fs()).collect();
+        self.context.systems.heard(&orders.versions, &here);
         let addresses = orders.addresses.iter().map(|one| (NodeId(one.node), one.address.clone()));
         if self.context.book.learn(addresses)
             && let Err(error) = self.context.book.save(&*self.disk, &self.dir).await

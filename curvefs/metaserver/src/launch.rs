@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use curve_io::{BoxFuture, Disk, RealDisk};
-use curve_kv::{KvError, RocksCache, RocksOptions, RocksStore, Store};
+use curve_io::{Disk, RealDisk};
 use curve_proto::transport::GrpcMds;
 use curve_rpc::{RpcConfig, RpcNetwork};
 use curve_telemetry::{install_metrics, serve_http};
@@ -17,8 +16,8 @@ use rand::rngs::StdRng;
 
 use crate::config::MetaserverConfig;
 use crate::data::S3Factory;
-use crate::generations::StoreFactory;
 use crate::host::PARTITIONS_DIR;
+use crate::rocks::RocksFactory;
 use crate::server::{LOG_DIR, MetaserverParts, MetaserverServer, StartError};
 
 /// How often the clock is set by the machine's.
@@ -34,13 +33,13 @@ pub async fn run(
     let _lock = lock_data_dir(&config)?;
     // Counters are made at start, so they need their registry before.
     install_metrics();
-    let cache = RocksCache::new(config.cache.0 as usize).map_err(StartError::Cache)?;
-    let write_buffer_bytes = config.write_buffer.0 as usize;
-    let limits = RocksOptions { write_buffer_bytes, cache: Some(cache) };
+    let (cache, write_buffer) = (config.cache.0 as usize, config.write_buffer.0 as usize);
+    let stores = RocksFactory::new(config.data_dir.clone(), cache, write_buffer);
+    let stores = Arc::new(stores.map_err(StartError::Cache)?);
     let parts = MetaserverParts {
         disk: Arc::new(RealDisk::new(config.data_dir.clone())),
         dir: PathBuf::new(),
-        stores: Arc::new(RocksFactory { root: config.data_dir.clone(), limits }),
+        stores,
         data: Arc::new(S3Factory { deletes_per_second: config.deletes_per_second }),
         network: RpcNetwork::new(RpcConfig::default()),
         mds: Arc::new(GrpcMds::grpc(&config.mds_addresses)),
@@ -80,24 +79,6 @@ pub async fn set_aside(config: &MetaserverConfig) -> Result<PathBuf, StartError>
 /// As [`set_aside`], of a data directory on a disk.
 pub async fn set_aside_on(disk: &dyn Disk, dir: &Path) -> std::io::Result<PathBuf> {
     curve_node::set_aside(disk, dir, &[LOG_DIR, PARTITIONS_DIR]).await
-}
-
-/// RocksDB in directories of the data disk, with one cache for all.
-struct RocksFactory {
-    root: PathBuf,
-    limits: RocksOptions,
-}
-
-impl StoreFactory for RocksFactory {
-    fn open<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<Arc<dyn Store>, KvError>> {
-        let (path, limits) = (self.root.join(dir), self.limits.clone());
-        Box::pin(async move {
-            let opened = tokio::task::spawn_blocking(move || RocksStore::open_with(&path, &limits)).await;
-            let store = opened.unwrap_or_else(|error| Err(KvError::Io(error.to_string())))?;
-            let store: Arc<dyn Store> = Arc::new(store);
-            Ok(store)
-        })
-    }
 }
 
 fn now_ns() -> TimeNs {

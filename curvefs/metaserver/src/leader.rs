@@ -36,7 +36,7 @@ use crate::replica::Replica;
 use crate::systems::FileSystem;
 
 pub use change::change;
-pub use query::query;
+pub use query::{peer_query, query};
 pub use shut_out::shut_out;
 
 /// Operations over several partitions that one leader has under way; more wait outside.

@@ -13,6 +13,8 @@ mod clock;
 mod config;
 mod context;
 mod data;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generations;
 mod health;
 mod heartbeat;
@@ -26,6 +28,7 @@ mod orders;
 mod peers;
 mod record;
 mod replica;
+mod rocks;
 mod server;
 mod service;
 mod systems;
@@ -40,4 +43,5 @@ pub use host::ReplicaError;
 #[cfg(feature = "s3")]
 pub use launch::{run, set_aside, set_aside_on};
 pub use replica::Replica;
+pub use rocks::RocksFactory;
 pub use server::{MetaserverParts, MetaserverServer, StartError};

@@ -51,7 +51,7 @@ impl ReplicaRecord {
         replace_file(disk, &dir.join(FILE), &self.encode()).await
     }
 
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let Birth { fs, partition, slot, ranges, now_ns, root } = &self.birth;
         let mut out = BytesMut::with_capacity(64);
         out.put_slice(&MAGIC);
@@ -74,7 +74,7 @@ impl ReplicaRecord {
         out.freeze()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (mut body, mut crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
         if body.len() < 44 || crc32fast::hash(body) != crc.get_u32_le() || body[..4] != MAGIC {
             return None;

@@ -77,6 +77,12 @@ impl Call {
     }
 }
 
+/// What a call must fit into, and what it may say.
+struct Rules<'a, C> {
+    room: &'a Arc<Inflight>,
+    check: fn(&C) -> Result<(), Refusal>,
+}
+
 impl Service {
     /// Serves, beside the Raft runtime, at most so much of mounts at a time.
     pub fn new(context: Arc<Context>, raft: Arc<MultiRaft>, mounts: Arc<Inflight>) -> Self {
@@ -88,65 +94,61 @@ impl Service {
         Call { context: self.context.clone(), reply, method, of, started: Instant::now() }
     }
 
-    fn change(&self, request: &Message, call: Call) {
-        let checked = self.room(&self.mounts, request).and_then(|permit| {
-            let (partition, change) = decode::<Request>(request)?;
-            check_change(&change)?;
-            Ok((permit, self.replica(partition)?, change))
-        });
-        match checked {
-            Ok((permit, replica, change)) => {
-                let context = self.context.clone();
-                call.run(async move {
-                    let _permit = permit;
-                    leader::change(&context, &replica, change).await
-                });
-            }
-            Err(refusal) => call.finish(Err(refusal)),
-        }
-    }
-
-    fn query(
+    /// Checks a call at the edge and has it run, if there is room and the replica is here.
+    fn serve<C, R>(
         &self,
         request: &Message,
         call: Call,
-        room: &Arc<Inflight>,
-        check: fn(&Ask) -> Result<(), Refusal>,
-    ) {
+        Rules { room, check }: Rules<'_, C>,
+        run: impl FnOnce(Arc<Context>, Arc<Replica>, C) -> R,
+    ) where
+        C: curvefs_proto::Call,
+        R: Future<Output = Result<Bytes, Refusal>> + Send + 'static,
+    {
         let checked = self.room(room, request).and_then(|permit| {
-            let (partition, ask) = decode::<Ask>(request)?;
-            check(&ask)?;
-            Ok((permit, self.replica(partition)?, ask))
+            let (partition, what) = decode::<C>(request)?;
+            check(&what)?;
+            Ok((permit, self.replica(partition)?, what))
         });
         match checked {
-            Ok((permit, replica, ask)) => {
-                let context = self.context.clone();
+            Ok((permit, replica, what)) => {
+                let running = run(self.context.clone(), replica, what);
                 call.run(async move {
                     let _permit = permit;
-                    leader::query(&context, &replica, &ask).await.map(|outcome| outcome_bytes(&outcome))
+                    running.await
                 });
             }
             Err(refusal) => call.finish(Err(refusal)),
         }
     }
 
-    fn peer_change(&self, request: &Message, call: Call) {
-        let checked = self.room(&self.servers, request).and_then(|permit| {
-            let (partition, change) = decode::<Request>(request)?;
-            check_peer_change(&change)?;
-            Ok((permit, self.replica(partition)?, change))
+    fn change(&self, request: &Message, call: Call) {
+        let rules = Rules { room: &self.mounts, check: check_change };
+        self.serve(request, call, rules, |context, replica, change| async move {
+            leader::change(&context, &replica, change).await
         });
-        match checked {
-            Ok((permit, replica, change)) => {
-                let context = self.context.clone();
-                call.run(async move {
-                    let _permit = permit;
-                    let proposed = replica.propose(&change).await;
-                    proposed.map_err(|error| propose_refusal(&error, |node| context.address(node)))
-                });
-            }
-            Err(refusal) => call.finish(Err(refusal)),
-        }
+    }
+
+    fn query(&self, request: &Message, call: Call) {
+        let rules = Rules { room: &self.mounts, check: check_query };
+        self.serve(request, call, rules, |context, replica, ask: Ask| async move {
+            leader::query(&context, &replica, &ask).await.map(|outcome| outcome_bytes(&outcome))
+        });
+    }
+
+    fn peer_change(&self, request: &Message, call: Call) {
+        let rules = Rules { room: &self.servers, check: check_peer_change };
+        self.serve(request, call, rules, |context, replica, change| async move {
+            let proposed = replica.propose(&change).await;
+            proposed.map_err(|error| propose_refusal(&error, |node| context.address(node)))
+        });
+    }
+
+    fn peer_query(&self, request: &Message, call: Call) {
+        let rules = Rules { room: &self.servers, check: check_peer_query };
+        self.serve(request, call, rules, |context, replica, ask: Ask| async move {
+            leader::peer_query(&context, &replica, &ask).await.map(|outcome| outcome_bytes(&outcome))
+        });
     }
 
     fn replica(&self, partition: PartitionId) -> Result<Arc<Replica>, Refusal> {
@@ -217,14 +219,14 @@ impl Handler for Service {
             methods::META_CHANGE => self.change(&request, self.begin(reply, method, |m| &m.change)),
             methods::META_QUERY => {
                 let call = self.begin(reply, method, |m| &m.query);
-                self.query(&request, call, &self.mounts, check_query);
+                self.query(&request, call);
             }
             methods::META_PEER_CHANGE => {
                 self.peer_change(&request, self.begin(reply, method, |m| &m.peer_change));
             }
             methods::META_PEER_QUERY => {
                 let call = self.begin(reply, method, |m| &m.peer_query);
-                self.query(&request, call, &self.servers, check_peer_query);
+                self.peer_query(&request, call);
             }
             unknown => {
                 let call = self.begin(reply, method, |m| &m.peer_query);

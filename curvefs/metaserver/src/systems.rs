@@ -1,7 +1,7 @@
 //! What this metaserver knows of file systems: which partition holds which inodes, where partitions are, and where the data
 //! is. The MDS has the truth; heartbeats say when it is newer, and nothing here is asked for before it is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -111,12 +111,12 @@ impl FileSystems {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).entry(fs).or_default().clone()
     }
 
-    /// A heartbeat told which versions are current. Others are forgotten: no replica is here.
-    pub fn heard(&self, versions: &[pb::FsVersions]) {
+    /// A heartbeat told which versions are current. File systems without a replica here are forgotten.
+    pub fn heard(&self, versions: &[pb::FsVersions], here: &BTreeSet<FsId>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|fs, _| versions.iter().any(|version| version.fs == fs.0));
+        entries.retain(|fs, _| here.contains(fs));
         drop(entries);
-        for version in versions {
+        for version in versions.iter().filter(|version| here.contains(&FsId(version.fs))) {
             let entry = self.entry(FsId(version.fs));
             let mut known = entry.lock();
             known.map_heard = version.map_version;

@@ -3,14 +3,16 @@
 use curve_chunkserver::ChunkserverConfig;
 use curve_client::ClientConfig;
 use curve_mds::MdsConfig;
+use curvefs_metaserver::MetaserverConfig;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::damage::damage;
 
-const SAMPLES: [&str; 3] = [
+const SAMPLES: [&str; 4] = [
     include_str!("../../../deploy/mds.toml"),
     include_str!("../../../deploy/chunkserver.toml"),
+    include_str!("../../../deploy/metaserver.toml"),
     include_str!("../../../deploy/curve.toml"),
 ];
 
@@ -22,6 +24,7 @@ pub fn case(random: &mut StdRng) -> &'static str {
     let refused = match which {
         0 => curve_config::parse::<MdsConfig>(&text, "fuzz").map(|config| drop(config.check())).err(),
         1 => curve_config::parse::<ChunkserverConfig>(&text, "fuzz").map(drop).err(),
+        2 => curve_config::parse::<MetaserverConfig>(&text, "fuzz").map(drop).err(),
         _ => curve_config::parse::<ClientConfig>(&text, "fuzz").map(drop).err(),
     };
     match refused {

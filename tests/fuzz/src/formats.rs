@@ -28,6 +28,11 @@ pub fn fs(random: &mut StdRng) -> &'static str {
     case(random, &curvefs_types::fuzzing::FORMATS)
 }
 
+/// What metaservers keep beside rows.
+pub fn metaserver(random: &mut StdRng) -> &'static str {
+    case(random, &curvefs_metaserver::fuzzing::FORMATS)
+}
+
 fn case(random: &mut StdRng, formats: &[Format]) -> &'static str {
     let (name, sample, accepts) = formats[random.random_range(0..formats.len())];
     let mut bytes = sample(random.random());

@@ -17,6 +17,7 @@
 //! | records | single records and segment headers of a log, the hello of a connection |
 //! | chunk | chunk headers, manifests, records, the store's format |
 //! | fs | requests, replies, queries, rows and keys of CurveFS |
+//! | metaserver | what metaservers keep beside rows |
 //! | store | whole stores with damaged files |
 //! | config | configuration files |
 
@@ -40,7 +41,7 @@ use rand::{Rng, SeedableRng};
 /// One case of a target; the text says how it ended, for the counts.
 type Target = fn(&mut StdRng) -> &'static str;
 
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 12] = [
     ("frames", frames::case),
     ("messages", messages::case),
     ("data", data::case),
@@ -50,6 +51,7 @@ const TARGETS: [(&str, Target); 11] = [
     ("records", records::case),
     ("chunk", formats::chunk),
     ("fs", formats::fs),
+    ("metaserver", formats::metaserver),
     ("store", store::case),
     ("config", config::case),
 ];

@@ -63,12 +63,13 @@ pub enum Command {
 #[command(after_help = "Examples:\n  curve serve mds --config /etc/curve/mds.toml\n  \
                         curve serve chunkserver --config /etc/curve/chunkserver.toml\n  \
                         curve serve chunkserver --config /etc/curve/chunkserver.toml --rebuild\n  \
+                        curve serve metaserver --config /etc/curve/metaserver.toml\n  \
                         curve serve s3 --config /etc/curve/s3.toml")]
 pub struct ServeArgs {
     /// Which role.
     pub role: ServeRole,
     /// Move the data aside first, and start empty. For a damaged disk: the other replicas fill it again. A chunkserver
-    /// comes back under a new id, an MDS under its old one.
+    /// or metaserver comes back under a new id, an MDS under its old one.
     #[arg(long)]
     pub rebuild: bool,
 }
@@ -80,6 +81,8 @@ pub enum ServeRole {
     Mds,
     /// Chunkserver: one per disk.
     Chunkserver,
+    /// Metaserver of CurveFS: partitions of file systems' metadata.
+    Metaserver,
     /// Embedded object store: S3 on one directory.
     S3,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use curve_chunkserver::ChunkserverConfig;
 use curve_mds::{MdsConfig, MdsServer};
+use curvefs_metaserver::MetaserverConfig;
 use curvefs_objectstore::ObjectStoreConfig;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
@@ -45,6 +46,14 @@ pub fn run(config: Option<&Path>, args: &ServeArgs) -> Result<(), Failure> {
             }
             let threads = config.threads;
             runtime(threads)?.block_on(serve_chunkserver(config, args.rebuild))
+        }
+        ServeRole::Metaserver => {
+            let mut config = load::<MetaserverConfig>(path)?;
+            if let Some(addresses) = curve_config::mds_override() {
+                config.mds_addresses = addresses;
+            }
+            let threads = config.threads;
+            runtime(threads)?.block_on(serve_metaserver(config, args.rebuild))
         }
         ServeRole::S3 if args.rebuild => {
             Err(Failure::new(Code::Usage, "an object store has no replica to be rebuilt from"))
@@ -103,6 +112,18 @@ async fn serve_chunkserver(config: ChunkserverConfig, rebuild: bool) -> Result<(
     }
     let ready = |address: &str| tracing::info!(address, "started");
     curve_chunkserver::run(config, told, ready).await.map_err(|error| did_not_start(&error))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve_metaserver(config: MetaserverConfig, rebuild: bool) -> Result<(), Failure> {
+    let told = told_to_stop()?;
+    if rebuild {
+        let aside = curvefs_metaserver::set_aside(&config).await.map_err(|error| did_not_start(&error))?;
+        tracing::warn!(aside = %aside.display(), "moved the old data aside; its peers fill this metaserver again");
+    }
+    let ready = |address: &str| tracing::info!(address, "started");
+    curvefs_metaserver::run(config, told, ready).await.map_err(|error| did_not_start(&error))?;
     tracing::info!("stopped");
     Ok(())
 }

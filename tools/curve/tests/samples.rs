@@ -31,6 +31,12 @@ fn samples_are_current_and_load() {
         "ChunkserverConfig",
         "A chunkserver",
     );
+    check::<curvefs_metaserver::MetaserverConfig>(
+        "metaserver.toml",
+        "curvefs/metaserver/src/config.rs",
+        "MetaserverConfig",
+        "A metaserver",
+    );
     check::<curvefs_objectstore::ObjectStoreConfig>(
         "s3.toml",
         "curvefs/objectstore/src/config.rs",

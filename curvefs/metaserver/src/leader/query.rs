@@ -14,7 +14,14 @@ use crate::replica::{Replica, read_refusal};
 /// How long the bell is waited for that says that something is free.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Answers from this replica's rows, which have everything that was acknowledged. What a transaction holds is waited for:
+/// Answers a server at once, `Busy` included: whoever asks may hold locks, and nobody waits while holding one.
+pub async fn peer_query(context: &Context, replica: &Replica, ask: &Ask) -> Result<Outcome<Answer>, Refusal> {
+    let barrier = replica.barrier().await;
+    barrier.map_err(|error| read_refusal(error, |node| context.address(node)))?;
+    Ok(replica.look(ask))
+}
+
+/// Answers a mount from this replica's rows, which have everything that was acknowledged. What a transaction holds is waited for:
 /// it may be about to change, and the change may have been seen elsewhere.
 pub async fn query(
     context: &Arc<Context>,

@@ -135,7 +135,7 @@ fn a_graceful_stop_hands_over_at_once() {
 /// A leader dies between the decision and its end elsewhere. Whoever looks then waits, and sees the whole operation.
 #[test]
 fn what_a_dead_leader_decided_is_finished_by_the_next() {
-    for seed in seeds(6) {
+    for seed in seeds(4) {
         bed::run(seed, SERVERS, async |bed: &mut Bed| {
             bed.wait_until_led().await;
             let mut client = bed.client();
@@ -244,7 +244,7 @@ async fn torment(bed: &mut Bed, mut clients: JoinSet<()>) {
 
 #[test]
 fn nothing_that_was_answered_is_lost_whatever_fails() {
-    for seed in seeds(8) {
+    for seed in seeds(4) {
         bed::run(seed, SERVERS, async |bed: &mut Bed| {
             bed.wait_until_led().await;
             let (done, mut ready) = tokio::sync::mpsc::unbounded_channel();

@@ -181,7 +181,8 @@ pub async fn disturb(mut client: Client, maker: Arc<Mutex<Maker>>, seed: u64, ch
         let mut op = maker.lock().unwrap().op(random.random());
         own_names(&mut op, "all-");
         own_slices(&mut op, 0);
-        if op.home().is_none() {
+        // The root's attributes are what is born in it, everybody's.
+        if op.home().is_none() || !matches!(op, Op::Name { .. }) && op.home() == Some(InodeId::ROOT) {
             continue;
         }
         let outcome = client.change(op.clone()).await;
