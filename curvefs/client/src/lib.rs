@@ -8,6 +8,7 @@
 //! | `trail` | pure: what each refusal means, pauses, time given to a try |
 //! | `place` | pure: where new directories go |
 //! | `grant` | what the MDS tells, in our own types |
+//! | `subtree` | [`Subtree`]: a directory as the root of a mount |
 //! | `backend` | with the feature `s3`: the data backend that the record describes |
 //!
 //! Sockets are the network's (`curve_io::Network`), the MDS is a transport (`curve_proto`): a simulator runs the same code.
@@ -22,6 +23,7 @@ mod mount;
 mod numbers;
 mod place;
 mod router;
+mod subtree;
 mod trail;
 
 #[cfg(feature = "s3")]
@@ -30,4 +32,5 @@ pub use client::{Client, MountState};
 pub use grant::{FileSystem, Grant, MountKey, S3Record};
 pub use mount::{Mount, MountError, MountRequest};
 pub use router::{BadPartitions, Member, PartitionInfo, Partitions};
+pub use subtree::Subtree;
 pub use trail::RetryLimits;

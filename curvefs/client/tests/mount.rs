@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use curve_proto::MdsError;
-use curvefs_client::{MountError, MountState};
+use curvefs_client::{MountError, MountState, Subtree};
 use curvefs_types::{FsError, InodeId, Kind, Metadata, MountOptions, Name, Query, RenameMode};
 use curvefs_vfs::{Caller, MemoryBackend, OpenMode, Vfs};
 use support::{NAME, World};
@@ -178,5 +178,48 @@ async fn a_vfs_works_over_it() {
     let usage = again.stat_fs().await.unwrap();
     assert_eq!((usage.dirs, usage.files), (10, 36));
     again.shutdown().await.unwrap();
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_can_be_the_root() {
+    let world = World::new(3, 1).await;
+    let mount = world.mount().await;
+    let data = Arc::new(MemoryBackend::new(mount.grant().writer));
+    let whole = Vfs::new(mount.metadata(), data.clone(), MountOptions::default());
+    let mut dir = InodeId::ROOT;
+    for step in ["a", "b", "c"] {
+        dir = whole.mkdir(dir, name(step), 0o755, USER, None).await.unwrap().attr.inode;
+    }
+    write(&whole, dir, "outside", b"1").await;
+    for (path, error) in [("a/x", FsError::NotFound), ("a/b/c/outside", FsError::NotDir)] {
+        assert_eq!(Subtree::open(mount.metadata(), path).await.err(), Some(error), "{path}");
+    }
+    let other = world.try_mount(NAME, 2).await.unwrap();
+    let tree = Subtree::open(other.metadata(), "/a/b/").await.unwrap();
+    let part = Vfs::new(Arc::new(tree), data, MountOptions::default());
+    let (root, _) = part.get_attr(InodeId::ROOT).await.unwrap();
+    assert_eq!((root.inode, root.parent, root.is_dir()), (InodeId::ROOT, InodeId::ROOT, true));
+    let c = part.lookup(InodeId::ROOT, name("c")).await.unwrap().attr;
+    assert_eq!((c.inode, c.parent), (dir, InodeId::ROOT));
+    assert_eq!(read(&part, dir, "outside").await, b"1");
+    write(&part, InodeId::ROOT, "inside", b"22").await;
+    let made = part.mkdir(InodeId::ROOT, name("d"), 0o755, USER, None).await.unwrap().attr;
+    assert_eq!(made.parent, InodeId::ROOT);
+    part.rename((dir, name("outside")), (InodeId::ROOT, name("moved")), RenameMode::NoReplace).await.unwrap();
+    let handle = part.open_dir(InodeId::ROOT).await.unwrap();
+    let lines = part.read_dir(handle, 0, true).await.unwrap();
+    let names: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(&line.name).into_owned()).collect();
+    assert_eq!(names, [".", "..", "c", "d", "inside", "moved"]);
+    assert_eq!((lines[0].inode, lines[1].inode), (InodeId::ROOT, InodeId::ROOT));
+    part.release_dir(handle).unwrap();
+    assert!(part.stat_fs().await.unwrap().dirs >= 1);
+    part.shutdown().await.unwrap();
+    let b = whole
+        .lookup(whole.lookup(InodeId::ROOT, name("a")).await.unwrap().attr.inode, name("b"))
+        .await
+        .unwrap();
+    assert_eq!(read(&whole, b.attr.inode, "inside").await, b"22");
+    whole.shutdown().await.unwrap();
     assert_eq!(world.problems(), Vec::<String>::new());
 }

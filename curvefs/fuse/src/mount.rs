@@ -29,11 +29,13 @@ pub struct KernelOptions {
     pub dev: bool,
     /// Set-user-id works.
     pub suid: bool,
+    /// Programs can be run.
+    pub exec: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { source: "curvefs".into(), allow_other: true, dev: true, suid: true }
+        Self { source: "curvefs".into(), allow_other: true, dev: true, suid: true, exec: true }
     }
 }
 
@@ -94,6 +96,7 @@ pub fn mount(vfs: Vfs, dir: &Path, options: &KernelOptions) -> io::Result<Mounte
         MountOption::NoAtime,
         if options.dev { MountOption::Dev } else { MountOption::NoDev },
         if options.suid { MountOption::Suid } else { MountOption::NoSuid },
+        if options.exec { MountOption::Exec } else { MountOption::NoExec },
         if vfs.options().read_only { MountOption::RO } else { MountOption::RW },
     ];
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };

@@ -63,7 +63,7 @@ pub type OpenVolume = (String, Arc<Volume>);
 
 /// Opens volumes, in order. If one cannot be opened, those before it are closed again.
 pub async fn open(paths: &[String], opening: &Opening) -> Result<Vec<OpenVolume>, VolumeError> {
-    let mut config = configuration(opening.config.as_deref())?;
+    let mut config = configuration(opening.config.as_deref(), None)?;
     if let Some(timeout) = opening.io_timeout {
         config.io_timeout = HumanDuration(timeout);
     }
@@ -86,22 +86,26 @@ pub async fn open(paths: &[String], opening: &Opening) -> Result<Vec<OpenVolume>
 
 /// Reaches the cluster of the configuration.
 pub async fn connect(explicit: Option<&Path>) -> Result<Cluster, VolumeError> {
-    reach(&configuration(explicit)?).await
+    reach(&configuration(explicit, None)?).await
 }
 
 async fn reach(config: &ClientConfig) -> Result<Cluster, VolumeError> {
     Cluster::connect(config).await.map_err(VolumeError::Cluster)
 }
 
-/// The file that `--config` and the usual places give. `$CURVE_MDS` replaces its addresses, or all of it.
-fn configuration(explicit: Option<&Path>) -> Result<ClientConfig, VolumeError> {
-    let addresses = curve_config::mds_override();
+/// The file that `--config` and the usual places give. The addresses of the command line, or else `$CURVE_MDS`, replace
+/// its addresses, or all of it.
+pub fn configuration(
+    explicit: Option<&Path>,
+    addresses: Option<Vec<String>>,
+) -> Result<ClientConfig, ConfigError> {
+    let addresses = addresses.or_else(curve_config::mds_override);
     let mut config: ClientConfig = match curve_config::find_client_config(explicit) {
         Ok(path) => curve_config::load(path)?,
         Err(ConfigError::NotFound { .. }) if explicit.is_none() && addresses.is_some() => {
             ClientConfig::default()
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if let Some(addresses) = addresses {
         config.mds_addresses = addresses;

@@ -1,0 +1,84 @@
+//! `curve-fuse`: mounts CurveFS file systems on this host. Called as `mount.curvefs` it is what `mount -t curvefs` runs.
+//!
+//! | file | what |
+//! |---|---|
+//! | `cli`, `helper` | the command lines: ours, and mount(8)'s |
+//! | `options` | pure: the text after `-o` |
+//! | `checks`, `mounts` | whether it can be mounted there, in words; what the kernel has mounted |
+//! | `background` | a process of its own, waited for until the mount is usable |
+//! | `error` | why there is no mount, and what to do |
+//! | `daemon`, `health` | the mount: opened, served, ended in order |
+//! | `unmount`, `record` | taking a mount away, and waiting for its process |
+//!
+//! The file system itself is `curvefs-vfs` over `curvefs-client`; the kernel adaptor is `curvefs-fuse`.
+
+mod background;
+mod checks;
+mod cli;
+mod daemon;
+mod error;
+mod health;
+mod helper;
+mod mounts;
+mod options;
+mod record;
+mod unmount;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command};
+
+/// Blocks of files come and go all the time; glibc would give their memory back to the kernel and fault it in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What mount(8) takes for a wrong command line, and for a mount that failed (mount(8), "EXIT STATUS").
+const MOUNT_USAGE: u8 = 1;
+const MOUNT_FAILED: u8 = 32;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().map(Path::new).and_then(Path::file_name);
+    if called.is_some_and(helper::is_helper) {
+        return as_helper(&args[1..]);
+    }
+    match Cli::parse().command {
+        Command::Mount(mount) if mount.child => background::serve_as_child(&mount),
+        Command::Mount(mount) => exit(background::mount(&mount)),
+        Command::Umount(umount) => exit(unmount::unmount(&umount)),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "curve-fuse", &mut io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn as_helper(args: &[OsString]) -> ExitCode {
+    match helper::parse(args) {
+        Ok(helper::Helper { fake: true, .. }) => ExitCode::SUCCESS,
+        Ok(helper::Helper { mount, .. }) => match background::mount(&mount) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed("mount.curvefs", &error, MOUNT_FAILED),
+        },
+        Err(error) => failed("mount.curvefs", &error, MOUNT_USAGE),
+    }
+}
+
+fn exit(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed("curve-fuse", &error, 1),
+    }
+}
+
+fn failed(program: &str, error: &impl Display, code: u8) -> ExitCode {
+    // Nothing can be done if standard error is gone, too.
+    let _ = writeln!(io::stderr(), "{program}: {error}");
+    ExitCode::from(code)
+}
