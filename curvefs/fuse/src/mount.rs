@@ -91,7 +91,8 @@ pub fn mount(vfs: Vfs, dir: &Path, options: &KernelOptions) -> io::Result<Mounte
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("curvefs".into()),
+        // fuser's own `Subtype` does not reach the kernel unless fusermount3 mounts.
+        MountOption::CUSTOM("subtype=curvefs".into()),
         MountOption::DefaultPermissions,
         MountOption::NoAtime,
         if options.dev { MountOption::Dev } else { MountOption::NoDev },

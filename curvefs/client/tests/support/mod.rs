@@ -50,6 +50,7 @@ pub struct Mds {
     pub record_version: u64,
     pub map_version: u64,
     pub secret: &'static str,
+    pub endpoint: String,
     /// How often a mount is in progress before it is granted.
     pub in_progress: u32,
     /// The map of the grant says that the first partition holds everything.
@@ -68,6 +69,8 @@ pub type Heard = (PartitionId, u64, u64);
 /// Everything in one place.
 pub struct State {
     held: BTreeMap<PartitionId, Held>,
+    /// Where metaservers listen.
+    pub addresses: BTreeMap<u64, String>,
     pub mds: Mds,
     /// Whether members that do not lead say who does.
     pub hints: bool,
@@ -94,8 +97,9 @@ fn host(node: u64) -> String {
     format!("meta-{node}")
 }
 
-fn address(node: u64) -> String {
-    format!("meta-{node}:1")
+/// Where metaservers listen, in the simulated network.
+fn simulated() -> BTreeMap<u64, String> {
+    NODES.iter().map(|node| (*node, format!("{}:1", host(*node)))).collect()
 }
 
 impl World {
@@ -117,6 +121,7 @@ impl World {
             record_version: 1,
             map_version: 1,
             secret: "first",
+            endpoint: "http://s3:1".into(),
             in_progress: 0,
             grants_old_map: false,
             over: false,
@@ -127,6 +132,7 @@ impl World {
         };
         let state = State {
             held,
+            addresses: simulated(),
             mds,
             hints: true,
             refusals: VecDeque::new(),
@@ -153,9 +159,14 @@ impl World {
     /// Serves as a metaserver.
     pub async fn start(&self, node: u64) {
         self.network.bring_up(&host(node));
-        let handler = Arc::new(Metaserver { node, state: self.state.clone() });
-        let server = self.network.node(&host(node)).serve(&address(node), handler).await.unwrap();
+        let address = self.state().addresses[&node].clone();
+        let server = self.network.node(&host(node)).serve(&address, self.metaserver(node)).await.unwrap();
         self.servers.lock().unwrap().insert(node, server);
+    }
+
+    /// What a metaserver does, for whatever network.
+    pub fn metaserver(&self, node: u64) -> Arc<dyn Handler> {
+        Arc::new(Metaserver { node, state: self.state.clone() })
     }
 
     /// Takes a metaserver down.
@@ -170,6 +181,11 @@ impl World {
             self.network.set_link("mount", &host(node), link.clone());
             self.network.set_link(&host(node), "mount", link.clone());
         }
+    }
+
+    /// Everything, for who serves it by other means.
+    pub fn shared(&self) -> Arc<Mutex<State>> {
+        self.state.clone()
     }
 
     /// An MDS client of a mount.
@@ -340,12 +356,16 @@ impl State {
         if held.leader == node {
             return Ok(());
         }
-        let leader = Leader { node: NodeId(held.leader), address: address(held.leader) };
+        let leader = Leader {
+            node: NodeId(held.leader),
+            address: self.addresses.get(&held.leader).cloned().unwrap_or_default(),
+        };
         Err(Refusal::NotLeader { hint: (self.hints && held.leader != 0).then_some(leader) })
     }
 
     fn partitions(&self, old: bool) -> fs::FsPartitions {
-        let member = |node: &u64| fs::PartitionMember { node: *node, address: address(*node), up: true };
+        let member =
+            |node: &u64| fs::PartitionMember { node: *node, address: self.addresses[node].clone(), up: true };
         let one = |id: &PartitionId| fs::FsPartition {
             id: id.get(),
             fs: 1,
@@ -360,8 +380,8 @@ impl State {
 
     fn record(&self) -> fs::FsRecord {
         let s3 = fs::S3Backend {
-            endpoint: "http://s3:1".into(),
-            buckets: vec!["b".into()],
+            endpoint: self.mds.endpoint.clone(),
+            buckets: vec!["bucket-1".into()],
             access_key: "key".into(),
             secret_key: self.mds.secret.into(),
             ..Default::default()
@@ -456,6 +476,20 @@ impl Handler for Metaserver {
     }
 }
 
+/// What the MDS answers; `None` while it is down.
+pub fn answer(state: &Mutex<State>, request: pb::MdsRequest) -> Option<pb::MdsResponse> {
+    let Some(pb::mds_request::Op::Fs(fs::FsRequest { op: Some(op) })) = request.op else { panic!() };
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.mds.down {
+        return None;
+    }
+    let result = match state.control(op) {
+        Ok(result) => pb::mds_response::Result::Fs(fs::FsResponse { result: Some(result) }),
+        Err(error) => pb::mds_response::Result::Error((&error).into()),
+    };
+    Some(pb::MdsResponse { result: Some(result) })
+}
+
 struct FakeMds(Arc<Mutex<State>>);
 
 impl MdsTransport for FakeMds {
@@ -464,20 +498,14 @@ impl MdsTransport for FakeMds {
         request: pb::MdsRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<pb::MdsResponse, MdsCallError>> {
-        let Some(pb::mds_request::Op::Fs(fs::FsRequest { op: Some(op) })) = request.op else { panic!() };
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = (!state.mds.down).then(|| state.control(op));
+        let answer = answer(&self.0, request);
         Box::pin(async move {
-            let Some(answer) = answer else {
-                tokio::time::sleep(deadline).await;
-                let (addresses, cause) = ("mds".to_owned(), "down".to_owned());
-                return Err(MdsCallError::Unavailable { waited_ms: 0, addresses, cause });
-            };
-            let result = match answer {
-                Ok(result) => pb::mds_response::Result::Fs(fs::FsResponse { result: Some(result) }),
-                Err(error) => pb::mds_response::Result::Error((&error).into()),
-            };
-            Ok(pb::MdsResponse { result: Some(result) })
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+            tokio::time::sleep(deadline).await;
+            let (addresses, cause) = ("mds".to_owned(), "down".to_owned());
+            Err(MdsCallError::Unavailable { waited_ms: 0, addresses, cause })
         })
     }
 }
