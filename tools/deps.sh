@@ -21,6 +21,7 @@ test=(
   s3fs:s3fs fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
   qemu-system-x86_64:qemu-system-x86
   mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
+  sqlite3:sqlite3 rsync:rsync
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
   /usr/lib/postgresql/15/bin/pgbench:postgresql-15
 )

@@ -45,7 +45,7 @@ if [ "$(id -u)" -ne 0 ] && ! command -v fusermount3 >/dev/null || [ ! -e /dev/fu
 else
   mkdir -p "$mnt"
   if grep -qs " $mnt fuse" /proc/mounts; then echo "$mnt is mounted already"; else
-    "$bin/curve-fuse" mount demo "$mnt" --background --log-file "$dir/log/mount.log"
+    "$bin/curve-fuse" mount demo "$mnt" --background --log "$dir/log/mount.log"
   fi
   cp -r "$here/docs" "$mnt/docs.new"
   diff -r "$here/docs" "$mnt/docs.new"

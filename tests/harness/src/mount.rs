@@ -35,10 +35,10 @@ impl FsMount {
         let log = playground.dir().join("log").join(format!("mount-{file}.log"));
         let output = std::fs::File::options().create(true).append(true).open(&log).expect("a log");
         let mut process = Command::new(binary("curve-fuse"))
-            .arg("--config")
-            .arg(playground.config())
             .args(["mount", name])
             .arg(dir)
+            .arg("--config")
+            .arg(playground.config())
             .args(more)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a descriptor"))

@@ -288,6 +288,34 @@ async fn git_works_on_a_mount() {
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Two processes write to one SQLite database in WAL mode: its shared memory is a mapped file of the mount.
+#[tokio::test]
+async fn two_sqlite_processes_share_a_database_on_a_mount() {
+    let _turn = turn("two_sqlite_processes_share_a_database_on_a_mount").await;
+    if !can_mount() || !has_program("sqlite3") {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    let database = mount.dir().join("data.db").display().to_string();
+    let made = "PRAGMA journal_mode=WAL; CREATE TABLE t (who INTEGER, n INTEGER, PRIMARY KEY (who, n));";
+    run(30, "sqlite3", &[&database, made]).await.unwrap_or_else(|error| panic!("{error}"));
+    let inserts = |who: u32| {
+        let one = |n: u32| format!("INSERT INTO t VALUES ({who}, {n});");
+        format!("PRAGMA busy_timeout=60000; {}", (0..100).map(one).collect::<String>())
+    };
+    let (one, two) = (inserts(1), inserts(2));
+    let (first, second) = (["-bail", &database, &one], ["-bail", &database, &two]);
+    let (first, second) = tokio::join!(run(120, "sqlite3", &first), run(120, "sqlite3", &second));
+    for done in [first, second] {
+        done.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let asked = "SELECT count(*), count(DISTINCT who) FROM t; PRAGMA integrity_check;";
+    let said = run(30, "sqlite3", &[&database, asked]).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(said.stdout, "200|2\nok\n");
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// A repository of some hundred files in ten commits.
 fn make_repository(dir: &Path) {
     let git = |arguments: &[&str]| {
