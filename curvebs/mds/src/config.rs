@@ -48,11 +48,16 @@ pub struct MdsConfig {
     pub grace_after_failover: HumanDuration,
     /// A member that is up and does not have its replica for this long has lost it: it is rebuilt.
     pub lost_replica_after: HumanDuration,
+    /// How long a mount of a file system lives without a refresh. After that every partition refuses it, and what it had
+    /// locked or held open is released.
+    pub mount_lease: HumanDuration,
+    /// A metaserver that is silent for this long counts as dead: its partitions are rebuilt on others.
+    pub metaserver_dead_after: HumanDuration,
     /// Replicas that each chunkserver should have; 0 follows the number of chunkservers (4 on small clusters, up to 100).
     pub copysets_per_chunkserver: u32,
     /// Bytes of each chunkserver's disk that new segments must leave free. At most a twentieth of the disk is kept.
     pub reserve: ByteSize,
-    /// File with the keys that seal CHAP secrets: 64 hexadecimal digits in a line, the first of which seals. The same on every
+    /// File with the keys that seal CHAP secrets and the secret keys of object stores: 64 hexadecimal digits in a line, the first of which seals. The same on every
     /// MDS; empty: no secrets can be kept.
     pub secrets_key_file: PathBuf,
     /// Share of a disk in percent below which health warns of low capacity.
@@ -74,6 +79,8 @@ impl Default for MdsConfig {
             dead_after: seconds(600),
             grace_after_failover: seconds(30),
             lost_replica_after: seconds(30),
+            mount_lease: seconds(30),
+            metaserver_dead_after: seconds(300),
             copysets_per_chunkserver: 0,
             reserve: ByteSize(20 << 30),
             secrets_key_file: PathBuf::new(),
@@ -127,6 +134,7 @@ impl MdsConfig {
         let order = [
             ("heartbeat_interval", self.heartbeat_interval, "down_after", self.down_after),
             ("down_after", self.down_after, "dead_after", self.dead_after),
+            ("down_after", self.down_after, "metaserver_dead_after", self.metaserver_dead_after),
         ];
         for (shorter, a, longer, b) in order {
             if a >= b {
@@ -135,6 +143,9 @@ impl MdsConfig {
         }
         if self.lease.0 < Duration::from_secs(1) {
             return Err(ConfigRefusal::Value { key: "lease", rule: "at least 1s" });
+        }
+        if self.mount_lease.0 < Duration::from_secs(1) {
+            return Err(ConfigRefusal::Value { key: "mount_lease", rule: "at least 1s" });
         }
         if self.copysets_per_chunkserver > 1000 {
             return Err(ConfigRefusal::Value { key: "copysets_per_chunkserver", rule: "at most 1000" });

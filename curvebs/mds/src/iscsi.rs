@@ -25,7 +25,6 @@ mod units;
 pub(crate) use gateways::{enroll, gateway, withdraw};
 pub(crate) use query::{listing, news, revision};
 pub(crate) use sealing::seal_auth;
-pub use sealing::{BadKeyFile, SealingKeys};
 pub(crate) use seats::{enforced, expel, leave, reserve, serve, unit, vacate};
 pub(crate) use targets::{discard_volume, edit, rename_volume, set_auth};
 pub(crate) use units::Occupied;

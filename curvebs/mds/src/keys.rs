@@ -5,6 +5,7 @@
 //! | `C` | the cluster: its name, sizes and next ids |
 //! | `c` copyset (4) | a copyset and its members |
 //! | `e` parent directory (8) name | what a name in a directory stands for; the root directory is 0 |
+//! | `f` … | CurveFS: see `keys.rs` of curvefs-mds |
 //! | `g` volume (8) segment (4) | the copysets of a segment's chunks |
 //! | `i` `S` | iSCSI: the number of the last change, and of the last gateway |
 //! | `i` `g` gateway (2) | a gateway |

@@ -17,7 +17,7 @@ use crate::node::Shared;
 use crate::rows::get;
 use crate::schedule::{Picture, advance, creation, membership_changes, to_forget};
 use crate::service::Via;
-use crate::{bootstrap, keys};
+use crate::{bootstrap, fs, keys};
 
 const TICK_MIN: Duration = Duration::from_millis(50);
 const TICK_MAX: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a round of a leader's loop ended early. The next round tries again.
 #[derive(Debug, Error)]
-enum RoundError {
+pub(crate) enum RoundError {
     #[error(transparent)]
     Mds(#[from] MdsError),
     #[error(transparent)]
@@ -120,6 +120,20 @@ async fn found(shared: &Shared, term: Term) -> Result<(), RoundError> {
     tracing::info!(name = found.name, "founding the cluster");
     shared.propose_own(Op::Found(found)).await?;
     Ok(())
+}
+
+/// Decides about file systems, a few times per heartbeat.
+pub(crate) async fn run_file_systems(shared: Arc<Shared>) {
+    let mut ticks = ticks((shared.config.heartbeat_interval.0 / 3).clamp(TICK_MIN, TICK_MAX));
+    loop {
+        ticks.tick().await;
+        if shared.leading().is_some()
+            && !shared.store_failed()
+            && let Err(error) = fs::round(&shared).await
+        {
+            error.log("file systems");
+        }
+    }
 }
 
 /// Removes the data of deleted volumes.

@@ -10,6 +10,7 @@
 mod bootstrap;
 mod config;
 mod copyset_call;
+mod fs;
 mod grpc;
 mod iscsi;
 mod keys;
@@ -21,6 +22,7 @@ mod node;
 mod placement;
 mod rows;
 mod schedule;
+mod sealing;
 mod server;
 mod service;
 mod state_machine;
@@ -28,6 +30,6 @@ mod topology;
 mod watched;
 
 pub use config::{ConfigRefusal, MDS_ID_MAX, MdsConfig, MemberConfig};
-pub use iscsi::{BadKeyFile, SealingKeys};
 pub use node::{MdsNode, MdsParts};
+pub use sealing::{BadKeyFile, SealingKeys};
 pub use server::{MdsServer, StartError};

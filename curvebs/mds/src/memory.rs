@@ -70,6 +70,8 @@ pub(crate) struct Memory {
     pub leaders_planned_at: Instant,
     /// What other MDSs last answered.
     pub peers: BTreeMap<NodeId, Peer>,
+    /// What concerns file systems.
+    pub fs: curvefs_mds::Memory,
     pub rng: StdRng,
 }
 
@@ -87,6 +89,7 @@ impl Memory {
             registered_at: now,
             leaders_planned_at: now,
             peers: BTreeMap::new(),
+            fs: curvefs_mds::Memory::new(now.into_std()),
             rng: StdRng::seed_from_u64(seed ^ term.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)),
         }
     }

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 use crate::bootstrap::PeerSide;
 use crate::config::MdsConfig;
 use crate::copyset_call::CopysetCaller;
-use crate::iscsi::SealingKeys;
 use crate::lease::Fencer;
 use crate::memory::LeaderMemory;
 use crate::placement::Purger;
+use crate::sealing::SealingKeys;
 use crate::server::StartError;
 use crate::service::Via;
 use crate::state_machine::MdsMachine;
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     /// Changes after each change of the rows.
     pub applied: watch::Receiver<()>,
     pub memory: Arc<LeaderMemory>,
+    /// Told of each heartbeat of a metaserver: requests wait for what those report.
+    pub fs_heard: watch::Sender<()>,
     pub fencer: Fencer,
     pub purger: Purger,
     clock: Clock,
@@ -141,6 +143,7 @@ impl MdsNode {
             sealing: OnceLock::new(),
             applied,
             memory,
+            fs_heard: watch::Sender::new(()),
             fencer: Fencer::new(caller.clone()),
             purger: Purger::new(caller),
             clock: Clock { started: Instant::now(), started_ms: AtomicU64::new(0) },
@@ -158,6 +161,7 @@ impl MdsNode {
             tasks.spawn(bootstrap::run(shared.clone(), raft.clone(), machine));
         }
         tasks.spawn(leader::run_schedule(shared.clone()));
+        tasks.spawn(leader::run_file_systems(shared.clone()));
         tasks.spawn(leader::run_purge(shared.clone()));
         tasks.spawn(leader::run_watch(shared.clone()));
         tasks.spawn(leader::run_membership(shared.clone()));

@@ -1,10 +1,9 @@
-//! Typed rows over anything that can be read: the store, a view of it, or a transaction.
+//! The MDS's rows, and why an operation on them is refused.
 
-use bytes::Bytes;
-use curve_kv::{KeyRange, KvError, Reader, Row, Txn};
+use curve_kv::KvError;
 use curve_proto::MdsError;
 use curve_proto::pb::mds_state::ClusterRow;
-use prost::Message;
+pub(crate) use curve_rows::{Rows, all, get, put, scan};
 
 use crate::keys;
 
@@ -29,65 +28,13 @@ impl From<KvError> for Refusal {
     }
 }
 
-/// Where rows are read.
-pub(crate) trait Rows {
-    fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, KvError>;
-    fn raw_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KvError>;
-}
-
-impl Rows for Txn<'_> {
-    fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        self.get(key)
+impl From<curvefs_mds::Refusal> for Refusal {
+    fn from(refusal: curvefs_mds::Refusal) -> Self {
+        match refusal {
+            curvefs_mds::Refusal::No(error) => Self::No(error),
+            curvefs_mds::Refusal::Store(error) => Self::Store(error),
+        }
     }
-
-    fn raw_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KvError> {
-        self.scan(range, limit)
-    }
-}
-
-impl Rows for dyn Reader + '_ {
-    fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        self.get(key)
-    }
-
-    fn raw_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KvError> {
-        self.scan(range, limit)
-    }
-}
-
-fn decode<M: Message + Default>(key: &[u8], value: Bytes) -> Result<M, KvError> {
-    M::decode(value).map_err(|error| KvError::Corrupt(format!("row {key:02x?}: {error}")))
-}
-
-/// The row of a key.
-pub(crate) fn get<M: Message + Default>(
-    rows: &(impl Rows + ?Sized),
-    key: &[u8],
-) -> Result<Option<M>, KvError> {
-    rows.raw(key)?.map(|value| decode(key, value)).transpose()
-}
-
-/// At most `limit` rows of a range, with their keys.
-pub(crate) fn scan<M: Message + Default>(
-    rows: &(impl Rows + ?Sized),
-    range: &KeyRange,
-    limit: usize,
-) -> Result<Vec<(Bytes, M)>, KvError> {
-    let found = rows.raw_scan(range, limit)?.into_iter();
-    found.map(|(key, value)| Ok((key.clone(), decode(&key, value)?))).collect()
-}
-
-/// All rows of a range.
-pub(crate) fn all<M: Message + Default>(
-    rows: &(impl Rows + ?Sized),
-    range: &KeyRange,
-) -> Result<Vec<M>, KvError> {
-    Ok(scan(rows, range, usize::MAX)?.into_iter().map(|(_, row)| row).collect())
-}
-
-/// Sets a row.
-pub(crate) fn put(txn: &mut Txn<'_>, key: Bytes, row: &impl Message) {
-    txn.put(key, row.encode_to_vec());
 }
 
 /// The cluster's row; there is one once the first leader has founded the cluster.

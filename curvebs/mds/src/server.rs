@@ -15,10 +15,10 @@ use thiserror::Error;
 
 use crate::config::{ConfigRefusal, MdsConfig};
 use crate::grpc::{self, GrpcHandle};
-use crate::iscsi::SealingKeys;
 use crate::leader::picture;
 use crate::node::{MdsNode, MdsParts, Shared};
 use crate::schedule::copyset_health;
+use crate::sealing::SealingKeys;
 use crate::service::findings;
 use crate::watched::verify;
 

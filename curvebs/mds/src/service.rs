@@ -1,6 +1,7 @@
 //! The control plane's requests: each is answered by one function, from the rows or by a command.
 
 mod cluster;
+mod fs;
 mod iscsi;
 mod sessions;
 mod volumes;
@@ -153,7 +154,7 @@ async fn answer(call: Call<'_>, op: Op) -> Result<Answer, MdsError> {
         Op::IscsiLeave(op) => call.command(state::command::Op::IscsiLeave(op)).await,
         Op::IscsiEnforced(op) => call.command(state::command::Op::IscsiEnforced(op)).await,
         Op::IscsiReserve(op) => iscsi::reserve(call, op).await,
-        Op::Fs(_) => Err(MdsError::BadRequest { why: "no file systems yet".into() }),
+        Op::Fs(op) => fs::answer(call, op).await,
     }
 }
 
@@ -187,6 +188,6 @@ fn name(op: &Op) -> &'static str {
         Op::IscsiLeave(_) => "iscsi_leave",
         Op::IscsiEnforced(_) => "iscsi_enforced",
         Op::IscsiReserve(_) => "iscsi_reserve",
-        Op::Fs(_) => "fs",
+        Op::Fs(op) => fs::name(op),
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::config::MDS_ID_MAX;
 use crate::rows::{Refusal, cluster, get, put};
-use crate::{iscsi, keys, lease, namespace, placement, topology};
+use crate::{fs, iscsi, keys, lease, namespace, placement, topology};
 
 /// How many results of mutations are remembered for retries.
 const RESULTS_MAX: u64 = 4096;
@@ -185,6 +185,7 @@ fn dispatch(txn: &mut Txn<'_>, command: &Command) -> Result<Answer, Refusal> {
         Op::IscsiReserve(op) => iscsi::reserve(txn, op),
         Op::IscsiExpel(op) => iscsi::expel(txn, op),
         Op::IscsiVacate(op) => iscsi::vacate(txn, op),
+        Op::Fs(op) => fs::apply(txn, now, op),
     }
 }
 

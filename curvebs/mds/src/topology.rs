@@ -3,5 +3,5 @@
 mod chunkservers;
 mod routes;
 
-pub(crate) use chunkservers::{forget, moved, register, remove};
+pub(crate) use chunkservers::{cluster_name, forget, moved, register, remove};
 pub(crate) use routes::RouteTable;

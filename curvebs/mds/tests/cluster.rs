@@ -1,5 +1,6 @@
 //! Three MDSs in one process on simulated disks and a simulated network, with chunkservers that only pretend.
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::time::Duration;

@@ -131,11 +131,12 @@ impl From<MdsError> for Code {
                 Self::Param
             }
             MdsError::BadSize { .. } => Self::Length,
-            MdsError::HeldBy { .. } => Self::Occupied,
+            MdsError::HeldBy { .. } | MdsError::StillMounted { .. } => Self::Occupied,
             MdsError::NotHeld { .. } => Self::SessionNotExists,
             MdsError::Fenced { .. } => Self::EpochTooOld,
             MdsError::NoSpace { .. } => Self::NoSpace,
             MdsError::NotEnoughChunkservers { .. }
+            | MdsError::NotEnoughMetaservers { .. }
             | MdsError::NotLeader { .. }
             | MdsError::InProgress { .. } => Self::RetryUntilSuccess,
             MdsError::BadRequest { .. } | MdsError::BadName { .. } => Self::Invalid,

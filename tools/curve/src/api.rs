@@ -124,10 +124,11 @@ pub fn mds_failure(error: &MdsError) -> Failure {
         | MdsError::BadName { .. }
         | MdsError::BadRequest { .. } => Code::Usage,
         MdsError::NoSealingKey { .. } => Code::Config,
-        MdsError::HeldBy { .. } => Code::InUse,
+        MdsError::HeldBy { .. } | MdsError::StillMounted { .. } => Code::InUse,
         MdsError::NotHeld { .. } | MdsError::Fenced { .. } | MdsError::Conflict { .. } => Code::Conflict,
         MdsError::NoSpace { .. } => Code::NoSpace,
         MdsError::NotEnoughChunkservers { .. }
+        | MdsError::NotEnoughMetaservers { .. }
         | MdsError::NotLeader { .. }
         | MdsError::Unavailable { .. } => Code::Unavailable,
         MdsError::InProgress { .. } => Code::TimedOut,

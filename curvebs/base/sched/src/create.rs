@@ -22,23 +22,22 @@ pub fn copysets_per_disk(disks: usize) -> usize {
 /// disks in distinct zones (in as many zones as there are, when there are fewer than three). Empty when fewer than
 /// three disks are usable.
 pub fn plan_creation(view: &ClusterView, per_disk: usize, rng: &mut StdRng) -> Vec<[NodeId; REPLICAS]> {
-    let targets: Vec<NodeId> = view.targets().into_iter().collect();
-    if targets.len() < REPLICAS {
-        return Vec::new();
-    }
-    let mut plan = Creation {
-        view,
-        counts: view.replica_counts(),
-        pairs: pairs(view),
-        // A random rank breaks ties, so that neighbours in id order do not always end up together.
-        ranks: targets.iter().map(|&node| (node, rng.random())).collect(),
-        targets,
-    };
+    let Some(mut plan) = Creation::new(view, rng) else { return Vec::new() };
     let mut made = Vec::new();
     while let Some(first) = plan.neediest(per_disk) {
         made.push(plan.make(first));
     }
     made
+}
+
+/// The members of `count` groups more, each begun on the disk with the fewest replicas; else as [`plan_creation`].
+pub fn plan_groups(view: &ClusterView, count: usize, rng: &mut StdRng) -> Vec<[NodeId; REPLICAS]> {
+    let Some(mut plan) = Creation::new(view, rng) else { return Vec::new() };
+    let make = |_| {
+        let first = plan.neediest(usize::MAX).expect("there are targets");
+        plan.make(first)
+    };
+    (0..count).map(make).collect()
 }
 
 struct Creation<'a> {
@@ -66,7 +65,20 @@ fn count_pairs(pairs: &mut BTreeMap<(NodeId, NodeId), usize>, members: &[NodeId]
     }
 }
 
-impl Creation<'_> {
+impl<'a> Creation<'a> {
+    /// `None` when there are fewer targets than replicas.
+    fn new(view: &'a ClusterView, rng: &mut StdRng) -> Option<Self> {
+        let targets: Vec<NodeId> = view.targets().into_iter().collect();
+        (targets.len() >= REPLICAS).then(|| Self {
+            view,
+            counts: view.replica_counts(),
+            pairs: pairs(view),
+            // A random rank breaks ties, so that neighbours in id order do not always end up together.
+            ranks: targets.iter().map(|&node| (node, rng.random())).collect(),
+            targets,
+        })
+    }
+
     fn count(&self, node: NodeId) -> usize {
         self.counts.get(&node).copied().unwrap_or(0)
     }
@@ -132,6 +144,19 @@ mod tests {
         for (disks, expected) in [(3, 4), (6, 4), (9, 4), (20, 10), (101, 50), (201, 100), (1000, 100)] {
             assert_eq!(copysets_per_disk(disks), expected, "{disks} disks");
         }
+    }
+
+    #[test]
+    fn as_many_groups_as_are_asked_for_spread_over_disks_and_zones() {
+        let view = cluster(&["a", "b", "c", "a"]);
+        let made = plan_groups(&view, 4, &mut StdRng::seed_from_u64(1));
+        assert_eq!(made.len(), 4);
+        for node in (1..=4).map(NodeId) {
+            let replicas = made.iter().filter(|members| members.contains(&node)).count();
+            // Two disks share zone a, so each of the others is in every group.
+            assert_eq!(replicas, if [1, 4].contains(&node.get()) { 2 } else { 4 });
+        }
+        assert!(plan_groups(&cluster(&["a", "b"]), 1, &mut StdRng::seed_from_u64(1)).is_empty());
     }
 
     #[test]

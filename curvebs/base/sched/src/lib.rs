@@ -10,7 +10,7 @@ mod repair;
 mod segment;
 mod view;
 
-pub use create::{copysets_per_disk, plan_creation};
+pub use create::{copysets_per_disk, plan_creation, plan_groups};
 pub use leaders::plan_leaders;
 pub use repair::{RepairLimits, plan_repair};
 pub use segment::{SegmentError, choose_segment_copysets};

@@ -6,10 +6,10 @@ use curve_proto::pb::mds_state::{
     IscsiGatewayRow, IscsiLunRow, IscsiReservationRow, IscsiRow, IscsiSealedRow, IscsiSeatRow, IscsiTargetRow,
 };
 
-use super::SealingKeys;
 use super::seats::{reservation_message, unit};
 use crate::keys;
 use crate::rows::{Refusal, Rows, all, get, scan};
+use crate::sealing::SealingKeys;
 
 /// The number of the last change.
 pub(crate) fn revision(rows: &(impl Rows + ?Sized)) -> Result<u64, Refusal> {

@@ -248,6 +248,12 @@ pub(crate) fn findings(shared: &Shared, picture: &Picture, memory: &Memory) -> V
         });
     }
     items.extend(outsiders(shared));
+    let (file_systems, metaservers) = crate::fs::findings(shared, memory);
+    if metaservers > 0 && picture.chunkservers.is_empty() {
+        // A cluster for file systems alone.
+        items.retain(|item| item.code != "NOT_ENOUGH_CHUNKSERVERS");
+    }
+    items.extend(file_systems);
     items.sort_by(|a, b| (b.level, &a.code).cmp(&(a.level, &b.code)));
     items
 }

@@ -24,7 +24,8 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_millis(20);
 
 impl Call<'_> {
-    fn waits_until(&self) -> Instant {
+    /// When a request that waits is answered at the latest.
+    pub(super) fn waits_until(&self) -> Instant {
         (Instant::now() + WAIT).min(self.until - ANSWER_TIME)
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn register(txn: &mut Txn<'_>, now_ms: u64, op: &pb::Register) -> Res
 }
 
 /// The name that chunkservers remember: the operator's, and the id that keeps two clusters of one name apart.
-fn cluster_name(cluster: &state::ClusterRow) -> String {
+pub(crate) fn cluster_name(cluster: &state::ClusterRow) -> String {
     format!("{}-{:016x}", cluster.name, cluster.id)
 }
 

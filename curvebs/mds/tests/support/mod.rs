@@ -69,7 +69,13 @@ impl Cluster {
         cluster
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// The network, to add machines to it.
+    pub fn network(&self) -> &SimNetwork {
+        &self.network
+    }
+
+    /// Where the MDSs are.
+    pub fn addresses(&self) -> Vec<String> {
         (0..self.hosts.len()).map(address).collect()
     }
 
@@ -83,6 +89,7 @@ impl Cluster {
             lease: seconds(10),
             down_after: seconds(5),
             dead_after: seconds(60),
+            metaserver_dead_after: seconds(60),
             grace_after_failover: seconds(8),
             lost_replica_after: seconds(10),
             reserve: ByteSize(1 << 30),

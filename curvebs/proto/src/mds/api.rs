@@ -73,6 +73,17 @@ impl MdsApi {
             .map_err(MdsError::from)
     }
 
+    /// The same, asked again and again while it is in progress, until it is done or `deadline` is over.
+    pub async fn fs_until_done(
+        &self,
+        op: fs::fs_request::Op,
+        deadline: Duration,
+    ) -> Result<fs::fs_response::Result, MdsError> {
+        let op = Op::Fs(fs::FsRequest { op: Some(op) });
+        let answer = answer!(self.call_until_done(op, deadline).await?, Fs)?;
+        required(answer.result, "result of a file system's operation").map_err(MdsError::from)
+    }
+
     /// Creates a volume of `size` bytes. Nothing is allocated yet.
     pub async fn create_volume(&self, path: &str, size: u64) -> Result<Created, MdsError> {
         let op = Op::CreateVolume(pb::CreateVolume { path: path.into(), size });

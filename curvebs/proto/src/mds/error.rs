@@ -11,7 +11,7 @@ use crate::pb::mds as pb;
 /// Why an operation of the control plane was not done. The message is the cause; `remedy` says what to do.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum MdsError {
-    /// No such path, volume or chunkserver.
+    /// No such path, volume, chunkserver, file system, mount or metaserver.
     #[error("{what} does not exist")]
     NotFound {
         /// What was looked for.
@@ -89,6 +89,22 @@ pub enum MdsError {
         /// How many are needed.
         need: u32,
     },
+    /// Fewer metaservers than replicas.
+    #[error("{have} metaservers are up and {need} are needed")]
+    NotEnoughMetaservers {
+        /// How many are up.
+        have: u32,
+        /// How many are needed.
+        need: u32,
+    },
+    /// A file system with mounts.
+    #[error("file system {name} is mounted: {by}")]
+    StillMounted {
+        /// The file system.
+        name: String,
+        /// Where, in a line.
+        by: String,
+    },
     /// Ask the leader.
     #[error("this MDS does not lead; the leader is {}", hint.as_deref().unwrap_or("not known yet"))]
     NotLeader {
@@ -115,7 +131,7 @@ pub enum MdsError {
         /// What stands against it.
         why: String,
     },
-    /// A name that is none: of a target, an initiator, a gateway.
+    /// A name that is none: of a target, an initiator, a gateway, a file system.
     #[error("`{name}` is not a valid name: {why}")]
     BadName {
         /// The name.
@@ -146,7 +162,16 @@ impl MdsError {
     /// What to do about it, in a sentence.
     pub fn remedy(&self) -> String {
         match self {
-            Self::NotFound { .. } => "Check the spelling; `curve bs ls /` lists what exists.".into(),
+            Self::NotFound { what } => {
+                let lists = match what.as_str() {
+                    what if what.starts_with("file system") => "curve fs ls",
+                    what if what.starts_with("mount-") => "curve fs mounts",
+                    what if what.starts_with("metaserver") => "curve cluster metaservers",
+                    what if what.starts_with("chunkserver") => "curve cluster chunkservers",
+                    _ => "curve bs ls /",
+                };
+                format!("Check the spelling; `{lists}` lists what exists.")
+            }
             Self::Exists { .. } => "Choose another name, or delete what has it.".into(),
             Self::NotEmpty { .. } => "Delete what is in it first.".into(),
             Self::NotDirectory { .. } | Self::IsDirectory { .. } => "Check the path with `curve bs stat`.".into(),
@@ -159,18 +184,31 @@ impl MdsError {
                  lease ends.",
                 holder.process, holder.host
             ),
+            Self::NotHeld { what } if what.starts_with("mount-") => {
+                "The mount was ended: its lease ran out, or an operator evicted it. Mount the file system again.".into()
+            }
             Self::NotHeld { .. } => "Open the volume again.".into(),
             Self::Fenced { .. } => "Another client has taken the volume over. Open it again only if that one is gone.".into(),
             Self::NoSpace { .. } => "Add chunkservers or delete volumes; `curve cluster status` shows who is full.".into(),
             Self::NotEnoughChunkservers { need, .. } => {
                 format!("Start chunkservers until {need} are up; see `curve cluster chunkservers`.")
             }
+            Self::NotEnoughMetaservers { need, .. } => {
+                format!("Start metaservers until {need} are up; see `curve cluster metaservers`.")
+            }
+            Self::StillMounted { .. } => {
+                "Unmount it there, or end mounts of machines that are gone with `curve fs evict MOUNT`; `curve fs mounts` lists \
+                 them."
+                    .into()
+            }
             Self::NotLeader { .. } => "Retry in a second; an election may be going on.".into(),
             Self::InProgress { retry_after, .. } => format!("Ask again in {} ms.", retry_after.as_millis()),
             Self::BadRequest { .. } => "Use a client of the same version as the servers.".into(),
             Self::Conflict { .. } => "See `curve cluster status` for what stands against it.".into(),
             Self::BadName { .. } => {
-                "Write a target or initiator as iqn.2026-01.com.example:disk, a gateway with letters, digits, - . and _.".into()
+                "Write a target or initiator as iqn.2026-01.com.example:disk, a gateway with letters, digits, - . and _, a file \
+                 system with a-z, 0-9, - and _."
+                    .into()
             }
             Self::NoSealingKey { .. } => {
                 "Make a key with `openssl rand -hex 32`, put it into a file on every MDS (mode 0600), name the file as \
@@ -204,6 +242,8 @@ impl MdsError {
             Self::Fenced { .. } => pb::ErrorCode::Fenced,
             Self::NoSpace { .. } => pb::ErrorCode::NoSpace,
             Self::NotEnoughChunkservers { .. } => pb::ErrorCode::NotEnoughChunkservers,
+            Self::NotEnoughMetaservers { .. } => pb::ErrorCode::NotEnoughMetaservers,
+            Self::StillMounted { .. } => pb::ErrorCode::StillMounted,
             Self::NotLeader { .. } => pb::ErrorCode::NotLeader,
             Self::InProgress { .. } => pb::ErrorCode::InProgress,
             Self::BadRequest { .. } => pb::ErrorCode::BadRequest,
@@ -234,7 +274,12 @@ impl From<&MdsError> for pb::Error {
                 wire.holder = Some(holder.clone().into());
             }
             MdsError::Fenced { held } => wire.held_epoch = held.get(),
-            MdsError::NotEnoughChunkservers { have, need } => (wire.have, wire.need) = (*have, *need),
+            MdsError::StillMounted { name, by } => {
+                wire.subject.clone_from(name);
+                wire.why.clone_from(by);
+            }
+            MdsError::NotEnoughChunkservers { have, need }
+            | MdsError::NotEnoughMetaservers { have, need } => (wire.have, wire.need) = (*have, *need),
             MdsError::NotLeader { hint } => wire.leader_address = hint.clone().unwrap_or_default(),
             MdsError::InProgress { why, retry_after } => {
                 wire.why.clone_from(why);
@@ -271,6 +316,10 @@ impl From<pb::Error> for MdsError {
             Ok(pb::ErrorCode::NotEnoughChunkservers) => {
                 Self::NotEnoughChunkservers { have: wire.have, need: wire.need }
             }
+            Ok(pb::ErrorCode::NotEnoughMetaservers) => {
+                Self::NotEnoughMetaservers { have: wire.have, need: wire.need }
+            }
+            Ok(pb::ErrorCode::StillMounted) => Self::StillMounted { name: subject, by: why },
             Ok(pb::ErrorCode::NotLeader) => {
                 Self::NotLeader { hint: Some(wire.leader_address).filter(|address| !address.is_empty()) }
             }
@@ -320,6 +369,8 @@ mod tests {
             MdsError::Fenced { held: Epoch(3) },
             MdsError::NoSpace { why: text() },
             MdsError::NotEnoughChunkservers { have: 2, need: 3 },
+            MdsError::NotEnoughMetaservers { have: 1, need: 3 },
+            MdsError::StillMounted { name: "demo".into(), by: text() },
             MdsError::NotLeader { hint: None },
             MdsError::NotLeader { hint: Some("a:1".into()) },
             MdsError::InProgress { why: text(), retry_after: Duration::from_millis(50) },
