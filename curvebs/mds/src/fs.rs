@@ -5,14 +5,14 @@ mod secrets;
 pub(crate) use secrets::{open_secret, seal_secret};
 
 use curve_kv::{KvError, Txn};
-use curve_proto::mds::HealthItem;
+use curve_proto::mds::{FsCounts, HealthItem};
 use curve_proto::pb::fs::FsResponse;
 use curve_proto::pb::mds::mds_response::Result as Answer;
 use curve_proto::pb::mds_state as state;
 use curve_proto::pb::mds_state::command::Op;
 use curve_proto::pb::mds_state::fs_command::Op as FsOp;
 use curve_types::Term;
-use curvefs_mds::{Ids, Picture, Times, health, plan};
+use curvefs_mds::{Ids, Picture, Times, health, messages, plan};
 use tokio::time::Instant;
 
 use crate::config::MdsConfig;
@@ -76,6 +76,11 @@ pub(crate) fn findings(shared: &Shared, memory: &Memory) -> (Vec<HealthItem>, us
             (Vec::new(), 0)
         }
     }
+}
+
+/// How many there are of what.
+pub(crate) fn counts(shared: &Shared, term: Term) -> Result<FsCounts, KvError> {
+    Ok(messages::counts(&picture(shared, term)?))
 }
 
 /// Decides what is next, once.

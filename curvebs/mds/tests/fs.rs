@@ -233,6 +233,8 @@ async fn a_file_system_needs_three_metaservers_and_is_answered_when_it_has_leade
         status.level == HealthLevel::Ok && status.health.is_empty()
     })
     .await;
+    let counts = api.status().await.unwrap().fs;
+    assert_eq!((counts.file_systems, counts.metaservers_up, counts.partitions_ok), (1, 3, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,9 +9,9 @@ mod wire;
 
 pub use api::MdsApi;
 pub use cluster::{
-    ChunkserverInfo, ChunkserverState, ClusterStatus, CopysetHealth, CopysetInfo, CopysetMember, HealthItem,
-    HealthLevel, Heartbeat, HeartbeatReply, MdsMember, Order, OrderAction, Registered, Registration,
-    ReplicaReport,
+    ChunkserverInfo, ChunkserverState, ClusterStatus, CopysetHealth, CopysetInfo, CopysetMember, FsCounts,
+    HealthItem, HealthLevel, Heartbeat, HeartbeatReply, MdsMember, Order, OrderAction, Registered,
+    Registration, ReplicaReport,
 };
 pub use error::MdsError;
 pub use iscsi::{

@@ -21,6 +21,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes>;
     /// Deletes at most [`DELETE_MAX`] objects; those that are not there are deleted.
     fn delete(&self, objects: Vec<String>) -> ObjectFuture<'_, ()>;
+    /// The first of the objects whose names begin with this, in order: at most [`DELETE_MAX`], none when there are none.
+    fn list(&self, prefix: String) -> ObjectFuture<'_, Vec<String>>;
 }
 
 /// Objects that one request deletes (S3's limit).

@@ -12,6 +12,7 @@ mod format;
 mod memory;
 mod options;
 mod probe;
+mod purge;
 mod retry;
 #[cfg(feature = "s3")]
 mod s3;
@@ -23,5 +24,6 @@ pub use format::{BLOCK_BYTES, CHECKSUM_BYTES, ObjectName};
 pub use memory::{Fault, MemoryBucket};
 pub use options::{BackendOptions, Patience, S3Access, SecretKey};
 pub use probe::{PROBE_TIMEOUT, ProbeError, probe_bucket};
+pub use purge::{objects_of, purge};
 #[cfg(feature = "s3")]
 pub use s3::S3Bucket;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::bucket::{ObjectFuture, ObjectStore};
+use crate::bucket::{DELETE_MAX, ObjectFuture, ObjectStore};
 use crate::error::DataError;
 
 /// What happens to calls.
@@ -146,6 +146,13 @@ impl ObjectStore for MemoryBucket {
         Box::pin(self.call(move |state| {
             objects.iter().for_each(|object| drop(state.objects.remove(object)));
             Ok(())
+        }))
+    }
+
+    fn list(&self, prefix: String) -> ObjectFuture<'_, Vec<String>> {
+        Box::pin(self.call(move |state| {
+            let named = state.objects.keys().filter(|object| object.starts_with(&prefix));
+            Ok(named.take(DELETE_MAX).cloned().collect())
         }))
     }
 }

@@ -18,7 +18,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
 
-use crate::bucket::{ObjectFuture, ObjectStore};
+use crate::bucket::{DELETE_MAX, ObjectFuture, ObjectStore};
 use crate::error::DataError;
 use crate::options::{S3Access, SecretKey};
 
@@ -188,6 +188,15 @@ impl ObjectStore for S3Bucket {
                 DataError::Missing { .. } => Ok(()),
                 failed => Err(failed),
             }
+        })
+    }
+
+    fn list(&self, prefix: String) -> ObjectFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            let list = self.client().list_objects_v2().bucket(&self.access.bucket).prefix(&prefix);
+            let answer = list.max_keys(DELETE_MAX as i32).send().await;
+            let answer = answer.map_err(|error| self.failed(&error, &prefix))?;
+            Ok(answer.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect())
         })
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use curve_types::ByteSize;
 use curvefs_data::{
-    BackendOptions, DataError, ObjectBackend, ObjectStore, ProbeError, S3Access, S3Bucket, SecretKey,
-    probe_bucket,
+    BackendOptions, DataError, ObjectBackend, ObjectStore, Patience, ProbeError, S3Access, S3Bucket,
+    SecretKey, probe_bucket, purge,
 };
 use curvefs_objectstore::{ObjectStoreConfig, SetupError};
 use curvefs_types::{DataBackend, FsError, FsId, InodeId, WriterId};
@@ -97,6 +97,30 @@ async fn a_file_comes_back_from_two_buckets_and_after_a_restart_of_the_store() {
     let begun = Instant::now();
     assert_eq!(data.read(part).await.unwrap_err(), FsError::DataLost);
     assert!(begun.elapsed() < Duration::from_secs(5));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_systems_objects_are_found_and_deleted_and_those_of_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), "127.0.0.1:0").await;
+    let buckets = || -> Vec<Arc<dyn ObjectStore>> {
+        let bucket = |bucket| Arc::new(S3Bucket::new(server.access(bucket))) as Arc<dyn ObjectStore>;
+        ["one", "two"].map(bucket).into()
+    };
+    let options = BackendOptions { object_bytes: 64 << 10, ..BackendOptions::default() };
+    let of = |fs| ObjectBackend::new(buckets(), FsId(fs), WriterId(2), options);
+    let content = Bytes::from(vec![7; 4 << 20]);
+    let mut extents = Vec::new();
+    for fs in [1, 2] {
+        let written = of(fs).write(InodeId::ROOT, 0, vec![content.clone()]).await.unwrap();
+        extents.push(written.into_inner()[0]);
+    }
+    let patience = Patience::Soft(Duration::from_secs(10));
+    assert_eq!(purge(&buckets(), FsId(1), patience, |_| ()).await, Ok(64));
+    assert_eq!(purge(&buckets(), FsId(1), patience, |_| ()).await, Ok(0));
+    assert_eq!(of(1).read(extents[0]).await.unwrap_err(), FsError::DataLost);
+    assert!(of(2).read(extents[1]).await.unwrap().concat() == content);
     server.stop().await;
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use curve_proto::mds::FsCounts;
 use curve_proto::pb::fs::{
     FsMountInfo, FsMounts, FsPartition, FsPartitions, FsRecord, FsUsage, FsVersions, MetaAddress,
-    MetaHeartbeat, Metaserver, Metaservers, MountState, PartitionMember,
+    MetaHeartbeat, Metaserver, Metaservers, MountState, PartitionHealth, PartitionMember,
 };
 use curve_proto::pb::mds_state::{FsMountRow, FsPartitionRow, FsSystemRow};
 
@@ -109,6 +110,19 @@ pub fn metaservers(picture: &Picture, memory: &Memory) -> Metaservers {
         }
     });
     Metaservers { metaservers: each.collect() }
+}
+
+/// How many there are of what.
+pub fn counts(picture: &Picture) -> FsCounts {
+    let ok = |row: &&FsPartitionRow| health::partition(picture, row) == PartitionHealth::PartitionOk;
+    FsCounts {
+        file_systems: picture.systems.len() as u32,
+        mounts: picture.mounts.values().filter(|row| !row.ending).count() as u32,
+        metaservers: picture.metaservers.len() as u32,
+        metaservers_up: picture.up() as u32,
+        partitions: picture.partitions.len() as u32,
+        partitions_ok: picture.partitions.values().filter(ok).count() as u32,
+    }
 }
 
 /// Where every metaserver is.

@@ -1,5 +1,6 @@
 //! The grammar of the command line. Only shapes: nothing here acts.
 
+pub mod fs;
 pub mod iscsi;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use curve_types::{ByteSize, ClientId, HumanDuration};
+use fs::FsArgs;
 use iscsi::IscsiArgs;
 
 /// Replicated block storage: volumes, the cluster behind them, and a playground to try both.
@@ -39,6 +41,8 @@ pub enum Command {
     Playground(PlaygroundArgs),
     /// Volumes and their directories.
     Bs(BsArgs),
+    /// File systems: their data is in S3 buckets, their metadata on metaservers.
+    Fs(FsArgs),
     /// iSCSI targets: what the gateways serve, to whom.
     Iscsi(IscsiArgs),
     /// The state of the cluster.
@@ -464,6 +468,23 @@ pub enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Metaservers: address, zone, state, space, partitions of file systems.
+    #[command(after_help = "Examples:\n  curve cluster metaservers --json")]
+    Metaservers {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a metaserver out of the cluster: its partitions move to others, then it is forgotten.
+    #[command(
+        after_help = "Examples:\n  curve cluster remove-metaserver 104 --dry-run\n  curve cluster remove-metaserver 104"
+    )]
+    RemoveMetaserver {
+        /// Its id, as `curve cluster metaservers` shows it.
+        id: u64,
+        #[command(flatten)]
+        destroy: DestroyArgs,
+    },
 }
 
 impl Cli {
@@ -483,12 +504,14 @@ impl Cli {
                 | BsCommand::Fence { json, .. }
                 | BsCommand::Du { json, .. } => json,
             },
+            Command::Fs(args) => args.command.wants_json(),
             Command::Iscsi(args) => args.command.wants_json(),
             Command::Cluster(args) => match args.command {
                 ClusterCommand::Status { json, .. }
                 | ClusterCommand::Copysets { json }
-                | ClusterCommand::Chunkservers { json } => json,
-                ClusterCommand::RemoveChunkserver { .. } => false,
+                | ClusterCommand::Chunkservers { json }
+                | ClusterCommand::Metaservers { json } => json,
+                ClusterCommand::RemoveChunkserver { .. } | ClusterCommand::RemoveMetaserver { .. } => false,
             },
             Command::Serve(_) | Command::Explain { .. } | Command::Completion { .. } => false,
         }
@@ -530,6 +553,17 @@ mod tests {
             "curve iscsi sessions --json",
             "curve iscsi reservations --json",
             "curve cluster status --json",
+            "curve cluster metaservers --json",
+            "curve cluster remove-metaserver 104 --yes",
+            "curve fs create demo --backend s3 --endpoint http://h:9000 --bucket a,b --access-key k --secret-key-file f",
+            "curve fs create demo --backend s3 --endpoint http://h:9000 --bucket a --access-key k --region r --partitions 6",
+            "curve fs ls --json",
+            "curve fs stat demo --json",
+            "curve fs rm demo --dry-run",
+            "curve fs mounts",
+            "curve fs mounts demo --json",
+            "curve fs evict mount-1f --yes",
+            "curve fs set-keys demo --access-key k --secret-key-file f",
             "curve serve chunkserver --config c.toml",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -1,4 +1,6 @@
-//! `curve cluster`: health, copysets and chunkservers.
+//! `curve cluster`: health, copysets, chunkservers and metaservers.
+
+mod metaservers;
 
 use std::path::Path;
 
@@ -42,6 +44,8 @@ pub async fn run(config: Option<&Path>, command: ClusterCommand) -> Result<(), F
             }
             Ok(())
         }
+        ClusterCommand::Metaservers { json } => metaservers::list(&api, json).await,
+        ClusterCommand::RemoveMetaserver { id, destroy } => metaservers::remove(&api, id, destroy).await,
         ClusterCommand::RemoveChunkserver { id, destroy } => remove(&api, NodeId(id), destroy).await,
         ClusterCommand::Chunkservers { json } => {
             let chunkservers = api.mds().chunkservers().await.map_err(|error| mds_failure(&error))?;
@@ -93,6 +97,12 @@ fn print_status(status: &ClusterStatus) {
     println!("disks: {} free of {}", ByteSize(status.free_bytes), ByteSize(status.total_bytes));
     let (sizes, allocated) = (ByteSize(status.volume_bytes), ByteSize(status.allocated_bytes));
     println!("volumes: {}, {sizes} in all, {allocated} allocated; {} open", status.volumes, status.sessions);
+    let fs = &status.fs;
+    if fs.metaservers > 0 {
+        println!("metaservers: {} of {} up", fs.metaservers_up, fs.metaservers);
+        println!("partitions: {} of {} with all replicas up", fs.partitions_ok, fs.partitions);
+        println!("file systems: {}; {} mounts", fs.file_systems, fs.mounts);
+    }
     if status.volumes_deleting > 0 {
         println!("being deleted: {} volumes", status.volumes_deleting);
     }
@@ -164,6 +174,10 @@ fn status_json(status: &ClusterStatus) -> Value {
             "deleting": status.volumes_deleting,
         },
         "sessions": status.sessions,
+        "file_systems": status.fs.file_systems,
+        "mounts": status.fs.mounts,
+        "metaservers": { "total": status.fs.metaservers, "up": status.fs.metaservers_up },
+        "partitions": { "total": status.fs.partitions, "ok": status.fs.partitions_ok },
     })
 }
 

@@ -39,7 +39,7 @@ pub enum Code {
     Conflict,
     /// The cluster's disks are full.
     NoSpace,
-    /// No MDS answered, or none leads.
+    /// No MDS answered, or none leads; too few servers are up; a data store does not answer.
     Unavailable,
     /// It was not done before the deadline. It may still happen.
     TimedOut,
@@ -113,20 +113,28 @@ impl Code {
         match self {
             Self::Internal => "An error that has no better name, or a bug. The message has the details.",
             Self::Usage => "The arguments do not fit together; nothing was done. See --help.",
-            Self::NotFound => "The named volume, directory, member or file does not exist.",
+            Self::NotFound => {
+                "The named volume, directory, file system, mount, server, member or file does not exist."
+            }
             Self::AlreadyExists => "The name is taken; nothing was changed.",
             Self::NotEmpty => "A directory still holds volumes or directories; nothing was removed.",
-            Self::InUse => "A client holds the volume open, or another command works on the same playground.",
+            Self::InUse => {
+                "A client holds the volume open, a file system is mounted, or another command works on the same playground."
+            }
             Self::Conflict => "The object's state does not allow this, for example a volume cannot shrink.",
             Self::NoSpace => "The chunkservers' disks are full. Delete or discard data, or add chunkservers.",
-            Self::Unavailable => "No MDS answered, or the MDS group has no leader (a majority must be up).",
+            Self::Unavailable => {
+                "No MDS answered, the MDS group has no leader (a majority must be up), too few servers are up, or a data store does not answer."
+            }
             Self::TimedOut => {
                 "Not finished before the deadline. It may still happen; look before you repeat it."
             }
             Self::NotConfirmed => {
                 "A destroying command was answered with something else than the name it asked for."
             }
-            Self::Config => "A configuration file is missing, or a key or value in it is wrong.",
+            Self::Config => {
+                "A configuration file is missing, or a key or value in it is wrong; or a data store refuses its keys."
+            }
             Self::Unhealthy => "The cluster's health is not OK; `curve cluster status` names each reason.",
             Self::Environment => {
                 "The machine lacks something: a program, free ports, file descriptors, permissions."

@@ -9,6 +9,7 @@ mod cli;
 mod cluster;
 mod confirm;
 mod failure;
+mod fs;
 mod iscsi;
 mod output;
 mod playground;

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command, NamesArg, PlaygroundCommand};
 use crate::failure::{CODES, Code, Failure};
-use crate::{bs, cluster, iscsi, playground, serve};
+use crate::{bs, cluster, fs, iscsi, playground, serve};
 
 /// Carries out what the process's arguments ask for; the exit status says how it went.
 pub fn run_command_line() -> ExitCode {
@@ -32,6 +32,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(config, &args),
         Command::Playground(args) => on_one_thread(run_playground(args.command)),
         Command::Bs(args) => on_one_thread(bs::run(config, args.command)),
+        Command::Fs(args) => on_one_thread(fs::run(config, args.command)),
         Command::Iscsi(args) => on_one_thread(iscsi::run(config, args.command)),
         Command::Cluster(args) => on_one_thread(cluster::run(config, args.command)),
         Command::Explain { code } => explain(code.as_deref()),

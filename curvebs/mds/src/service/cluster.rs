@@ -207,6 +207,7 @@ pub(super) fn status(call: Call<'_>) -> Result<Answer, MdsError> {
             .sum(),
         sessions: sessions.len() as u64,
         volumes_deleting: trash.len() as u64,
+        fs: crate::fs::counts(shared, call.term).map_err(store_failed)?,
     };
     Ok(Answer::Status(status.into()))
 }

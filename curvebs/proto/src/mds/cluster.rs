@@ -277,6 +277,25 @@ pub struct ClusterStatus {
     pub sessions: u64,
     /// Deleted volumes whose data is still being removed.
     pub volumes_deleting: u64,
+    /// What concerns file systems.
+    pub fs: FsCounts,
+}
+
+/// How many there are of what concerns file systems.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FsCounts {
+    /// File systems.
+    pub file_systems: u32,
+    /// Mounts that go on.
+    pub mounts: u32,
+    /// Registered metaservers.
+    pub metaservers: u32,
+    /// Those that are up.
+    pub metaservers_up: u32,
+    /// Partitions.
+    pub partitions: u32,
+    /// Those with all replicas up.
+    pub partitions_ok: u32,
 }
 
 impl From<ChunkserverState> for pb::ChunkserverState {
@@ -641,6 +660,12 @@ impl From<ClusterStatus> for pb::ClusterStatus {
             allocated_bytes: s.allocated_bytes,
             sessions: s.sessions,
             volumes_deleting: s.volumes_deleting,
+            file_systems: s.fs.file_systems,
+            mounts: s.fs.mounts,
+            metaservers: s.fs.metaservers,
+            metaservers_up: s.fs.metaservers_up,
+            partitions: s.fs.partitions,
+            partitions_ok: s.fs.partitions_ok,
         }
     }
 }
@@ -663,6 +688,14 @@ impl From<pb::ClusterStatus> for ClusterStatus {
             allocated_bytes: s.allocated_bytes,
             sessions: s.sessions,
             volumes_deleting: s.volumes_deleting,
+            fs: FsCounts {
+                file_systems: s.file_systems,
+                mounts: s.mounts,
+                metaservers: s.metaservers,
+                metaservers_up: s.metaservers_up,
+                partitions: s.partitions,
+                partitions_ok: s.partitions_ok,
+            },
         }
     }
 }
