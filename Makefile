@@ -23,7 +23,7 @@ wipe: ## end the playground and remove its data
 
 build: ## release binaries in target/release
 	tools/deps.sh build
-	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi
+	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi -p curve-fuse
 
 install-libcurve: ## headers and libraries for C and C++ programs below PREFIX=/usr/local
 	tools/deps.sh build
@@ -81,7 +81,7 @@ bench-ceph: deps ## the same beside Ceph, with the floors that the ratios must k
 
 bench-iscsi: deps ## iSCSI beside NBD, tgt in memory and tgt on Ceph, by one initiator, with the floors
 	tools/deps.sh peers
-	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi -p curve-bench
+	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi -p curve-fuse -p curve-bench
 	target/release/curve-bench --cases randwrite-4k-qd32,randread-4k-qd32 \
 	  --targets nbd-memory-qemu,cluster-qemu,iscsi-memory,iscsi-cluster,tgt,tgt-rbd $(or $(ARGS),--size 1GiB)
 

@@ -77,6 +77,26 @@ impl Drop for Ticket<'_> {
     }
 }
 
+/// Counts a call and takes its time, however it ends.
+struct Timed {
+    kind: &'static str,
+    begun: Instant,
+}
+
+impl Timed {
+    fn begin(kind: &'static str) -> Self {
+        metrics::counter!("curve_fs_meta_calls_total", "kind" => kind).increment(1);
+        Self { kind, begun: Instant::now() }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        metrics::histogram!("curve_fs_meta_seconds", "kind" => self.kind).record(seconds);
+    }
+}
+
 /// How the tries at one partition ended.
 enum Tried<T> {
     Answered(Outcome<T>),
@@ -291,7 +311,7 @@ impl Client {
     }
 
     async fn change_at(&self, home: InodeId, op: Op) -> Result<Reply, FsError> {
-        metrics::counter!("curve_fs_meta_calls_total", "kind" => "change").increment(1);
+        let _timed = Timed::begin("change");
         let MountKey { mount, epoch, .. } = self.key;
         let zero = Sequence::default();
         let mut request = Request { mount, epoch, sequence: zero, ack_below: zero, now_ns: 0, op };
@@ -310,7 +330,7 @@ impl Client {
     }
 
     async fn ask_at(&self, home: InodeId, query: Query) -> Result<Answer, FsError> {
-        metrics::counter!("curve_fs_meta_calls_total", "kind" => "query").increment(1);
+        let _timed = Timed::begin("query");
         let MountKey { mount, epoch, .. } = self.key;
         let mut ask = Ask { mount, epoch, query };
         let mut trail = Trail::new(self.limits);

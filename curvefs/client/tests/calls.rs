@@ -10,10 +10,12 @@ use curvefs_client::{Client, Mount, MountState};
 use curvefs_proto::Refusal;
 use curvefs_types::{
     Answer, Attr, DataRef, Extent, FileLock, FsError, InodeId, Kind, LockFamily, LockKind, LockOwner,
-    LockRange, Metadata, MountId, Name, NameOp, NewInode, Op, PartitionId, Place, Query, Reply, SliceId,
-    WriterId,
+    LockRange, Metadata, MountId, Name, NameOp, NewInode, Op, PartitionId, Place, Query, RenameMode, Reply,
+    SliceId, WriterId,
 };
 use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use support::World;
 use tokio::time::Instant;
 
@@ -129,6 +131,85 @@ async fn when_all_are_gone_calls_wait_and_go_on() {
     assert_eq!((client.under_way(), world.problems()), (0, Vec::new()));
 }
 
+/// Sixty programs at once: each appends, makes a directory and a file in it, moves the file out, and removes the directory.
+/// What was done twice, or not at all, is an error or is seen in the end.
+async fn work(client: &Client, file: InodeId) {
+    let each = (0..60).map(async |n| {
+        client.change(append(file, n + 1)).await.unwrap();
+        let dir_name = format!("dir{n}");
+        let dir = mkdir(client, InodeId::ROOT, &dir_name).await.unwrap().inode;
+        make(client, dir, "file").await.unwrap();
+        let rename = NameOp::Rename {
+            parent: dir,
+            name: name("file"),
+            new_parent: InodeId::ROOT,
+            new_name: name(&format!("moved{n}")),
+            mode: RenameMode::NoReplace,
+        };
+        client.change(rename.into()).await.unwrap();
+        let rmdir = NameOp::Rmdir { parent: InodeId::ROOT, name: name(&dir_name) };
+        client.change(rmdir.into()).await.unwrap();
+    });
+    join_all(each).await;
+}
+
+async fn check_work(world: &World, client: &Client, file: InodeId) {
+    assert_eq!(get(client, file).await.unwrap().length, 60, "each append once");
+    let page = client.query(Query::ReadDir { inode: InodeId::ROOT, after: None, limit: 500, plus: false });
+    let Answer::Page { entries, .. } = page.await.unwrap() else { panic!() };
+    assert_eq!(entries.len(), 61);
+    assert_eq!((client.under_way(), world.problems()), (0, Vec::new()));
+}
+
+/// Leaders move, metaservers die and come back, without an end.
+async fn unrest(world: &World, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    loop {
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..300))).await;
+        let node = random.random_range(1..=3);
+        let next = node % 3 + 1;
+        match random.random_range(0..4) {
+            0 => world.state().lead(random.random_range(1..=3), node),
+            1 => world.state().hints = random.random(),
+            which => {
+                world.stop(node, if which == 2 { Outage::Refused } else { Outage::Silent });
+                tokio::time::sleep(Duration::from_millis(random.random_range(1..1500))).await;
+                for partition in 1..=3 {
+                    if world.state().leader(partition) == node {
+                        world.state().lead(partition, next);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(random.random_range(1..500))).await;
+                world.start(node).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_twice_or_not_at_all_while_leaders_move_and_die() {
+    for seed in 0..12 {
+        let world = World::new(3, seed).await;
+        let mount = world.mount().await;
+        let client = mount.metadata();
+        let file = make(&client, InodeId::ROOT, "log").await.unwrap().inode;
+        let delay = Duration::from_millis(1)..Duration::from_millis(40);
+        world.links(&Link { delay, duplication: 0.1, reordering: 0.2, ..Link::default() });
+        let begun = Instant::now();
+        tokio::select! {
+            () = work(&client, file) => {}
+            () = unrest(&world, seed) => unreachable!("it has no end"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "seed {seed}: {:?}", begun.elapsed());
+        // Whoever was down when the work was done comes back.
+        for node in support::NODES {
+            world.stop(node, Outage::Refused);
+            world.start(node).await;
+        }
+        check_work(&world, &client, file).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_done_twice_or_not_at_all_over_a_bad_network() {
     let mut asked = 0;
@@ -145,27 +226,7 @@ async fn nothing_is_done_twice_or_not_at_all_over_a_bad_network() {
             cut: false,
         };
         world.links(&link);
-        let each = (0..60).map(|n| {
-            let client = client.clone();
-            async move {
-                client.change(append(file, n + 1)).await.unwrap();
-                let dir = mkdir(&client, InodeId::ROOT, &format!("dir{n}")).await.unwrap().inode;
-                make(&client, dir, "file").await.unwrap();
-                let rename = NameOp::Rename {
-                    parent: dir,
-                    name: name("file"),
-                    new_parent: InodeId::ROOT,
-                    new_name: name(&format!("moved{n}")),
-                    mode: curvefs_types::RenameMode::NoReplace,
-                };
-                client.change(rename.into()).await.unwrap();
-                client
-                    .change(NameOp::Rmdir { parent: InodeId::ROOT, name: name(&format!("dir{n}")) }.into())
-                    .await
-                    .unwrap();
-            }
-        });
-        join_all(each).await;
+        work(&client, file).await;
         world.network.heal();
         assert_eq!(get(&client, file).await.unwrap().length, 60, "each append once");
         let page =

@@ -106,8 +106,10 @@ impl Cluster {
                 servers.push(server);
             }
             let endpoint = start_store(dir.path()).await;
-            let mds = &mut world.state().mds;
-            (mds.endpoint, mds.secret, mds.lease_ms) = (endpoint, "a-secret-key", 1500);
+            {
+                let mds = &mut world.state().mds;
+                (mds.endpoint, mds.secret, mds.lease_ms) = (endpoint, "a-secret-key", 1500);
+            }
             let address = start_mds(world.shared()).await;
             (world.clone(), address, servers)
         });
@@ -259,6 +261,33 @@ fn a_mount_that_is_shut_out_says_so_and_stays_until_it_is_unmounted() {
     cluster.world.state().mds.over = false;
     good(&cluster.mount(&[]));
     assert_eq!(fs::read(point.join("file")).unwrap(), b"x");
+    good(&cluster.umount());
+}
+
+#[test]
+fn a_mount_whose_process_died_is_said_and_can_be_replaced() {
+    let Some(cluster) = Cluster::start() else { return };
+    let point = cluster.point();
+    let mut child = cluster.command(&["mount", "demo", "mnt"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut file = fs::File::create(point.join("file")).unwrap();
+    file.write_all(b"synced").unwrap();
+    file.sync_all().unwrap();
+    kill(&child, rustix::process::Signal::KILL);
+    child.wait().unwrap();
+    drop(file);
+    assert!(fs::read(point.join("file")).is_err());
+    bad(&cluster.mount(&[]), "curve-fuse umount");
+    good(&cluster.umount());
+    good(&cluster.mount(&["-o", "noexec"]));
+    assert_eq!(fs::read(point.join("file")).unwrap(), b"synced");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let ours = mounts.lines().find(|line| line.contains(point.to_str().unwrap())).unwrap();
+    assert!(
+        ours.starts_with("demo ") && ours.contains(" fuse.curvefs ") && ours.contains("noexec"),
+        "{ours}"
+    );
     good(&cluster.umount());
 }
 
