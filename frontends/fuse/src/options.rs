@@ -54,8 +54,8 @@ impl Flags {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum OptionError {
     /// Nobody knows it.
-    #[error("unknown mount option `{name}`{}; `curve-fuse mount --help` lists all",
-        nearest.map_or(String::new(), |nearest| format!(", did you mean `{nearest}`?")))]
+    #[error("unknown mount option `{name}` (`curve-fuse mount --help` lists all){}",
+        nearest.map_or(String::new(), |nearest| format!("; did you mean `{nearest}`?")))]
     Unknown {
         /// As given.
         name: String,
