@@ -132,7 +132,7 @@ impl Service {
     fn query(&self, request: &Message, call: Call) {
         let rules = Rules { room: &self.mounts, check: check_query };
         self.serve(request, call, rules, |context, replica, ask: Ask| async move {
-            leader::query(&context, &replica, &ask).await.map(|outcome| outcome_bytes(&outcome))
+            leader::query(&context, &replica, ask).await
         });
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use curve_multiraft::Role;
 use curvefs_meta::{Outcome, Route};
 use curvefs_proto::{Refusal, error_in, outcome_bytes};
 use curvefs_types::keys::Key;
@@ -203,16 +204,19 @@ async fn wait_for_leadership(
     until: Instant,
 ) -> Result<Option<Arc<Leadership>>, Refusal> {
     let mut watch = replica.watch_leadership();
+    let status = replica.group().ok_or(Refusal::Stopped)?.status();
+    let elsewhere =
+        || not_leader(status.leader.filter(|node| *node != context.node), |node| context.address(node));
+    if status.role != Role::Leader {
+        return Err(elsewhere());
+    }
     // What is borrowed of the watch must not be held while anything is waited for.
     let leadership = match timeout_at(until, watch.wait_for(Option::is_some)).await {
         Ok(Ok(leadership)) => leadership.clone(),
         Ok(Err(_)) => return Err(Refusal::Stopped),
         Err(_) => None,
     };
-    let Some(leadership) = leadership else {
-        let known = replica.group().and_then(|group| group.status().leader);
-        return Err(not_leader(known.filter(|node| *node != context.node), |node| context.address(node)));
-    };
+    let Some(leadership) = leadership else { return Err(elsewhere()) };
     let mut recovering = leadership.recovering.subscribe();
     let ended = matches!(timeout_at(until, recovering.wait_for(|recovering| !recovering)).await, Ok(Ok(_)));
     Ok(ended.then_some(leadership))

@@ -54,6 +54,7 @@ pub struct Bed {
     data: Arc<dyn DataBackend>,
     pub random: StdRng,
     pub seed: u64,
+    begun: Instant,
     clients: u64,
 }
 
@@ -71,11 +72,14 @@ impl Drop for Seed {
 /// Runs a test on a cluster that has just been made.
 pub fn run(seed: u64, servers: usize, test: impl AsyncFnOnce(&mut Bed)) {
     let _said = Seed(seed);
+    let begun = std::time::Instant::now();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut bed = Bed::new(seed, servers).await;
         test(&mut bed).await;
+        let virtual_time = bed.begun.elapsed();
+        println!("seed {seed}: {virtual_time:.0?} in {:.1?}", begun.elapsed());
     });
 }
 
@@ -104,6 +108,7 @@ impl Bed {
             data: Arc::new(data),
             random: StdRng::seed_from_u64(seed),
             seed,
+            begun: Instant::now(),
             clients: 0,
         };
         for at in 0..servers {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curve_io::Network;
-use curve_types::{Epoch, Sequence};
+use curve_types::{Epoch, FRAME_PAYLOAD_BYTES_MAX, Sequence};
 use curvefs_proto::{Call, Outcome, Refusal, answer_of, call_frame};
 use curvefs_types::{Answer, Ask, FsError, InodeId, MountId, Op, PartitionId, Query, Reply, Request};
 use tokio::time::{Instant, sleep};
@@ -96,6 +96,9 @@ impl Client {
             };
             let frame = call_frame(C::FROM_MOUNTS, partition, call);
             let refusal = match self.network.call(&address, frame, ATTEMPT).await {
+                Ok(reply) if reply.payload_len() > FRAME_PAYLOAD_BYTES_MAX => {
+                    panic!("{call:?}: a reply of {} bytes", reply.payload_len())
+                }
                 Ok(reply) => match answer_of::<C::Answer>(&reply) {
                     Ok(Err(FsError::Busy | FsError::Stopped)) => {
                         last = "busy".into();

@@ -1,5 +1,6 @@
 //! Metaservers with four partitions on simulated disks and a simulated network, under a stand-in for the MDS, in virtual time.
-//! Everything of a run comes from one seed: CURVE_META_SEED=n runs that one, CURVE_META_SEEDS=n so many.
+//! Everything of a run comes from one seed: CURVE_META_SEED=n runs that one, CURVE_META_SEEDS=n so many, from
+//! CURVE_META_FROM on.
 
 mod bed;
 mod client;
@@ -33,7 +34,10 @@ fn seeds(default: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     match number("CURVE_META_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..1 + number("CURVE_META_SEEDS").unwrap_or(default),
+        None => {
+            let from = number("CURVE_META_FROM").unwrap_or(1);
+            from..from + number("CURVE_META_SEEDS").unwrap_or(default)
+        }
     }
 }
 
@@ -112,6 +116,30 @@ fn a_mount_that_is_shut_out_holds_nothing_and_changes_nothing() {
         gone.epoch = Epoch(2);
         bed.settle().await;
         assert_eq!(other.query(Query::GetAttr { inode: file }).await, Err(FsError::NotFound));
+    });
+}
+
+#[test]
+fn a_page_of_long_names_fits_a_frame() {
+    bed::run(5, SERVERS, async |bed: &mut Bed| {
+        bed.wait_until_led().await;
+        let mut client = bed.client();
+        for n in 0..2900 {
+            create(&mut client, InodeId::ROOT, &format!("{n:0250}")).await;
+        }
+        let (mut after, mut seen) = (None, 0);
+        loop {
+            let query = Query::ReadDir { inode: InodeId::ROOT, after, limit: u32::MAX, plus: true };
+            let page = client.query(query).await;
+            let Ok(Answer::Page { entries, end }) = page else { panic!("{page:?}") };
+            seen += entries.len();
+            after = entries.last().map(|entry| entry.name.clone());
+            if end {
+                break;
+            }
+            assert!(!entries.is_empty());
+        }
+        assert_eq!(seen, 2900);
     });
 }
 
