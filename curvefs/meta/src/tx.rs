@@ -19,8 +19,7 @@ impl Change<'_, '_> {
     /// Checks, locks and keeps parts.
     pub fn prepare(&mut self, tx: TxId, floor: TxNumber, parts: &[Part]) -> Step<Reply> {
         self.raise_floor(tx.coordinator, floor)?;
-        let lowest = self.row::<TxNumber>(&Key::Floor { coordinator: tx.coordinator })?.unwrap_or_default();
-        if tx.number < lowest || self.has(&Key::Finished { tx })? {
+        if tx.number < self.floor_of(tx.coordinator)? || self.has(&Key::Finished { tx })? {
             return Err(FsError::Forgotten.into());
         }
         if let Some(prepared) = self.row::<Prepared>(&Key::Prepared { tx })? {
@@ -108,8 +107,11 @@ impl Change<'_, '_> {
         if let Some(prepared) = self.row::<Prepared>(&Key::Prepared { tx })? {
             self.end(tx, &prepared, commit)?;
         }
-        self.mark(&Key::Finished { tx });
         self.raise_floor(tx.coordinator, floor)?;
+        // What is below the floor is refused without a row of its own, which nobody would remove.
+        if tx.number >= self.floor_of(tx.coordinator)? {
+            self.mark(&Key::Finished { tx });
+        }
         Ok(Reply::Done)
     }
 
@@ -134,31 +136,45 @@ impl Change<'_, '_> {
         Ok(())
     }
 
-    /// Everything of a coordinator below the floor is finished: what is still prepared was aborted.
+    /// Numbers of a coordinator below are finished.
+    fn floor_of(&self, coordinator: PartitionId) -> Step<TxNumber> {
+        Ok(self.row(&Key::Floor { coordinator })?.unwrap_or_default())
+    }
+
+    /// Everything of a coordinator below the floor is finished: what is still prepared was aborted. Rows below the floor that is
+    /// held are gone, so only those above it are looked at: a store is slow where much was deleted. Of very many, some stay
+    /// for the next time, and the floor is held where it has come to.
     fn raise_floor(&mut self, coordinator: PartitionId, floor: TxNumber) -> Step<()> {
         let key = Key::Floor { coordinator };
-        if self.row::<TxNumber>(&key)?.is_some_and(|held| held >= floor) {
+        let held = self.row::<TxNumber>(&key)?;
+        if held.is_some_and(|held| held >= floor) {
             return Ok(());
         }
-        self.put(&key, &floor);
         let at = |number| TxId { coordinator, number };
-        let lowest = at(TxNumber::default());
-        let old = between(&Key::Prepared { tx: lowest }, &Key::Prepared { tx: at(floor) });
+        let lowest = at(held.unwrap_or_default());
+        let old = between(&Key::Finished { tx: lowest }, &Key::Finished { tx: at(floor) });
+        let finished = self.page(&old, FORGOTTEN_AT_ONCE)?;
+        let mut reached = floor;
+        for (key, _) in &finished {
+            if let Key::Finished { tx } = key
+                && finished.len() == FORGOTTEN_AT_ONCE
+            {
+                reached = TxNumber { number: tx.number.number + 1, ..tx.number };
+            }
+            self.delete(key);
+        }
+        self.put(&key, &reached);
+        let old = between(&Key::Prepared { tx: lowest }, &Key::Prepared { tx: at(reached) });
         loop {
             let page = self.page(&old, PAGE)?;
             if page.is_empty() {
-                break;
+                return Ok(());
             }
             for (key, row) in page {
                 let Key::Prepared { tx } = key else { continue };
                 self.end(tx, &Prepared::from_row(&row)?, false)?;
             }
         }
-        let old = between(&Key::Finished { tx: lowest }, &Key::Finished { tx: at(floor) });
-        for (key, _) in self.page(&old, FORGOTTEN_AT_ONCE)? {
-            self.delete(&key);
-        }
-        Ok(())
     }
 
     /// Tells a participant what was decided. What was not is not going to be.
