@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use curve_io::BoxFuture;
-use curvefs_meta::{Action, Coordinator, Outcome};
-use curvefs_types::{Attr, FsError, PartitionId, TxId};
+use curvefs_meta::{Action, Coordinator, Outcome, server_request};
+use curvefs_types::{Attr, FsError, Op, PartitionId, TxId, TxNumber};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::{Leadership, RUNNING_MAX, RequestKey, Start, actions, key_of};
 use crate::context::Context;
 use crate::replica::Replica;
+
+/// Rows of ended transactions wait so long for others to go with.
+const FORGET_AFTER: Duration = Duration::from_millis(50);
 
 /// What came of an action.
 pub(super) enum Event {
@@ -26,6 +31,8 @@ pub(super) enum Event {
     Decided { tx: TxId, outcome: Outcome, committed: bool },
     /// A participant has finished.
     Finished { tx: TxId, from: PartitionId },
+    /// Rows of what has ended everywhere are to be removed now.
+    ForgetNow,
     /// Nothing to tell.
     Nothing,
     /// This node does not lead any more, or not in this term; what was proposed last may be decided or not.
@@ -42,6 +49,8 @@ struct Driver<'a> {
     coordinator: Coordinator,
     tickets: BTreeMap<u64, RequestKey>,
     next_ticket: u64,
+    /// Transactions that have ended everywhere and have rows yet. They cost nothing while they wait for others.
+    ended: Vec<TxNumber>,
     doing: FuturesUnordered<BoxFuture<'a, Event>>,
 }
 
@@ -60,6 +69,7 @@ pub(super) async fn run(
         coordinator,
         tickets: BTreeMap::new(),
         next_ticket: 1,
+        ended: Vec::new(),
         doing: FuturesUnordered::new(),
     };
     driver.act(left_over);
@@ -107,6 +117,10 @@ impl Driver<'_> {
             Event::Walked { tx, result } => self.coordinator.walked(tx, result),
             Event::Decided { tx, outcome, committed } => self.coordinator.decided(tx, outcome, committed),
             Event::Finished { tx, from } => self.coordinator.finished(tx, from),
+            Event::ForgetNow => {
+                self.forget();
+                Vec::new()
+            }
             Event::Nothing => Vec::new(),
             Event::TermOver => return false,
         };
@@ -126,7 +140,18 @@ impl Driver<'_> {
                 Action::Finish { to, tx, request } => {
                     Box::pin(actions::finish(context, replica.fs(), to, tx, request))
                 }
-                Action::Forget { request } => Box::pin(actions::forget(replica, request)),
+                Action::Forget { request } => {
+                    let Op::Forget { numbers } = request.op else { continue };
+                    let waits = !self.ended.is_empty();
+                    self.ended.extend(numbers);
+                    if waits {
+                        continue;
+                    }
+                    Box::pin(async {
+                        sleep(FORGET_AFTER).await;
+                        Event::ForgetNow
+                    })
+                }
                 Action::Answer { ticket, outcome } => {
                     self.answer(ticket, outcome);
                     continue;
@@ -134,6 +159,12 @@ impl Driver<'_> {
             };
             self.doing.push(doing);
         }
+    }
+
+    fn forget(&mut self) {
+        let numbers = std::mem::take(&mut self.ended);
+        let request = server_request(self.context.clock.now_ns(), Op::Forget { numbers });
+        self.doing.push(Box::pin(actions::forget(self.replica, request)));
     }
 
     fn answer(&mut self, ticket: u64, outcome: Outcome) {
