@@ -82,7 +82,10 @@ pub async fn metaservers_up(config: &Path) -> Result<usize, Failure> {
         fs_response::Result::Metaservers(all) => {
             Ok(all.metaservers.iter().filter(|one| one.state() == MetaserverState::MetaserverUp).count())
         }
-        other => Err(Failure::new(Code::Internal, "the MDS answered another question").because(format!("{other:?}"))),
+        other => {
+            Err(Failure::new(Code::Internal, "the MDS answered another question")
+                .because(format!("{other:?}")))
+        }
     }
 }
 
