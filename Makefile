@@ -4,11 +4,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup bench bench-ceph bench-iscsi bench-table sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup fs-posix fs-programs fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench bench bench-ceph bench-iscsi bench-fs bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
 DIR ?= ./playground
+comma := ,
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,18 @@ soak: deps ## the checker under faults for ten minutes on a release build (SOAK_
 	cargo build --release --locked --workspace --bins
 	CURVE_SOAK_SECONDS=$${SOAK_SECONDS:-600} cargo test --release --locked -p curve-e2e -- --nocapture soak
 
+fs-posix: deps ## pjdfstest, fsx (1,000,000 operations, 200,000 on two mounts), 10,000 sequences compared with ext4
+	cargo install --locked --quiet --root target/tools pjdfstest@0.2.2
+	cargo build --release --locked -p curve -p curve-fuse
+	PJDFSTEST=$(CURDIR)/target/tools/bin/pjdfstest CURVE_FSX=1000000 CURVE_DIFFERENTIAL=10000 \
+	  cargo test --release --locked -p curve-e2e -- --nocapture curvefs_posix curvefs_differential
+
+fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench: fs-%: deps
+	cargo build --release --locked -p curve -p curve-fuse
+	CURVE_FS_LARGE=1 cargo test --release --locked -p curve-e2e -- --nocapture curvefs_programs::$*
+
+fs-programs: fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench ## these on a mounted CurveFS, in sizes of every day; each alone, too: fs-git, …
+
 catchup: deps ## a chunkserver misses 1 GiB of changes to a 4 GiB volume: what it copies, on a release build
 	cargo build --release --locked -p curve -p curve-nbd
 	CURVE_CATCHUP_MIB=4096 cargo test --release --locked -p curve-e2e -- --nocapture a_replica_that_was_away
@@ -84,6 +97,11 @@ bench-iscsi: deps ## iSCSI beside NBD, tgt in memory and tgt on Ceph, by one ini
 	cargo build --release --locked -p curve -p curve-nbd -p curve-iscsi -p curve-fuse -p curve-bench
 	target/release/curve-bench --cases randwrite-4k-qd32,randread-4k-qd32 \
 	  --targets nbd-memory-qemu,cluster-qemu,iscsi-memory,iscsi-cluster,tgt,tgt-rbd $(or $(ARGS),--size 1GiB)
+
+bench-fs: deps ## CurveFS beside ceph-fuse, s3fs and a parallel S3 client, with the floors; ARGS=--table: creates against mounts
+	tools/deps.sh peers
+	cargo build --release --locked -p curve -p curve-fuse -p curve-bench
+	target/release/curve-bench files $(or $(ARGS),--targets disk$(comma)curvefs$(comma)ceph-fuse$(comma)s3fs$(comma)s3-client)
 
 bench-table: deps ## IOPS and CPU at depth 1 to 64 for 6, 30 and 150 copysets, as a table
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench

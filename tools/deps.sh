@@ -5,7 +5,7 @@
 #   try     what `make playground` needs
 #   test    what `make test` and `make bench` need beside these
 #   lint    what `make lint` needs beside the first
-#   peers   what `make bench-ceph` and `make bench-iscsi` need beside `test`; nothing else does
+#   peers   what `make bench-ceph`, `bench-fs` and `bench-iscsi` need beside `test`; nothing else does
 set -euo pipefail
 
 build=(
@@ -21,7 +21,7 @@ test=(
   s3fs:s3fs fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
   qemu-system-x86_64:qemu-system-x86
   mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
-  sqlite3:sqlite3 rsync:rsync
+  sqlite3:sqlite3 rsync:rsync dbench:dbench
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
   /usr/lib/postgresql/15/bin/pgbench:postgresql-15
 )
@@ -29,6 +29,7 @@ lint=(python3:python3)
 peers=(
   tgtd:tgt /usr/lib/tgt/backing-store/bs_rbd.so:tgt-rbd
   ceph-mon:ceph-mon ceph-mgr:ceph-mgr ceph-osd:ceph-osd ceph:ceph-common rbd:ceph-common
+  ceph-mds:ceph-mds ceph-fuse:ceph-fuse
   uuidgen:uuid-runtime jq:jq "/usr/lib/$(uname -m)-linux-gnu/librbd.so.1:librbd1"
   "/usr/lib/$(uname -m)-linux-gnu/libtcmalloc_minimal.so.4:libtcmalloc-minimal4"
 )

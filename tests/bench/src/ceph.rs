@@ -44,7 +44,35 @@ impl Ceph {
 
     /// Starts a cluster in the empty directory `dir`, with an image of `size` bytes that is not yet written.
     pub async fn start(dir: &Path, size: u64) -> Result<Self, String> {
-        for program in ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd", "monmaptool"] {
+        let mut ceph = Self::start_empty(dir, size, &["rbd"]).await?;
+        ceph.ceph(&["osd", "pool", "create", POOL, PLACEMENT_GROUPS, PLACEMENT_GROUPS]).await?;
+        ceph.ceph(&["osd", "pool", "application", "enable", POOL, "rbd"]).await?;
+        ceph.wait(90, &["pg", "stat"], "placement groups are not clean", all_clean).await?;
+        let conf = ceph.conf().display().to_string();
+        let image = Self::image();
+        run(30, "rbd", &["-c", &conf, "create", &image, "--size", &format!("{}M", size >> 20)]).await?;
+        Ok(ceph)
+    }
+
+    /// Starts a cluster with a file system, for files of `size` bytes in all; `ceph-fuse` mounts it.
+    pub async fn start_files(dir: &Path, size: u64) -> Result<Self, String> {
+        let mut ceph = Self::start_empty(dir, size, &["ceph-mds", "ceph-fuse"]).await?;
+        for (pool, groups) in [("names", "16"), ("bytes", PLACEMENT_GROUPS)] {
+            ceph.ceph(&["osd", "pool", "create", pool, groups, groups]).await?;
+        }
+        ceph.ceph(&["fs", "new", "files", "names", "bytes"]).await?;
+        ceph.daemon("ceph-mds", &["-i", "x"], None)?;
+        ceph.wait(90, &["pg", "stat"], "placement groups are not clean", all_clean).await?;
+        let active = |status: &Value| {
+            let up = status["fsmap"]["filesystems"][0]["mdsmap"]["info"].as_object();
+            up.is_some_and(|up| up.values().any(|mds| mds["state"] == "up:active"))
+        };
+        ceph.wait(60, &["mds", "stat"], "the MDS is not active", active).await?;
+        Ok(ceph)
+    }
+
+    async fn start_empty(dir: &Path, size: u64, more: &[&str]) -> Result<Self, String> {
+        for program in ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "monmaptool"].iter().chain(more) {
             if !has_program(program) {
                 return Err(format!("{program} is missing; install Ceph with `tools/deps.sh peers`"));
             }
@@ -62,12 +90,6 @@ impl Ceph {
         for flag in ["noscrub", "nodeep-scrub"] {
             ceph.ceph(&["osd", "set", flag]).await?;
         }
-        ceph.ceph(&["osd", "pool", "create", POOL, PLACEMENT_GROUPS, PLACEMENT_GROUPS]).await?;
-        ceph.ceph(&["osd", "pool", "application", "enable", POOL, "rbd"]).await?;
-        ceph.wait(90, &["pg", "stat"], "placement groups are not clean", all_clean).await?;
-        let conf = ceph.conf().display().to_string();
-        let image = Self::image();
-        run(30, "rbd", &["-c", &conf, "create", &image, "--size", &format!("{}M", size >> 20)]).await?;
         Ok(ceph)
     }
 
@@ -105,7 +127,7 @@ impl Ceph {
     }
 
     async fn start_monitor(&mut self, size: u64) -> Result<(), String> {
-        for part in ["run", "log", "mon.a", "mgr.x"] {
+        for part in ["run", "log", "mon.a", "mgr.x", "mds.x"] {
             std::fs::create_dir_all(self.dir.join(part)).map_err(|e| e.to_string())?;
         }
         let fsid = uuid()?;
@@ -261,6 +283,10 @@ bluestore_block_size = {block_bytes}
 bluestore_block_preallocate_file = true
 osd_scrub_during_recovery = false
 osd_class_update_on_start = false
+[mds]
+mds_data = {dir}/mds.x
+log_file = {dir}/log/$name.log
+admin_socket = {dir}/run/$name.asok
 [client]
 rbd_cache = false
 log_file =

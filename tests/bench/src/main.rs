@@ -10,6 +10,7 @@
 
 mod ceph;
 mod cpu;
+mod files;
 mod fio;
 mod floors;
 mod growth;
@@ -23,7 +24,7 @@ mod tgt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use curve_types::{ByteSize, HumanDuration};
 
 use crate::fio::{CASES, Case};
@@ -39,9 +40,12 @@ use crate::target::Target;
 ///   curve-bench --targets nbd-memory-qemu,cluster-qemu,iscsi-memory,iscsi-cluster,tgt
 ///   curve-bench --depths                          IOPS and CPU per write at depth 1 to 64
 ///   curve-bench --growth 6,30,150 --runtime 5s    the same as a table, for 6, 30 and 150 copysets
+///   curve-bench files --help                      mounted file systems
 #[derive(Parser, Debug)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Where the data of all targets goes; a new directory below it is made and removed again.
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
@@ -75,6 +79,12 @@ struct Arguments {
     json: bool,
 }
 
+/// What else can be measured.
+#[derive(Subcommand, Debug)]
+enum Other {
+    Files(files::FilesArguments),
+}
+
 fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
     if arguments.depths {
         return Ok(growth::cases());
@@ -93,7 +103,10 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
 /// How long each case runs before the first round, unreported.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-async fn run(arguments: Arguments) -> Result<(), String> {
+async fn run(mut arguments: Arguments) -> Result<(), String> {
+    if let Some(Other::Files(arguments)) = arguments.other.take() {
+        return files::run(arguments).await;
+    }
     let (dir, size, runtime) = (&arguments.dir, arguments.size.0, arguments.runtime.0);
     if !arguments.growth.is_empty() {
         return growth::print(dir, size, runtime, &arguments.growth).await;

@@ -32,7 +32,8 @@ pub struct Row {
     resident_bytes: u64,
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The middle one; 0 of nothing.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()

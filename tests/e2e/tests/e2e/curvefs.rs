@@ -2,25 +2,25 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use curve_e2e::{is_root, seconds_from_env, turn};
 use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one};
 use curve_harness::files::{Expected, FilesChecker, Tolerance, verify};
-use curve_harness::{FsMount, Playground, PlaygroundOptions, has_program, run};
+use curve_harness::{FsMount, Playground, PlaygroundOptions, run};
 
 /// A metaserver that dies: how long changes may wait (the issue says 3 s on a release build).
 const GAP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
 
 /// A playground with a file system called `fs`.
-struct Cluster {
-    playground: Playground,
-    dir: tempfile::TempDir,
+pub(crate) struct Cluster {
+    pub(crate) playground: Playground,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    async fn start(more: &[&str]) -> Self {
+    pub(crate) async fn start(more: &[&str]) -> Self {
         let more = ["--fs"].iter().chain(more).map(|more| (*more).to_owned()).collect();
         let options = PlaygroundOptions { more, ..PlaygroundOptions::default() };
         let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
@@ -54,13 +54,13 @@ impl Cluster {
         created.success().unwrap_or_else(|error| panic!("{error}"));
     }
 
-    async fn mount(&self, at: &str) -> FsMount {
+    pub(crate) async fn mount(&self, at: &str) -> FsMount {
         FsMount::start(&self.playground, "fs", &self.dir.path().join(at), &[]).await
     }
 }
 
 /// Mounts need root here; says so where it is not.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let can = is_root() && Path::new("/dev/fuse").exists();
     if !can {
         println!("needs root and /dev/fuse; nothing was tested");
@@ -68,7 +68,7 @@ fn can_mount() -> bool {
     can
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it does not panic")
 }
 
@@ -261,77 +261,4 @@ async fn a_store_that_is_away_is_waited_for() {
     let found = blocking(move || fs::read(path)).await.expect("read");
     assert!(found == [0; 100_000]);
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
-}
-
-#[tokio::test]
-async fn git_works_on_a_mount() {
-    let _turn = turn("git_works_on_a_mount").await;
-    if !can_mount() || !has_program("git") {
-        return;
-    }
-    let cluster = Cluster::start(&[]).await;
-    let mount = cluster.mount("a").await;
-    let source = cluster.dir.path().join("source");
-    make_repository(&source);
-    let (from, to) = (source.display().to_string(), mount.dir().join("clone").display().to_string());
-    for arguments in [
-        &["clone", "-q", "--no-hardlinks", &from, &to][..],
-        &["-C", &to, "gc", "-q", "--aggressive", "--prune=now"],
-        &["-C", &to, "fsck", "--strict"],
-    ] {
-        run(120, "git", arguments).await.unwrap_or_else(|error| panic!("{error}"));
-    }
-    let status = run(30, "git", &["-C", &to, "status", "--porcelain"]).await.expect("status");
-    assert_eq!(status.stdout, "", "nothing has changed");
-    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
-}
-
-/// Two processes write to one SQLite database in WAL mode: its shared memory is a mapped file of the mount.
-#[tokio::test]
-async fn two_sqlite_processes_share_a_database_on_a_mount() {
-    let _turn = turn("two_sqlite_processes_share_a_database_on_a_mount").await;
-    if !can_mount() || !has_program("sqlite3") {
-        return;
-    }
-    let cluster = Cluster::start(&[]).await;
-    let mount = cluster.mount("a").await;
-    let database = mount.dir().join("data.db").display().to_string();
-    let made = "PRAGMA journal_mode=WAL; CREATE TABLE t (who INTEGER, n INTEGER, PRIMARY KEY (who, n));";
-    run(30, "sqlite3", &[&database, made]).await.unwrap_or_else(|error| panic!("{error}"));
-    let inserts = |who: u32| {
-        let one = |n: u32| format!("INSERT INTO t VALUES ({who}, {n});");
-        format!("PRAGMA busy_timeout=60000; {}", (0..100).map(one).collect::<String>())
-    };
-    let (one, two) = (inserts(1), inserts(2));
-    let (first, second) = (["-bail", &database, &one], ["-bail", &database, &two]);
-    let (first, second) = tokio::join!(run(120, "sqlite3", &first), run(120, "sqlite3", &second));
-    for done in [first, second] {
-        done.unwrap_or_else(|error| panic!("{error}"));
-    }
-    let asked = "SELECT count(*), count(DISTINCT who) FROM t; PRAGMA integrity_check;";
-    let said = run(30, "sqlite3", &[&database, asked]).await.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(said.stdout, "200|2\nok\n");
-    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
-}
-
-/// A repository of some hundred files in ten commits.
-fn make_repository(dir: &Path) {
-    let git = |arguments: &[&str]| {
-        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-C"];
-        let ended = std::process::Command::new("git").args(identity).arg(dir).args(arguments).output();
-        let ended = ended.expect("git runs");
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    };
-    fs::create_dir_all(dir).expect("a directory");
-    git(&["init", "-q"]);
-    for commit in 0..10 {
-        for file in 0..30 {
-            let sub: PathBuf = dir.join(format!("d{}", file % 7));
-            fs::create_dir_all(&sub).expect("a directory");
-            let text = format!("{commit} {file}\n").repeat(20 + file * 7);
-            fs::write(sub.join(format!("f{file}")), text).expect("written");
-        }
-        git(&["add", "-A"]);
-        git(&["commit", "-q", "-m", &format!("commit {commit}")]);
-    }
 }

@@ -24,7 +24,7 @@ async fn postgresql_keeps_its_invariants() {
     let disk = LoopDevice::attach(&reconnecting.uri).await;
     run(60, "mkfs.ext4", &["-q", "-F", &disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
     let mounted = Mounted::mount(&disk.device).await;
-    let postgres = Postgres::init(&bin, &mounted).await;
+    let postgres = Postgres::init(&bin, mounted.path()).await;
     postgres.start().await;
     postgres.pgbench(&["-i", "-q", "-s", "5"], 180).await;
 
@@ -94,7 +94,7 @@ async fn more_commits(postgres: &Postgres, when: &str) {
 }
 
 /// How many transactions pgbench has made.
-fn processed(said: &str) -> u64 {
+pub(crate) fn processed(said: &str) -> u64 {
     let line = said.lines().find(|line| line.contains("actually processed")).expect("pgbench reports");
     line.rsplit(' ')
         .next()
@@ -115,7 +115,7 @@ async fn postgresql_fails_over_while_the_old_primary_still_runs() {
     let primary_disk = LoopDevice::attach(&volume.uri).await;
     run(60, "mkfs.ext4", &["-q", "-F", &primary_disk.device]).await.unwrap_or_else(|error| panic!("{error}"));
     let primary_mount = Mounted::mount(&primary_disk.device).await;
-    let primary = Postgres::init(&bin, &primary_mount).await;
+    let primary = Postgres::init(&bin, primary_mount.path()).await;
     primary.start().await;
     primary.pgbench(&["-i", "-q", "-s", "5"], 180).await;
 
@@ -140,7 +140,7 @@ async fn postgresql_fails_over_while_the_old_primary_still_runs() {
 
     let standby_disk = LoopDevice::attach(&uri).await;
     let standby_mount = Mounted::mount(&standby_disk.device).await;
-    let standby = Postgres::adopt(&bin, &standby_mount);
+    let standby = Postgres::adopt(&bin, standby_mount.path());
     // They name a process of the other host, which here is the same one.
     for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
         std::fs::remove_file(standby.home.join(lock)).expect("the primary wrote it");
@@ -186,16 +186,17 @@ async fn take_over(playground: &Playground) -> (Child, String) {
 }
 
 /// A PostgreSQL server, run as the user `postgres`. Stopped when dropped.
-struct Postgres {
+pub(crate) struct Postgres {
     bin: PathBuf,
-    home: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 impl Postgres {
-    async fn init(bin: &Path, mounted: &Mounted) -> Self {
+    /// A new server in a directory, `pg` in `mounted`.
+    pub(crate) async fn init(bin: &Path, mounted: &Path) -> Self {
         let home = mounted.join("pg");
         std::fs::create_dir(&home).expect("a directory");
-        let opened = ["o+x".to_owned(), mounted.path().display().to_string()];
+        let opened = ["o+x".to_owned(), mounted.display().to_string()];
         run(10, "chmod", &[&opened[0], &opened[1]]).await.expect("chmod");
         run(10, "chown", &["postgres", &home.display().to_string()]).await.expect("the user postgres exists");
         let this = Self { bin: bin.to_path_buf(), home };
@@ -205,7 +206,7 @@ impl Postgres {
     }
 
     /// A server over the data directory that another one has left.
-    fn adopt(bin: &Path, mounted: &Mounted) -> Self {
+    pub(crate) fn adopt(bin: &Path, mounted: &Path) -> Self {
         Self { bin: bin.to_path_buf(), home: mounted.join("pg") }
     }
 
@@ -217,7 +218,7 @@ impl Postgres {
         self.home.display().to_string()
     }
 
-    async fn start(&self) {
+    pub(crate) async fn start(&self) {
         let options = format!("-k {} -c listen_addresses='' -c max_wal_size=128MB", self.socket_dir());
         let log = self.home.join("log").display().to_string();
         let data = self.data();
@@ -228,11 +229,11 @@ impl Postgres {
         }
     }
 
-    async fn stop(&self, mode: &str) {
+    pub(crate) async fn stop(&self, mode: &str) {
         self.tool("pg_ctl", &["stop", "-w", "-t", "60", "-m", mode, "-D", &self.data()], 90).await;
     }
 
-    async fn pgbench(&self, arguments: &[&str], seconds: u64) -> String {
+    pub(crate) async fn pgbench(&self, arguments: &[&str], seconds: u64) -> String {
         self.try_pgbench(arguments, seconds).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -243,13 +244,13 @@ impl Postgres {
         self.try_tool("pgbench", &all, seconds).await
     }
 
-    async fn query(&self, sql: &str) -> String {
+    pub(crate) async fn query(&self, sql: &str) -> String {
         let said = self.tool("psql", &["-h", &self.socket_dir(), "-Atc", sql, "postgres"], 60).await;
         said.trim().to_owned()
     }
 
     /// Every transaction adds one delta to an account, a teller, a branch and the history.
-    async fn check_balances(&self) {
+    pub(crate) async fn check_balances(&self) {
         let accounts = self.query("select sum(abalance) from pgbench_accounts").await;
         for table in ["sum(tbalance) from pgbench_tellers", "sum(bbalance) from pgbench_branches"] {
             assert_eq!(self.query(&format!("select {table}")).await, accounts, "{table}");
@@ -262,7 +263,7 @@ impl Postgres {
         println!("the sums over accounts, tellers, branches and history agree: {accounts}");
     }
 
-    async fn tool(&self, name: &str, arguments: &[&str], seconds: u64) -> String {
+    pub(crate) async fn tool(&self, name: &str, arguments: &[&str], seconds: u64) -> String {
         self.try_tool(name, arguments, seconds).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -287,7 +288,7 @@ impl Drop for Postgres {
     }
 }
 
-fn postgres_bin() -> Option<PathBuf> {
+pub(crate) fn postgres_bin() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let mut bins: Vec<PathBuf> = versions.flatten().map(|entry| entry.path().join("bin")).collect();
     bins.sort();

@@ -1,0 +1,55 @@
+//! What a client gets from the object store that has many objects under way, each as large as those of CurveFS.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use curvefs_data::{ObjectStore, S3Access, S3Bucket, SecretKey};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::Case;
+use super::cases::large_bytes;
+
+const OBJECT: u64 = 4 << 20;
+const UNDER_WAY: usize = 16;
+
+/// A client with its bucket.
+pub struct S3Client {
+    bucket: Arc<S3Bucket>,
+}
+
+impl S3Client {
+    /// A client of the store of a playground.
+    pub fn new(address: &str, secret_file: &Path) -> Result<Self, String> {
+        let secret = std::fs::read_to_string(secret_file).map_err(|error| error.to_string())?;
+        let access = S3Access {
+            endpoint: format!("http://{address}"),
+            region: "us-east-1".to_owned(),
+            bucket: "curve".to_owned(),
+            access_key: "playground".to_owned(),
+            secret_key: SecretKey::new(secret.trim()),
+        };
+        Ok(Self { bucket: Arc::new(S3Bucket::new(access)) })
+    }
+
+    /// Puts or gets as many bytes as the file of the case has.
+    pub async fn run(&self, case: &Case) -> Result<u64, String> {
+        let content = Bytes::from((0..OBJECT as usize).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+        let reading = case.name == "read";
+        let each = stream::iter(0..large_bytes() / OBJECT).map(|number| {
+            let (name, content) = (format!("bench/{number}"), content.clone());
+            async move {
+                if reading {
+                    let found = self.bucket.get(name, 0..OBJECT).await?;
+                    assert_eq!(found.len() as u64, OBJECT, "objects are given whole");
+                    Ok(())
+                } else {
+                    self.bucket.put(name, content).await
+                }
+            }
+        });
+        let ended: Result<(), curvefs_data::DataError> = each.buffer_unordered(UNDER_WAY).try_collect().await;
+        ended.map_err(|error| error.to_string())?;
+        Ok(large_bytes())
+    }
+}
