@@ -215,6 +215,10 @@ impl Model {
             }
             Op::Skip { group, ahead } => self.purge(group, self.seen(group).next() + ahead),
             Op::Remove { group } => {
+                // Of a group that is not there nothing is written, so that nothing issued before becomes certain by it.
+                if !self.log.groups().contains(&GroupId(group)) {
+                    return self.log.remove_group(GroupId(group)).await.expect("there is nothing to do");
+                }
                 self.waiting.push(self.log.remove_group(GroupId(group)));
                 self.issue(Step::Remove(group));
             }
