@@ -31,7 +31,12 @@ fn is_found(bug: &str, faults: &str, seeds: std::ops::Range<u64>, words: &[&str]
 #[test]
 fn an_acknowledgement_before_the_flush_is_found() {
     // The second is what a log says whose later records rest on one that never reached the disk.
-    is_found("acknowledge-before-flush", "", 60..160, &["lost write", "was written when this one was durable"]);
+    is_found(
+        "acknowledge-before-flush",
+        "",
+        60..160,
+        &["lost write", "was written when this one was durable"],
+    );
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl FromStr for FileTarget {
 
 const MOUNT_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes that Ceph's OSDs have room for.
-const CEPH_BYTES: u64 = 3 << 30;
+const CEPH_BYTES: u64 = 1280 << 20;
 
 /// A mounted target. Dropped in order: the mount, its servers, the directory.
 pub struct Mounted {
