@@ -443,6 +443,17 @@ impl Client {
         Ok(Answer::Attrs { attrs: inodes.iter().filter_map(|inode| found.get(inode).copied()).collect() })
     }
 
+    /// Gives up holds: one change for each partition.
+    async fn close_all(&self, inodes: Vec<InodeId>) -> Result<Reply, FsError> {
+        let mut homes: BTreeMap<PartitionId, Vec<InodeId>> = BTreeMap::new();
+        {
+            let router = self.router();
+            inodes.into_iter().for_each(|inode| homes.entry(router.home(inode)).or_default().push(inode));
+        }
+        try_join_all(homes.into_values().map(|inodes| self.run_change(Op::Close { inodes }))).await?;
+        Ok(Reply::Done)
+    }
+
     async fn sum_up(&self) -> Result<Usage, FsError> {
         let partitions = self.router().partitions();
         let asks = partitions.into_iter().map(|(_, inode)| self.ask_at(inode, Query::StatFs { inode }));
@@ -461,7 +472,10 @@ impl Metadata for Client {
     }
 
     fn change(&self, op: Op) -> FsFuture<'_, Reply> {
-        Box::pin(self.while_active(self.run_change(op)))
+        match op {
+            Op::Close { inodes } if inodes.len() > 1 => Box::pin(self.while_active(self.close_all(inodes))),
+            op => Box::pin(self.while_active(self.run_change(op))),
+        }
     }
 
     fn query(&self, query: Query) -> FsFuture<'_, Answer> {

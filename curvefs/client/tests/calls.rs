@@ -11,7 +11,7 @@ use curvefs_proto::Refusal;
 use curvefs_types::{
     Answer, Attr, DataRef, Extent, FileLock, FsError, InodeId, Kind, LockFamily, LockKind, LockOwner,
     LockRange, Metadata, MountId, Name, NameOp, NewInode, Op, PartitionId, Place, Query, RenameMode, Reply,
-    SliceId, WriterId,
+    SetAttr, SliceId, WriterId,
 };
 use futures::future::join_all;
 use rand::rngs::StdRng;
@@ -62,6 +62,7 @@ fn append(inode: InodeId, serial: u64) -> Op {
         mtime: 1,
         expect: None,
         kill_priv: false,
+        set: SetAttr::default(),
     }
 }
 

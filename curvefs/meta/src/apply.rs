@@ -65,12 +65,15 @@ fn run(txn: &mut Txn<'_>, term: Term, request: &Request) -> Step<Reply> {
 fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
     match op {
         Op::Name { op } => change.name_op(op),
-        Op::SetAttr { inode, set } => change.set_attr(*inode, set),
+        Op::SetAttr { inode, set } => {
+            let attr = change.set_attrs(*inode, set)?;
+            Ok(Reply::Attr { attr, created: false })
+        }
         Op::Truncate { inode, length, kill_priv } => {
             let attr = change.truncate(*inode, *length, *kill_priv)?;
             Ok(Reply::Attr { attr, created: false })
         }
-        Op::Write { inode, place, extents, length, mtime, expect, kill_priv } => {
+        Op::Write { inode, place, extents, length, mtime, expect, kill_priv, set } => {
             let written = Written {
                 place: *place,
                 extents,
@@ -78,6 +81,7 @@ fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
                 mtime: *mtime,
                 expect: *expect,
                 kill_priv: *kill_priv,
+                set,
             };
             change.write(*inode, &written)
         }

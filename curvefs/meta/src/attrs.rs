@@ -5,10 +5,10 @@ use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{CLOSES_PER_REQUEST_MAX, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use curvefs_types::{
     Attr, FsError, InodeId, Kind, MODE_BITS, Reply, SetAttr, SetTime, TimeNs, Xattr, XattrName,
+    without_privileges,
 };
 
 use crate::acl::{self, ACCESS_ACL};
-use crate::data::without_privileges;
 use crate::doom::REAPED_AT_ONCE;
 use crate::fail::Step;
 use crate::step::Change;
@@ -31,7 +31,7 @@ impl Change<'_, '_> {
     }
 
     /// Sets attributes.
-    pub fn set_attr(&mut self, inode: InodeId, set: &SetAttr) -> Step<Reply> {
+    pub fn set_attrs(&mut self, inode: InodeId, set: &SetAttr) -> Step<Attr> {
         let mut attr = self.own_inode(inode)?;
         if set.kill_priv {
             attr.mode = without_privileges(attr.mode);
@@ -49,7 +49,7 @@ impl Change<'_, '_> {
         attr.mtime = time(attr.mtime, set.mtime, self.now);
         attr.flags = set.flags.unwrap_or(attr.flags);
         self.touch(&mut attr);
-        Ok(Reply::Attr { attr, created: false })
+        Ok(attr)
     }
 
     /// `chmod` changes an access ACL too.

@@ -3,19 +3,13 @@
 use curvefs_types::keys::Key;
 use curvefs_types::limits::{ALLOCATE_BYTES_MAX, CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX};
 use curvefs_types::{
-    Attr, DataRef, Extent, FsError, InodeId, Kind, MODE_SETGID, MODE_SETUID, Place, Reply, TimeNs,
+    Attr, DataRef, Extent, FsError, InodeId, Kind, Place, Reply, SetAttr, TimeNs, without_privileges,
 };
 
 use crate::fail::Step;
 use crate::rows::ExtentRow;
 use crate::step::Change;
 use crate::view::{PAGE, View};
-
-/// Mode without what a write by somebody else takes away.
-pub(crate) fn without_privileges(mode: u32) -> u32 {
-    let executable_group = mode & 0o010 != 0;
-    mode & !MODE_SETUID & !(if executable_group { MODE_SETGID } else { 0 })
-}
 
 /// What `Write` says besides its file.
 pub(crate) struct Written<'a> {
@@ -25,6 +19,7 @@ pub(crate) struct Written<'a> {
     pub mtime: TimeNs,
     pub expect: Option<u64>,
     pub kill_priv: bool,
+    pub set: &'a SetAttr,
 }
 
 /// A range of two files.
@@ -141,6 +136,9 @@ impl Change<'_, '_> {
             attr.mode = without_privileges(attr.mode);
         }
         self.touch_data(&before, &mut attr)?;
+        if !written.set.is_empty() {
+            attr = self.set_attrs(inode, written.set)?;
+        }
         Ok(Reply::Written { attr, base })
     }
 

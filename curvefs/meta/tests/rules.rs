@@ -89,7 +89,16 @@ fn attr(outcome: &Outcome) -> Attr {
 fn write(inode: InodeId, place: Place, serial: u64, offset: u64, len: u32) -> Op {
     let data = DataRef::Slice { slice: SliceId { writer: WriterId(1), serial }, bytes: len, at: 0 };
     let extents = vec![Extent::checked(offset, len, data).unwrap()];
-    Op::Write { inode, place, extents, length: 0, mtime: 7, expect: None, kill_priv: false }
+    Op::Write {
+        inode,
+        place,
+        extents,
+        length: 0,
+        mtime: 7,
+        expect: None,
+        kill_priv: false,
+        set: SetAttr::default(),
+    }
 }
 
 fn unlink(name: &str) -> NameOp {
@@ -169,8 +178,8 @@ fn an_unexpected_generation_changes_nothing() {
     let inode = asked.create(1, "a");
     let generation = asked.attr(inode).unwrap().generation;
     let expecting = |generation| match write(inode, Place::AtOffsets, 1, 0, 10) {
-        Op::Write { place, extents, length, mtime, kill_priv, .. } => {
-            Op::Write { inode, place, extents, length, mtime, expect: Some(generation), kill_priv }
+        Op::Write { place, extents, length, mtime, kill_priv, set, .. } => {
+            Op::Write { inode, place, extents, length, mtime, expect: Some(generation), kill_priv, set }
         }
         _ => unreachable!(),
     };

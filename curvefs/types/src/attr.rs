@@ -144,4 +144,34 @@ pub struct SetAttr {
     pub kill_priv: bool,
 }
 
+impl SetAttr {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These changes, and then later ones.
+    pub fn then(self, later: Self) -> Self {
+        let mode = later
+            .mode
+            .or(self.mode.map(|mode| if later.kill_priv { without_privileges(mode) } else { mode }));
+        Self {
+            mode,
+            uid: later.uid.or(self.uid),
+            gid: later.gid.or(self.gid),
+            atime: later.atime.or(self.atime),
+            mtime: later.mtime.or(self.mtime),
+            flags: later.flags.or(self.flags),
+            kill_priv: mode.is_none() && (self.kill_priv || later.kill_priv),
+        }
+    }
+}
+
+/// Mode without what a write by somebody else, or a new owner, takes away: set-user-id, and set-group-id where the group
+/// may execute.
+pub fn without_privileges(mode: u32) -> u32 {
+    let executable_group = mode & 0o010 != 0;
+    mode & !MODE_SETUID & !(if executable_group { MODE_SETGID } else { 0 })
+}
+
 wire_struct!(SetAttr { mode, uid, gid, atime, mtime, flags, kill_priv });

@@ -47,6 +47,7 @@ pub mod wire;
 
 pub use attr::{
     Attr, DIRECTORY_BYTES, Kind, MODE_BITS, MODE_SETGID, MODE_SETUID, MODE_STICKY, SetAttr, SetTime, TimeNs,
+    without_privileges,
 };
 pub use dentry::{Dentry, DirEntry};
 pub use error::FsError;

@@ -259,6 +259,8 @@ pub enum Op {
         expect: Option<u64>,
         /// Clear set-user-id and set-group-id.
         kill_priv: bool,
+        /// Attributes that were set after the bytes were written.
+        set: SetAttr,
     },
     /// Let a range read as zeros and give its data back. Changes no length.
     Punch {
@@ -433,7 +435,7 @@ wire_enum!(Op {
     1 => Name { op },
     2 => SetAttr { inode, set },
     3 => Truncate { inode, length, kill_priv },
-    4 => Write { inode, place, extents, length, mtime, expect, kill_priv },
+    4 => Write { inode, place, extents, length, mtime, expect, kill_priv, set },
     5 => Punch { inode, offset, len },
     6 => Allocate { inode, offset, len, keep_size },
     7 => CopyRange { from, from_offset, to, to_offset, len },

@@ -24,7 +24,7 @@ pub type FsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, FsError>> + Sen
 pub trait Metadata: Send + Sync + 'static {
     /// The file system.
     fn fs(&self) -> FsId;
-    /// Makes one change, once.
+    /// Makes one change, once. [`Op::Close`] may name files of several partitions, and may have closed some when it fails.
     fn change(&self, op: Op) -> FsFuture<'_, Reply>;
     /// Asks. Sees every change that was answered before.
     fn query(&self, query: Query) -> FsFuture<'_, Answer>;

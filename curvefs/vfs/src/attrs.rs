@@ -27,10 +27,6 @@ impl Vfs {
     pub async fn set_attr(&self, id: InodeId, mut set: SetAttr) -> Result<(Attr, Duration), FsError> {
         self.core.writable()?;
         let inode = self.core.inode(id);
-        if set.mtime.is_some() {
-            // Publishing sets the time of the last write: it has to come first.
-            self.core.flush(&inode).await?;
-        }
         if (set.uid.is_some() || set.gid.is_some()) && set.mode.is_none() {
             let known = inode.state().attr();
             let kind = match known {
@@ -38,6 +34,20 @@ impl Vfs {
                 None => self.core.fetch_attr(&inode).await?.kind,
             };
             set.kill_priv |= kind != Kind::Directory;
+        }
+        {
+            // In order with writes, and with changes of the whole file, which may drop the bytes.
+            let _order = inode.order.read().await;
+            let mut state = inode.state();
+            if state.defer(set, now_ns())
+                && let Some((attr, _)) = state.attr()
+            {
+                return Ok((attr, self.core.timeout_of(&attr)));
+            }
+        }
+        if inode.state().is_dirty() {
+            // Publishing sets the time of the last write, and attributes that are set with it: it has to come first.
+            self.core.flush(&inode).await?;
         }
         let attr = self.core.change_attr(Op::SetAttr { inode: id, set }).await?;
         let attr = self.core.heard(&inode, attr);
@@ -56,7 +66,7 @@ impl Vfs {
         if inode.state().meets_tail(u64::MAX) {
             self.core.flush(&inode).await?;
         }
-        let _order = inode.order.write().await;
+        let _order = self.core.alone(&inode).await?;
         let _one = inode.publish.lock().await;
         if inode.state().attr().is_none() {
             self.core.fetch_attr(&inode).await?;

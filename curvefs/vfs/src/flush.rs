@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curvefs_types::limits::{CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX};
-use curvefs_types::{Attr, Durable, Extent, FsError, InodeId, Op, Place, Reply};
+use curvefs_types::{Attr, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr};
 use futures::StreamExt;
+use tokio::sync::RwLockWriteGuard;
 use tokio::time::Instant;
 
 use crate::dirty::runs;
@@ -29,6 +30,8 @@ const TICK: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a file is kept held after its last close.
 const HELD_IDLE: Duration = Duration::from_secs(5);
+/// Files that are given up in one change.
+const CLOSES_AT_ONCE: usize = 512;
 
 /// Whether trying again can never help.
 fn is_final(error: FsError) -> bool {
@@ -43,13 +46,24 @@ impl Core {
         }
         let _one = inode.publish.lock().await;
         let mut left = inode.state().unpublished() as i64;
-        while left > 0 {
+        let sets = inode.state().has_deferred();
+        while left > 0 || sets && inode.state().has_deferred() {
             match self.publish_batch(inode).await? {
                 Some(published) => left -= published as i64,
                 None => break,
             }
         }
         Ok(())
+    }
+
+    /// Keeps writes out while the whole file is changed. Attributes that wait for bytes are published before, since the change may
+    /// drop the bytes.
+    pub async fn alone<'a>(&self, inode: &'a Inode) -> Result<RwLockWriteGuard<'a, ()>, FsError> {
+        let order = inode.order.write().await;
+        if inode.state().has_deferred() {
+            self.flush(inode).await?;
+        }
+        Ok(order)
     }
 
     /// Publishes one batch. The caller holds `publish`.
@@ -138,10 +152,18 @@ impl Core {
             return Err(FsError::TooBig);
         }
         let mut last = None;
-        for part in extents.chunks(EXTENTS_PER_REQUEST_MAX) {
-            let (mtime, kill_priv) = (flushing.mtime, flushing.kill_priv);
-            let op =
-                Op::Write { inode, place, extents: part.to_vec(), length: 0, mtime, expect: None, kill_priv };
+        let parts = extents.len().div_ceil(EXTENTS_PER_REQUEST_MAX);
+        for (number, part) in extents.chunks(EXTENTS_PER_REQUEST_MAX).enumerate() {
+            let op = Op::Write {
+                inode,
+                place,
+                extents: part.to_vec(),
+                length: 0,
+                mtime: flushing.mtime,
+                expect: None,
+                kill_priv: flushing.kill_priv,
+                set: if number + 1 == parts { flushing.set } else { SetAttr::default() },
+            };
             let Reply::Written { attr, base } = self.change(op).await? else { return Err(FsError::Corrupt) };
             last = Some((attr, base));
         }
@@ -200,35 +222,60 @@ impl Core {
             let idle = state.idle_since.is_some_and(|since| now - since >= HELD_IDLE);
             state.held && state.opens == 0 && !state.is_dirty() && idle
         };
-        for inode in self.all().into_iter().filter(is_idle) {
-            if let Err(error) = self.close_hold(&inode).await {
-                tracing::debug!(inode = %inode.id, %error, "cannot give up an idle file now");
+        let idle: Vec<Arc<Inode>> = self.all().into_iter().filter(is_idle).collect();
+        for some in idle.chunks(CLOSES_AT_ONCE) {
+            if let Err(error) = self.close_holds(some).await {
+                tracing::debug!(files = some.len(), %error, "cannot give up idle files now");
             }
         }
+        // Only now nobody here refers to them.
+        let closed: Vec<InodeId> = idle.into_iter().map(|inode| inode.id).collect();
+        closed.into_iter().for_each(|inode| self.release_inode(inode));
     }
 
     /// Tells the partition that this mount does not hold a file any more, if nobody has it open.
-    pub async fn close_hold(&self, inode: &Inode) -> Result<(), FsError> {
-        let _one = inode.publish.lock().await;
-        {
+    pub async fn close_hold(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
+        self.close_holds(std::slice::from_ref(inode)).await
+    }
+
+    /// The same of several files in one change.
+    async fn close_holds(&self, inodes: &[Arc<Inode>]) -> Result<(), FsError> {
+        let (mut closing, mut locks) = (Vec::new(), Vec::new());
+        for inode in inodes {
+            // Whoever is publishing has it open, or is about to be done; of several files none is waited for, lest two wait
+            // for each other.
+            let one = match inodes.len() {
+                1 => inode.publish.lock().await,
+                _ => match inode.publish.try_lock() {
+                    Ok(one) => one,
+                    Err(_) => continue,
+                },
+            };
             let mut state = inode.state();
-            if !state.held || state.opens > 0 || state.is_dirty() {
-                return Ok(());
+            if state.held && state.opens == 0 && !state.is_dirty() {
+                // An open that comes now waits for `publish`, and holds it anew.
+                state.held = false;
+                state.idle_since = None;
+                closing.push(inode);
+                locks.push(one);
             }
-            // An open that comes now waits for `publish`, and holds it anew.
-            state.held = false;
-            state.idle_since = None;
         }
-        let closed = self.change(Op::Close { inodes: vec![inode.id] }).await;
+        if closing.is_empty() {
+            return Ok(());
+        }
+        let closed = self.change(Op::Close { inodes: closing.iter().map(|inode| inode.id).collect() }).await;
         if let Err(error) = closed
             && !is_final(error)
         {
-            let mut state = inode.state();
-            state.held = true;
-            state.idle_since = Some(Instant::now());
+            for inode in closing {
+                let mut state = inode.state();
+                state.held = true;
+                state.idle_since = Some(Instant::now());
+            }
             return Err(error);
         }
-        self.release_inode(inode.id);
+        drop(locks);
+        closing.iter().for_each(|inode| self.release_inode(inode.id));
         Ok(())
     }
 }

@@ -5,7 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvefs_types::{Attr, Extent, FsError, InodeId, LockOwner, TimeNs};
+use curvefs_types::{
+    Attr, Extent, FsError, InodeId, LockOwner, MODE_BITS, SetAttr, SetTime, TimeNs, without_privileges,
+};
 use tokio::time::Instant;
 
 use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one};
@@ -65,6 +67,8 @@ pub(crate) struct Flushing {
     pub batch: Batch,
     pub mtime: TimeNs,
     pub kill_priv: bool,
+    /// Attributes that go with the last of the bytes.
+    pub set: SetAttr,
 }
 
 /// A consistent look at a file, for reading.
@@ -89,6 +93,11 @@ pub(crate) struct State {
     tail: Tail,
     wrote_ns: TimeNs,
     kill_priv: bool,
+    /// Attributes that were set after bytes that are not published, and go with them; those under way; and all that were
+    /// set since something is dirty, which programs see over what the partition has told.
+    setting: SetAttr,
+    setting_now: SetAttr,
+    shown: SetAttr,
     /// Since when there is something to publish.
     pub dirty_since: Option<Instant>,
     /// Do not try again before this.
@@ -144,6 +153,12 @@ impl State {
             attr.allocated = attr.allocated.saturating_add(self.unpublished());
             attr.mtime = self.wrote_ns;
             attr.ctime = attr.ctime.max(self.wrote_ns);
+            let to = |set: Option<SetTime>, or| if let Some(SetTime::To { ns }) = set { ns } else { or };
+            attr.mtime = to(self.shown.mtime, attr.mtime);
+            attr.atime = to(self.shown.atime, attr.atime);
+            attr.mode = self.shown.mode.unwrap_or(attr.mode);
+            attr.uid = self.shown.uid.unwrap_or(attr.uid);
+            attr.gid = self.shown.gid.unwrap_or(attr.gid);
         }
         Some((attr, at))
     }
@@ -228,7 +243,38 @@ impl State {
     fn wrote(&mut self, now_ns: TimeNs, kill_priv: bool) {
         self.wrote_ns = now_ns;
         self.kill_priv |= kill_priv;
+        // The later of the two counts.
+        for set in [&mut self.setting, &mut self.shown] {
+            set.mtime = None;
+            if kill_priv {
+                set.mode = set.mode.map(without_privileges);
+            }
+        }
         self.dirty_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes attributes that are set on a file whose bytes wait to be published: they go with them, in one change. False: they do not
+    /// wait, or the attributes are none that can.
+    pub fn defer(&mut self, set: SetAttr, now_ns: TimeNs) -> bool {
+        let waits = !self.dirty.is_empty() || !self.tail.pending.is_empty();
+        let Some((attr, _)) = self.attr().filter(|_| waits && set.flags.is_none()) else { return false };
+        let at = |time: Option<SetTime>| match time {
+            Some(SetTime::Now) => Ok(Some(SetTime::To { ns: now_ns })),
+            Some(SetTime::AtLeast { .. }) => Err(()),
+            other => Ok(other),
+        };
+        let (Ok(atime), Ok(mtime)) = (at(set.atime), at(set.mtime)) else { return false };
+        let set = SetAttr { atime, mtime, mode: set.mode.map(|mode| mode & MODE_BITS), ..set };
+        self.setting = self.setting.then(set);
+        let mode = set.mode.or(set.kill_priv.then(|| without_privileges(attr.mode)));
+        self.shown = self.shown.then(SetAttr { mode, kill_priv: false, ..set });
+        self.wrote_ns = self.wrote_ns.max(now_ns);
+        true
+    }
+
+    /// Whether attributes wait for bytes.
+    pub fn has_deferred(&self) -> bool {
+        !self.setting.is_empty()
     }
 
     /// Whether bytes from `offset` on touch appended ones, which have to be published first.
@@ -276,6 +322,8 @@ impl State {
             self.dirty_since = None;
             self.retry_at = None;
             self.kill_priv = false;
+            self.setting = SetAttr::default();
+            self.shown = SetAttr::default();
         }
     }
 
@@ -291,12 +339,16 @@ impl State {
             return None;
         };
         self.change();
-        Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv })
+        if self.dirty.is_empty() && self.tail.pending.is_empty() {
+            self.setting_now = std::mem::take(&mut self.setting);
+        }
+        Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv, set: self.setting_now })
     }
 
     /// The batch is published. Gives how many bytes are free.
     pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent]) -> u64 {
         self.changed(Some(attr), Some(extents));
+        self.setting_now = SetAttr::default();
         let mut freed = bytes_of(&std::mem::take(&mut self.flushing));
         if !self.tail.flushing.is_empty() {
             let len = std::mem::take(&mut self.tail.flushing).len() as u64;
@@ -313,6 +365,7 @@ impl State {
     /// The batch could not be published: it will be tried again. Gives how many bytes were covered meanwhile.
     pub fn fail(&mut self, error: FsError) -> u64 {
         self.changed(None, None);
+        self.setting = std::mem::take(&mut self.setting_now).then(self.setting);
         let covered = self.dirty.put_back(std::mem::take(&mut self.flushing));
         if !self.tail.flushing.is_empty() {
             let mut pending = Vec::from(std::mem::take(&mut self.tail.flushing));

@@ -36,7 +36,7 @@ impl Vfs {
     async fn hold(&self, inode: &Arc<Inode>, mode: OpenMode) -> Result<(), FsError> {
         let held = inode.state().held;
         if mode.truncate || !held {
-            let _order = inode.order.write().await;
+            let _order = self.core.alone(inode).await?;
             let _one = inode.publish.lock().await;
             if mode.truncate {
                 let freed = inode.state().discard();
@@ -91,7 +91,7 @@ impl Vfs {
     }
 
     /// Ends an inode that has no name and is not open: nobody can read what was written to it.
-    pub(crate) async fn drop_unnamed(&self, inode: &Inode) {
+    pub(crate) async fn drop_unnamed(&self, inode: &Arc<Inode>) {
         let is_unnamed =
             inode.state().attr().is_some_and(|(attr, _)| attr.nlink == 0) && inode.state().opens == 0;
         if !is_unnamed {

@@ -54,6 +54,7 @@ impl Vfs {
                 Err(error) => Err(error),
             };
         }
+        self.published(inode).await?;
         match self.core.query(Query::GetXattr { inode, name }).await? {
             Answer::Value { value } => Ok(value),
             _ => Err(FsError::Corrupt),
@@ -82,6 +83,7 @@ impl Vfs {
         }
         let (create, replace) = (mode == SetMode::Create, mode == SetMode::Replace);
         let is_default = name.as_bytes() == acl::DEFAULT;
+        self.published(id).await?;
         let op = Op::SetXattr { inode: id, xattr: Xattr { name, value }, create, replace };
         self.xattr_changed(id, is_default, self.core.change(op).await.map(drop))
     }
@@ -93,8 +95,17 @@ impl Vfs {
             return Err(FsError::NotPermitted);
         }
         let is_default = name.as_bytes() == acl::DEFAULT;
+        self.published(id).await?;
         let op = Op::RemoveXattr { inode: id, name };
         self.xattr_changed(id, is_default, self.core.change(op).await.map(drop))
+    }
+
+    /// A mode that waits for bytes is a part of the access ACL: it comes first.
+    async fn published(&self, id: InodeId) -> Result<(), FsError> {
+        match self.core.known(id) {
+            Some(inode) if inode.state().has_deferred() => self.core.flush(&inode).await,
+            _ => Ok(()),
+        }
     }
 
     fn xattr_changed(&self, id: InodeId, is_default: bool, done: Result<(), FsError>) -> Result<(), FsError> {

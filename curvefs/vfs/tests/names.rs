@@ -71,6 +71,44 @@ async fn attributes_that_are_not_named_are_left_alone() {
     assert_eq!(vfs.get_attr(inode).await.unwrap().0.mtime, 5, "a time that was set stays");
 }
 
+/// As `tar` and `cp -p` do it: one change for the bytes and all attributes.
+#[tokio::test]
+async fn attributes_that_are_set_after_bytes_are_published_with_them() {
+    let world = World::new().await;
+    let (vfs, other) = (world.mount_as(strict()).0, world.mount_as(strict()).0);
+    let (inode, handle) = create(&vfs, "f").await;
+    vfs.write(handle, 0, b"abc".to_vec(), false).await.unwrap();
+    let before = other.get_attr(inode).await.unwrap().0;
+    for set in [
+        SetAttr { mtime: Some(SetTime::To { ns: 5 }), ..SetAttr::default() },
+        SetAttr { uid: Some(7), gid: Some(8), ..SetAttr::default() },
+        SetAttr { mode: Some(0o4755), ..SetAttr::default() },
+        SetAttr { gid: Some(9), ..SetAttr::default() },
+    ] {
+        vfs.set_attr(inode, set).await.unwrap();
+    }
+    let told = |attr: curvefs_types::Attr| (attr.mode, attr.uid, attr.gid, attr.mtime, attr.length);
+    let expected = (0o755, 7, 9, 5, 3);
+    assert_eq!(told(vfs.get_attr(inode).await.unwrap().0), expected);
+    assert_eq!(other.get_attr(inode).await.unwrap().0.version, before.version, "nothing was published yet");
+    vfs.fsync(handle).await.unwrap();
+    assert_eq!(told(other.get_attr(inode).await.unwrap().0), expected);
+    assert_eq!(told(vfs.get_attr(inode).await.unwrap().0), expected);
+
+    // Bytes that are written later have a later time, and what is cut off takes no attributes with it.
+    vfs.write(handle, 3, b"d".to_vec(), false).await.unwrap();
+    let set = SetAttr { mode: Some(0o600), mtime: Some(SetTime::To { ns: 6 }), ..SetAttr::default() };
+    vfs.set_attr(inode, set).await.unwrap();
+    vfs.write(handle, 4, b"e".to_vec(), false).await.unwrap();
+    assert!(vfs.get_attr(inode).await.unwrap().0.mtime > 6);
+    vfs.truncate(inode, 0, false).await.unwrap();
+    let (mine, others) = (vfs.get_attr(inode).await.unwrap().0, other.get_attr(inode).await.unwrap().0);
+    assert_eq!((mine.mode, mine.length), (0o600, 0));
+    assert_eq!(told(mine), told(others));
+    assert!(mine.mtime > 6);
+    close(&vfs, handle).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_new_owner_takes_privileges_away_and_so_does_a_write() {
     let world = World::new().await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use curvefs_types::{
     Attr, DIRECTORY_BYTES, DataRef, Extent, FsError, InodeId, Kind, MODE_SETGID, MODE_SETUID, NameOp,
-    NewInode, Op, Place, RenameMode, SetTime, SliceId, TimeNs,
+    NewInode, Op, Place, RenameMode, SetAttr, SetTime, SliceId, TimeNs,
 };
 
 /// Files are cut into cells of this size; operations of the tests are whole cells. Four are a chunk.
@@ -114,6 +114,21 @@ impl Model {
         self.nodes[&inode].attr.is_dir()
     }
 
+    fn set_attrs(&mut self, inode: InodeId, set: &SetAttr) -> Result<(), FsError> {
+        let node = self.node(inode)?;
+        if set.mode.is_some() && node.attr.kind == Kind::Symlink {
+            return Err(FsError::NotSupported);
+        }
+        node.attr.mode = set.mode.unwrap_or(node.attr.mode);
+        node.attr.uid = set.uid.unwrap_or(node.attr.uid);
+        node.attr.gid = set.gid.unwrap_or(node.attr.gid);
+        if let Some(SetTime::To { ns }) = set.mtime {
+            node.attr.mtime = ns;
+        }
+        self.changed(inode, false);
+        Ok(())
+    }
+
     fn changed(&mut self, inode: InodeId, data: bool) {
         let now = self.now;
         let attr = &mut self.nodes.get_mut(&inode).unwrap().attr;
@@ -203,17 +218,7 @@ impl Model {
         match op {
             Op::Name { op } => self.name_op(op, made),
             Op::SetAttr { inode, set } => {
-                let node = self.node(*inode)?;
-                if set.mode.is_some() && node.attr.kind == Kind::Symlink {
-                    return Err(FsError::NotSupported);
-                }
-                node.attr.mode = set.mode.unwrap_or(node.attr.mode);
-                node.attr.uid = set.uid.unwrap_or(node.attr.uid);
-                node.attr.gid = set.gid.unwrap_or(node.attr.gid);
-                if let Some(SetTime::To { ns }) = set.mtime {
-                    node.attr.mtime = ns;
-                }
-                self.changed(*inode, false);
+                self.set_attrs(*inode, set)?;
                 Ok(Said::Inode { inode: *inode, created: false })
             }
             Op::SetXattr { inode, xattr, create, replace } => {
@@ -381,7 +386,7 @@ impl Model {
                 self.truncate(*inode, *length);
                 Ok(Said::Inode { inode: *inode, created: false })
             }
-            Op::Write { inode, place, extents, mtime, kill_priv, .. } => {
+            Op::Write { inode, place, extents, mtime, kill_priv, set, .. } => {
                 let node = self.file(*inode)?;
                 let base = if *place == Place::AtEnd { node.attr.length } else { 0 };
                 for extent in extents {
@@ -394,6 +399,7 @@ impl Model {
                     node.attr.mode = strip(node.attr.mode);
                 }
                 node.count();
+                self.set_attrs(*inode, set)?;
                 Ok(Said::Written { inode: *inode, base })
             }
             Op::Punch { inode, offset, len } => {

@@ -112,6 +112,10 @@ impl Maker {
                 mtime: i64::from(seed[6]),
                 expect: None,
                 kill_priv: seed[7].is_multiple_of(2),
+                set: match seed[5] % 4 {
+                    0 => set_attr(seed),
+                    _ => SetAttr::default(),
+                },
             },
             25 => Op::Truncate { inode, length: offset, kill_priv: seed[7].is_multiple_of(2) },
             26 => Op::Punch { inode, offset, len },
