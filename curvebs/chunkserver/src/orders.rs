@@ -58,6 +58,10 @@ fn member_result(copyset: CopysetId, what: &str, result: Result<(), MembershipEr
         Ok(()) => tracing::info!(%copyset, order = what, "an order is done"),
         // The MDS sent it to the one who led when it looked; it will look again.
         Err(MembershipError::NotLeader { .. } | MembershipError::InProgress) => {}
+        // A new member that is being filled, most likely.
+        Err(error @ MembershipError::TooSlow { .. }) => {
+            tracing::debug!(%copyset, order = what, %error, "an order takes longer");
+        }
         Err(error) => tracing::warn!(%copyset, order = what, %error, "an order is not done yet"),
     }
 }

@@ -50,10 +50,15 @@ fn listed<T: ToString>(all: &[T]) -> String {
     text
 }
 
+/// Who it is and where. One whose address another has taken over is nowhere.
+fn placed(node: u64, address: &str) -> String {
+    if address.is_empty() { format!("{node}, which was replaced") } else { format!("{node} at {address}") }
+}
+
 fn metaservers(picture: &Picture, times: &Times) -> Vec<HealthItem> {
     let names = |state: MetaserverState| -> Vec<String> {
         let rows = picture.metaservers.values().filter(|row| picture.state(row.node) == state);
-        rows.map(|row| format!("{} at {}", row.node, row.address)).collect()
+        rows.map(|row| placed(row.node, &row.address)).collect()
     };
     let mut items = Vec::new();
     let mut add = |state, code, what: &str, cause: String, remedy| {

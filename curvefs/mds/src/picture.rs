@@ -182,9 +182,10 @@ fn disk(row: &FsMetaserverRow, memory: &Memory, times: &Times, now: Instant) -> 
     let silent = silence > times.down_after;
     // A new metaserver has its address: it will not come back.
     let replaced = row.leaving && row.address.is_empty();
-    // Who leaves and is gone need not be waited for.
-    let state = if silent && replaced {
-        DiskState::Gone
+    // Who leaves and is gone need not be waited for. Until it is certain that a replaced one is gone nothing is done for
+    // it: a member that is added beside it could be lost as well, and the two that are left would be no majority of four.
+    let state = if replaced {
+        if silent { DiskState::Gone } else { DiskState::Down }
     } else if silence > times.dead_after || (silent && row.leaving) {
         DiskState::Dead
     } else if silent {
@@ -203,5 +204,44 @@ fn disk(row: &FsMetaserverRow, memory: &Memory, times: &Times, now: Instant) -> 
         free_bytes: free,
         reserve_bytes: RESERVE_BYTES.min(total / RESERVE_PART),
         reserve_low: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_silence_means_depends_on_who_is_silent() {
+        let seconds = Duration::from_secs;
+        let times = Times {
+            heartbeat_interval: seconds(1),
+            down_after: seconds(3),
+            dead_after: seconds(60),
+            grace_after_failover: seconds(10),
+            lost_replica_after: seconds(30),
+            mount_lease: seconds(10),
+        };
+        let row = |address: &str, leaving| FsMetaserverRow {
+            node: 1,
+            address: address.into(),
+            leaving,
+            ..Default::default()
+        };
+        for (what, row, silence, expected) in [
+            ("heard", row("a:1", false), 2, DiskState::Up),
+            ("silent", row("a:1", false), 4, DiskState::Down),
+            ("silent for very long", row("a:1", false), 61, DiskState::Dead),
+            ("removed", row("a:1", true), 2, DiskState::Leaving),
+            ("removed and silent", row("a:1", true), 4, DiskState::Dead),
+            ("just replaced", row("", true), 2, DiskState::Down),
+            ("replaced", row("", true), 4, DiskState::Gone),
+        ] {
+            let began = Instant::now();
+            let view = disk(&row, &Memory::new(began), &times, began + seconds(silence));
+            assert_eq!(view.state, expected, "{what}");
+        }
     }
 }

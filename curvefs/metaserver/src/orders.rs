@@ -135,6 +135,10 @@ fn changed(partition: PartitionId, what: &str, result: Result<(), MembershipErro
         Ok(()) => tracing::info!(%partition, order = what, "an order is done"),
         // The MDS sent it to the one who led when it looked; it will look again.
         Err(MembershipError::NotLeader { .. } | MembershipError::InProgress) => {}
+        // A new member that is being filled, most likely.
+        Err(error @ MembershipError::TooSlow { .. }) => {
+            tracing::debug!(%partition, order = what, %error, "an order takes longer");
+        }
         Err(error) => tracing::warn!(%partition, order = what, %error, "an order is not done yet"),
     }
 }

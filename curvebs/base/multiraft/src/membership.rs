@@ -21,19 +21,29 @@ const LAG_ENTRIES_MAX: u64 = 64;
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Adds a member: learner, catch up, voter.
+///
+/// While the learner catches up, other changes go on: it may never do, and then it must not keep the group from
+/// removing a member, or this node from handing leadership over.
 pub(crate) async fn add(group: &Arc<Inner>, node: NodeId) -> Result<(), MembershipError> {
-    let _one = group.change.lock().await;
-    group.wake();
     let deadline = Instant::now() + group.options.catch_up_deadline;
-    ensure_leader(group)?;
-    let members = group.view.lock().membership.clone();
-    if members.membership.is_voter(node.get()) {
-        return Ok(());
-    }
-    if !members.membership.nodes().contains(&node.get()) {
-        change(group, Change::AddLearner(node.get())).await?;
+    {
+        let _one = group.change.lock().await;
+        group.wake();
+        ensure_leader(group)?;
+        let members = group.view.lock().membership.clone();
+        if members.membership.is_voter(node.get()) {
+            return Ok(());
+        }
+        if !members.membership.nodes().contains(&node.get()) {
+            change(group, Change::AddLearner(node.get())).await?;
+        }
     }
     caught_up(group, node, deadline).await?;
+    let _one = group.change.lock().await;
+    ensure_leader(group)?;
+    if !is_member(&group.view.lock(), node) {
+        return Err(MembershipError::NotMember { node });
+    }
     change(group, Change::Promote(node.get())).await
 }
 
@@ -169,17 +179,25 @@ fn ensure_leader(group: &Inner) -> Result<(), MembershipError> {
     }
 }
 
-/// Waits until a learner is near the end of the log.
+fn is_member(view: &View, node: NodeId) -> bool {
+    view.membership.membership.nodes().contains(&node.get())
+}
+
+/// Waits until a member is near the end of the log. One that is removed meanwhile is waited for no longer.
 async fn caught_up(group: &Arc<Inner>, node: NodeId, deadline: Instant) -> Result<(), MembershipError> {
     let near = |view: &View| {
         let matched = view.matched(node.get()).unwrap_or(0);
-        view.leading().is_none() || (matched > 0 && view.last.index - matched < LAG_ENTRIES_MAX)
+        let level = matched > 0 && view.last.index - matched < LAG_ENTRIES_MAX;
+        view.leading().is_none() || !is_member(view, node) || level
     };
     tokio::select! {
         biased;
         () = group.stopped() => Err(MembershipError::Stopped),
         done = timeout_at(deadline, group.view.wait_until(near)) => match done {
-            Ok(Ok(())) => ensure_leader(group),
+            Ok(Ok(())) => {
+                ensure_leader(group)?;
+                if is_member(&group.view.lock(), node) { Ok(()) } else { Err(MembershipError::NotMember { node }) }
+            }
             Ok(Err(_)) => Err(MembershipError::Stopped),
             Err(_) => Err(MembershipError::TooSlow { node }),
         },

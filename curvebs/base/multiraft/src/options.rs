@@ -44,7 +44,8 @@ pub struct RaftOptions {
     pub snapshot_parallel: usize,
     /// Bytes a second this node serves to followers that install snapshots; `None` for no limit.
     pub snapshot_bytes_per_second: Option<u64>,
-    /// How long `add_member` waits for the new member to catch up.
+    /// How long `add_member` waits for the new member to catch up. It goes on catching up when nobody waits any more, so
+    /// this is short: who asks may want something else of the group meanwhile, for example that another member goes.
     pub catch_up_deadline: Duration,
 }
 
@@ -94,7 +95,7 @@ impl Default for RaftOptions {
             purge_interval: Duration::from_secs(1),
             snapshot_parallel: 4,
             snapshot_bytes_per_second: None,
-            catch_up_deadline: Duration::from_secs(600),
+            catch_up_deadline: Duration::from_secs(5),
         }
     }
 }

@@ -67,10 +67,15 @@ fn not_enough(picture: &Picture) -> Option<HealthItem> {
     })
 }
 
+/// Who it is and where. One whose address another has taken over is nowhere.
+fn placed(node: NodeId, address: &str) -> String {
+    if address.is_empty() { format!("{node}, which was replaced") } else { format!("{node} at {address}") }
+}
+
 fn silent(picture: &Picture, config: &MdsConfig) -> Vec<HealthItem> {
     let names = |state: ChunkserverState| -> Vec<String> {
         let nodes = picture.chunkservers.iter().filter(|(node, _)| picture.state(**node) == state);
-        nodes.map(|(node, row)| format!("{node} at {}", row.address)).collect()
+        nodes.map(|(node, row)| placed(*node, &row.address)).collect()
     };
     let (down, dead, leaving) =
         (names(ChunkserverState::Down), names(ChunkserverState::Dead), names(ChunkserverState::Leaving));

@@ -139,9 +139,10 @@ fn disk(row: &ChunkserverRow, memory: &Memory, config: &MdsConfig, now: Instant)
     let silent = silence > config.down_after.0;
     // A new chunkserver has its address: its disk was replaced or set aside.
     let replaced = row.leaving && row.address.is_empty();
-    // Who leaves and is gone need not be waited for.
-    let state = if silent && replaced {
-        DiskState::Gone
+    // Who leaves and is gone need not be waited for. Until it is certain that a replaced one is gone nothing is done for
+    // it: a member that is added beside it could be lost as well, and the two that are left would be no majority of four.
+    let state = if replaced {
+        if silent { DiskState::Gone } else { DiskState::Down }
     } else if silence > config.dead_after.0 || (silent && row.leaving) {
         DiskState::Dead
     } else if silent {
@@ -161,5 +162,41 @@ fn disk(row: &ChunkserverRow, memory: &Memory, config: &MdsConfig, now: Instant)
         free_bytes: free,
         reserve_bytes: config.reserve.0.min(total / RESERVE_PART),
         reserve_low: heartbeat.is_some_and(|h| h.reserve_low),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::memory::LeaderMemory;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_silence_means_depends_on_who_is_silent() {
+        let config = MdsConfig::default();
+        let short = config.down_after.0 / 2;
+        let long = config.down_after.0 + Duration::from_secs(1);
+        let row = |address: &str, leaving| ChunkserverRow {
+            node: 1,
+            address: address.into(),
+            leaving,
+            ..ChunkserverRow::default()
+        };
+        for (what, row, silence, expected) in [
+            ("heard", row("a:1", false), short, DiskState::Up),
+            ("silent", row("a:1", false), long, DiskState::Down),
+            ("silent for very long", row("a:1", false), config.dead_after.0 * 2, DiskState::Dead),
+            ("removed", row("a:1", true), short, DiskState::Leaving),
+            ("removed and silent", row("a:1", true), long, DiskState::Dead),
+            ("another has its address", row("", false), short, DiskState::Up),
+            ("just replaced", row("", true), short, DiskState::Down),
+            ("replaced", row("", true), long, DiskState::Gone),
+        ] {
+            let memory = LeaderMemory::new(1);
+            let began = memory.peek(|memory| memory.since);
+            let view = memory.peek(|memory| disk(&row, memory, &config, began + silence));
+            assert_eq!(view.state, expected, "{what}");
+        }
     }
 }

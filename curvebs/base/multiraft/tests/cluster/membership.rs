@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use curve_multiraft::{MembershipError, RaftOptions};
+use curve_multiraft::{Group, MembershipError, RaftOptions};
 use curve_types::NodeId;
 use tokio::time::Instant;
 
@@ -33,6 +33,44 @@ async fn a_member_is_replaced() {
     cluster.running[&gone].raft.halt().await;
     cluster.converged(GROUP).await;
     assert_eq!(cluster.content(NodeId(4), GROUP).lock().unwrap().map.len(), 102);
+}
+
+/// A new member may be lost before it has caught up. The group must get rid of it and of others all the same.
+#[tokio::test(start_paused = true)]
+async fn changes_go_on_while_a_new_member_is_waited_for_in_vain() {
+    let mut cluster = Cluster::three(16, RaftOptions::default()).await;
+    cluster.clients().put(GROUP, "a", b"1").await;
+    let leader = cluster.leader(GROUP).await;
+    let group = cluster.group(leader, GROUP).unwrap();
+    let others: Vec<NodeId> = ids(1..=3).into_iter().filter(|node| *node != leader).collect();
+    let waiting = |group: &Group| {
+        let group = group.clone();
+        tokio::spawn(async move { group.add_member(NodeId(4)).await })
+    };
+    // It never answers.
+    let add = waiting(&group);
+    wait("a learner", || cluster.status(leader).learners.contains(&NodeId(4)).then_some(())).await;
+    let start = Instant::now();
+    cluster.kill(others[0], Death::Kill).await;
+    group.remove_member(others[0]).await.unwrap();
+    group.transfer_leader(others[1]).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(!add.is_finished() || add.await.unwrap().is_err());
+    let group = cluster.group(cluster.leader(GROUP).await, GROUP).unwrap();
+    assert_eq!(group.status().learners, [NodeId(4)]);
+
+    // One that is removed again is not waited for, and becomes no voter after all.
+    let start = Instant::now();
+    let add = waiting(&group);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    group.remove_member(NodeId(4)).await.unwrap();
+    assert_eq!(add.await.unwrap(), Err(MembershipError::NotMember { node: NodeId(4) }));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+
+    // Whoever asks is told soon that it takes longer, and may ask for something else.
+    let start = Instant::now();
+    assert_eq!(group.add_member(NodeId(4)).await, Err(MembershipError::TooSlow { node: NodeId(4) }));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
