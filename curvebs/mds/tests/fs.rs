@@ -96,6 +96,7 @@ async fn report(
             total_bytes: me.total_bytes,
             free_bytes: me.free_bytes,
             replicas: fleet.lock().unwrap().reports(node),
+            reserve_low: false,
         };
         if let Ok(Answer::Heartbeat(reply)) = api.fs(Op::Heartbeat(heartbeat)).await {
             let mut fleet = fleet.lock().unwrap();

@@ -85,6 +85,8 @@ pub struct Trail {
     failures: u32,
     silent: Option<NodeId>,
     left_out: u32,
+    /// An earlier try may have been made without its answer having come.
+    in_doubt: bool,
 }
 
 /// How often a member that did not answer is left out before it is asked again.
@@ -99,7 +101,16 @@ const NONSENSE_MAX: u32 = 3;
 impl Trail {
     /// Of a call that was not tried yet.
     pub fn new(limits: RetryLimits) -> Self {
-        Self { limits, pauses: 0, timeouts: 0, redirects: 0, failures: 0, silent: None, left_out: 0 }
+        Self {
+            limits,
+            pauses: 0,
+            timeouts: 0,
+            redirects: 0,
+            failures: 0,
+            silent: None,
+            left_out: 0,
+            in_doubt: false,
+        }
     }
 
     /// Who is not to be asked in the next try.
@@ -129,6 +140,7 @@ impl Trail {
         self.failures += 1;
         let refresh = self.failures.is_multiple_of(REFRESH_EACH);
         let again = |pause| Next::Again { pause, refresh };
+        self.in_doubt |= leaves_doubt(failure);
         match failure {
             Failure::Unknown => (Guess::Keep, Next::Again { pause: true, refresh: true }),
             Failure::Lost(error) => self.lost(asked, error, refresh),
@@ -144,6 +156,9 @@ impl Trail {
                 (Guess::NotThis, Next::Again { pause: true, refresh: true })
             }
             Failure::Refused(Refusal::Unavailable { .. }) => (Guess::Keep, again(true)),
+            // Of an earlier try the answer may still come: what is told as not done must not have been.
+            Failure::Refused(Refusal::NoSpace) if self.in_doubt => (Guess::Keep, again(true)),
+            Failure::Refused(Refusal::NoSpace) => (Guess::Keep, Next::Fail(FsError::NoSpace)),
             Failure::Refused(Refusal::Stopped) | Failure::Transient(FsError::Stopped) => {
                 self.silence(asked);
                 (Guess::NotThis, again(true))
@@ -171,6 +186,17 @@ impl Trail {
 
     fn silence(&mut self, node: NodeId) {
         (self.silent, self.left_out) = (Some(node), 0);
+    }
+}
+
+/// Whether the other side may have acted, or may still.
+fn leaves_doubt(failure: &Failure) -> bool {
+    match failure {
+        Failure::Lost(error) => matches!(error, RpcError::Deadline { .. } | RpcError::Broken { .. }),
+        Failure::Refused(refusal) => {
+            matches!(refusal, Refusal::Unavailable { .. } | Refusal::Stopped | Refusal::Malformed { .. })
+        }
+        Failure::Transient(_) | Failure::Unknown => false,
     }
 }
 
@@ -208,6 +234,7 @@ mod tests {
             (Failure::Refused(Refusal::NotLeader { hint: None }), Guess::NotThis, again(true, false)),
             (Failure::Refused(Refusal::NoPartition), Guess::NotThis, again(true, true)),
             (Failure::Refused(Refusal::Unavailable { why: why() }), Guess::Keep, again(true, false)),
+            (Failure::Refused(Refusal::NoSpace), Guess::Keep, Next::Fail(FsError::NoSpace)),
             (Failure::Refused(Refusal::Stopped), Guess::NotThis, again(true, false)),
             (Failure::Refused(Refusal::Malformed { why: why() }), Guess::NotThis, again(true, false)),
             (Failure::Refused(Refusal::BadRequest { why: why() }), Guess::Keep, Next::Fail(FsError::Invalid)),
@@ -229,6 +256,21 @@ mod tests {
         ] {
             let mut trail = Trail::new(RetryLimits::default());
             assert_eq!(trail.failed(A, &failure), (guess, next), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn no_space_is_the_answer_only_of_what_was_surely_not_done() {
+        let deadline = Failure::Lost(RpcError::Deadline { address: why(), deadline_ms: 1 });
+        let unavailable = Failure::Refused(Refusal::Unavailable { why: why() });
+        for (before, fails) in
+            [(hint(B), true), (unreachable(), true), (deadline, false), (unavailable, false)]
+        {
+            let mut trail = Trail::new(RetryLimits::default());
+            trail.failed(A, &before);
+            let (_, next) = trail.failed(A, &Failure::Refused(Refusal::NoSpace));
+            assert_eq!(next == Next::Fail(FsError::NoSpace), fails, "{before:?}");
+            assert!(fails || matches!(next, Next::Again { pause: true, .. }), "{before:?}");
         }
     }
 

@@ -6,8 +6,10 @@ use curve_proto::mds::{HealthItem, HealthLevel};
 use curve_proto::pb::fs::{MetaserverState, PartitionHealth};
 use curve_proto::pb::mds_state::FsPartitionRow;
 use curve_sched::REPLICAS;
+use curve_types::{ByteSize, NodeId};
 
 use crate::memory::Memory;
+use crate::messages;
 use crate::picture::Picture;
 use crate::times::Times;
 
@@ -33,6 +35,7 @@ pub fn partition(picture: &Picture, row: &FsPartitionRow) -> PartitionHealth {
 /// Everything that is not well.
 pub fn items(picture: &Picture, memory: &Memory, times: &Times) -> Vec<HealthItem> {
     let mut items = metaservers(picture, times);
+    items.extend(full(picture));
     items.extend(partitions(picture));
     items.extend(repairing(memory));
     items
@@ -94,6 +97,31 @@ fn metaservers(picture: &Picture, times: &Times) -> Vec<HealthItem> {
         "Wait until they are no longer listed, then stop them.",
     );
     items
+}
+
+fn full(picture: &Picture) -> Option<HealthItem> {
+    let nodes = messages::no_space(picture);
+    let text = |node: &u64| {
+        let disk = &picture.view.disks[&NodeId(*node)];
+        format!(
+            "{} with {} free",
+            placed(*node, &picture.metaservers[node].address),
+            ByteSize(disk.free_bytes)
+        )
+    };
+    let texts: Vec<String> = nodes.iter().map(text).collect();
+    (!texts.is_empty()).then(|| {
+        item(
+            HealthLevel::Err,
+            "METASERVER_FULL",
+            format!("{} metaservers are full: {}", texts.len(), listed(&texts)),
+            "Their free space is below their `reserve`. What would grow in the partitions there fails with ENOSPC; reads \
+             and removals work."
+                .into(),
+            "Make room on these disks, delete files, or add metaservers and then take these out with `curve cluster \
+             remove-metaserver`.",
+        )
+    })
 }
 
 fn partitions(picture: &Picture) -> Vec<HealthItem> {

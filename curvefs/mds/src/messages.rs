@@ -8,6 +8,7 @@ use curve_proto::pb::fs::{
     MetaHeartbeat, Metaserver, Metaservers, MountState, PartitionHealth, PartitionMember,
 };
 use curve_proto::pb::mds_state::{FsMountRow, FsPartitionRow, FsSystemRow};
+use curve_types::NodeId;
 
 use crate::health;
 use crate::memory::Memory;
@@ -110,6 +111,16 @@ pub fn metaservers(picture: &Picture, memory: &Memory) -> Metaservers {
         }
     });
     Metaservers { metaservers: each.collect() }
+}
+
+/// The metaservers whose disks are full up to the reserve, as far as they are heard from. Who is silent takes nothing
+/// anyway.
+pub fn no_space(picture: &Picture) -> Vec<u64> {
+    let full = |node: &u64| {
+        let disk = picture.view.disks.get(&NodeId(*node));
+        picture.is_heard(*node) && disk.is_some_and(|disk| disk.reserve_low)
+    };
+    picture.metaservers.keys().copied().filter(full).collect()
 }
 
 /// How many there are of what.

@@ -203,7 +203,7 @@ fn disk(row: &FsMetaserverRow, memory: &Memory, times: &Times, now: Instant) -> 
         state,
         free_bytes: free,
         reserve_bytes: RESERVE_BYTES.min(total / RESERVE_PART),
-        reserve_low: false,
+        reserve_low: seen.is_some_and(|h| h.reserve_low),
     }
 }
 

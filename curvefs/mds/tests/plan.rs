@@ -4,6 +4,7 @@
 #[path = "support/fleet.rs"]
 mod fleet;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ struct Leader {
     fleet: Fleet,
     /// Every order that was given.
     orders: Vec<(u64, MetaOrder)>,
+    /// Whose disks are full.
+    full: BTreeSet<u64>,
 }
 
 impl Leader {
@@ -59,6 +62,7 @@ impl Leader {
             next_node: 101,
             fleet: Fleet::default(),
             orders: Vec::new(),
+            full: BTreeSet::new(),
         };
         for (n, zone) in zones.iter().enumerate() {
             let node = leader.register(n, zone);
@@ -114,6 +118,7 @@ impl Leader {
             total_bytes: 1 << 40,
             free_bytes: 1 << 40,
             replicas: self.fleet.reports(node),
+            reserve_low: self.full.contains(&node),
         };
         self.memory.hear(heartbeat.clone(), TIMES.down_after, self.now);
         let orders = orders_for(&heartbeat, &self.picture(), &self.memory, &TIMES);
@@ -279,6 +284,28 @@ async fn a_dead_metaserver_is_replaced_a_silent_one_is_not_and_one_that_comes_ba
     leader.fleet.alive.insert(101);
     leader.pass(3);
     assert!(leader.fleet.replicas[&101].is_empty(), "what it had is no replica any more");
+}
+
+#[tokio::test]
+async fn a_full_metaserver_is_told_of_and_gets_no_new_replicas() {
+    let mut leader = Leader::start(&["a", "b", "c", "d"]).await;
+    leader.pass(1);
+    leader.create("x", 3).unwrap();
+    leader.pass(20);
+    leader.full.insert(104);
+    leader.pass(2);
+    assert_eq!(messages::no_space(&leader.picture()), [104]);
+    assert_eq!(leader.codes(), ["METASERVER_FULL"]);
+    let before = leader.fleet.replicas[&104].len();
+    leader.fleet.alive.remove(&101);
+    leader.pass(100);
+    assert_eq!(leader.fleet.replicas[&104].len(), before, "what 101 had is not put there");
+    leader.full.clear();
+    leader.fleet.alive.insert(101);
+    leader.pass(2);
+    assert_eq!(messages::no_space(&leader.picture()), []);
+    leader.pass(60);
+    assert_eq!(leader.codes(), [""; 0]);
 }
 
 #[tokio::test]

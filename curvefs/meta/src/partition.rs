@@ -124,13 +124,20 @@ impl Partition {
         split(Asking::new(&*view).and_then(|asking| asking.answer(ask)))
     }
 
+    /// The answer to a request that was applied before, or what forbids it.
+    pub fn known(&self, request: &Request) -> Result<Option<Outcome>, KvError> {
+        let view = self.store.view()?;
+        let txn = Txn::new(&*view);
+        let known = split(admit(&txn, request))?;
+        Ok(known.unwrap_or_else(|error| Some(Err(error))))
+    }
+
     /// How a request is to be run. `source` is what a rename's source names, if that was looked up elsewhere.
     pub fn route(&self, request: &Request, source: Option<Dentry>) -> Result<Route, KvError> {
         // Entries may be applied meanwhile.
         let view = self.store.view()?;
         let mut txn = Txn::new(&*view);
-        let known = split(admit(&txn, request))?;
-        match known {
+        match split(admit(&txn, request))? {
             Ok(None) => {}
             Ok(Some(outcome)) => return Ok(Route::Known(outcome)),
             Err(error) => return Ok(Route::Known(Err(error))),

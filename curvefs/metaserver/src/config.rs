@@ -36,6 +36,9 @@ pub struct MetaserverConfig {
     pub checkpoint_after: ByteSize,
     /// How much of a partition's log is kept beyond that, so that a replica that was away for a short time catches up from it.
     pub log_keep: ByteSize,
+    /// Bytes of the disk that are kept free, a twentieth of it at most. With less, what grows is refused as a full disk
+    /// (`ENOSPC`); reads and removals go on.
+    pub reserve: ByteSize,
     /// How often the MDS hears from this metaserver; it is told at once when a leader changes.
     pub heartbeat_interval: HumanDuration,
     /// Requests that may be in flight; more are refused as busy, and mounts back off.
@@ -79,6 +82,7 @@ impl Default for MetaserverConfig {
             log_size: ByteSize(1 << 30),
             checkpoint_after: ByteSize(32 << 20),
             log_keep: ByteSize(32 << 20),
+            reserve: ByteSize(1 << 30),
             heartbeat_interval: HumanDuration(Duration::from_secs(1)),
             inflight_max: 8192,
             inflight_bytes_max: ByteSize(128 << 20),

@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::peers::Leaders;
-use crate::replica::ReplicaTable;
+use crate::replica::{Replica, ReplicaTable};
+use crate::room::Room;
 use crate::systems::FileSystems;
 
 /// How workers of leaders go.
@@ -42,6 +43,8 @@ pub struct Context {
     pub leaders: Leaders,
     /// What the MDS said of file systems.
     pub systems: FileSystems,
+    /// Whether there is room for what grows.
+    pub room: Room,
     /// Counters.
     pub metrics: Metrics,
     /// How workers go.
@@ -57,6 +60,12 @@ impl Context {
     pub fn random_time(&self, most: Duration) -> Duration {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         most.mul_f64(rng.random::<f64>())
+    }
+
+    /// Whether a partition can take nothing that grows: one of its members has no room.
+    pub fn is_full(&self, replica: &Replica) -> bool {
+        let members = || replica.group().map(|group| group.status().members).unwrap_or_default();
+        self.room.is_low() || self.room.is_low_at(&members(), self.node)
     }
 
     /// Where a metaserver can be called.

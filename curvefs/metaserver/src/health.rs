@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use curve_io::Disk;
 use curve_log::Log;
 use curve_multiraft::GroupState;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
@@ -12,17 +11,12 @@ use curve_types::ByteSize;
 use crate::context::Context;
 use crate::service::Inflight;
 
-/// With less room than this the operator is told.
-const SPACE_LOW: u64 = 1 << 30;
-
 /// What health is read from.
 pub struct Health {
     /// The replicas and counters.
     pub context: Arc<Context>,
     /// The shared log.
     pub log: Log,
-    /// Whose room it is.
-    pub disk: Arc<dyn Disk>,
     /// Whether the last heartbeat was answered.
     pub mds_heard: Arc<AtomicBool>,
     /// Requests in flight.
@@ -44,14 +38,15 @@ impl Health {
                 "Check the disk (dmesg, smartctl). Restart the metaserver, or replace the disk and rebuild it.",
             ));
         }
-        let free = self.disk.space().map_or(u64::MAX, |space| space.free);
-        if free < SPACE_LOW || self.log.space_low() {
+        if let Some(space) = self.context.room.space().filter(|space| space.is_low) {
+            let (free, reserve) = (ByteSize(space.free), ByteSize(space.reserve));
             items.push(item(
-                HealthLevel::Warn,
+                HealthLevel::Err,
                 "NO_SPACE",
-                format!("{} are left for metadata", ByteSize(free)),
-                "The disk is nearly full.",
-                "Make room on the disk, or add metaservers. A full disk stops the replicas on it.",
+                format!("{free} are left, and {reserve} are the reserve: what grows is refused"),
+                "The disk is full up to the reserve.",
+                "Delete files, make room on the disk, or add metaservers and take this one out with `curve cluster \
+                 remove-metaserver`. Reads and removals work.",
             ));
         }
     }
@@ -99,7 +94,7 @@ impl HealthSource for Health {
         metrics.inflight.set(self.inflight.ops() as f64);
         metrics.log_flushes.absolute(log.flushes);
         metrics.log_bytes.absolute(log.appended_bytes);
-        if let Ok(space) = self.disk.space() {
+        if let Some(space) = self.context.room.space() {
             metrics.space_total.set(space.total as f64);
             metrics.space_free.set(space.free as f64);
         }

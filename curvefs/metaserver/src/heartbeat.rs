@@ -172,6 +172,7 @@ impl HeartbeatLoop {
         }
         let here = self.context.table.all().iter().map(|replica| replica.fs()).collect();
         self.context.systems.heard(&orders.versions, &here);
+        self.context.room.heard(orders.no_space.iter().copied().map(NodeId));
         let addresses = orders.addresses.iter().map(|one| (NodeId(one.node), one.address.clone()));
         if self.context.book.learn(addresses)
             && let Err(error) = self.context.book.save(&*self.disk, &self.dir).await
@@ -205,7 +206,7 @@ impl HeartbeatLoop {
     }
 
     fn report(&self) -> pb::MetaHeartbeat {
-        let space = self.disk.space().ok();
+        let space = self.context.room.space();
         let replicas = self.context.table.all();
         pb::MetaHeartbeat {
             node: self.context.node.get(),
@@ -214,6 +215,7 @@ impl HeartbeatLoop {
             total_bytes: space.map_or(0, |s| s.total),
             free_bytes: space.map_or(0, |s| s.free),
             replicas: replicas.iter().filter_map(|replica| report_replica(replica)).collect(),
+            reserve_low: space.is_some_and(|s| s.is_low),
         }
     }
 }

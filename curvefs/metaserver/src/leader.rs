@@ -35,7 +35,7 @@ use crate::context::Context;
 use crate::replica::Replica;
 use crate::systems::FileSystem;
 
-pub use change::change;
+pub use change::{change, peer_change};
 pub use query::{peer_query, query};
 pub use shut_out::shut_out;
 

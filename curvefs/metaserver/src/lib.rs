@@ -29,6 +29,7 @@ mod peers;
 mod record;
 mod replica;
 mod rocks;
+mod room;
 mod server;
 mod service;
 mod systems;

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub slices_deleted: Counter,
     /// Requests refused because too much was in flight.
     pub busy: Counter,
+    /// Requests refused because a disk is full up to the reserve.
+    pub no_space: Counter,
     /// Heartbeats the MDS answered.
     pub heartbeats: Counter,
     /// Heartbeats no MDS answered.
@@ -76,6 +78,7 @@ impl Default for Metrics {
             waits: counter!("curve_metaserver_waits_total"),
             slices_deleted: counter!("curve_metaserver_slices_deleted_total"),
             busy: counter!("curve_metaserver_busy_total"),
+            no_space: counter!("curve_metaserver_no_space_total"),
             heartbeats: counter!("curve_metaserver_heartbeats_total", "result" => "ok"),
             heartbeats_failed: counter!("curve_metaserver_heartbeats_total", "result" => "error"),
             partitions: gauge!("curve_metaserver_partitions"),

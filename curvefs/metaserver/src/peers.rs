@@ -171,9 +171,12 @@ impl Context {
             Err(Refusal::BadRequest { why } | Refusal::Malformed { why }) => {
                 Err(Unreached::Refused { partition: target.partition, why })
             }
-            Err(Refusal::NotLeader { hint: None } | Refusal::Unavailable { .. } | Refusal::Stopped) => {
-                Ok(Said::Nothing)
-            }
+            Err(
+                Refusal::NotLeader { hint: None }
+                | Refusal::Unavailable { .. }
+                | Refusal::NoSpace
+                | Refusal::Stopped,
+            ) => Ok(Said::Nothing),
         }
     }
 }

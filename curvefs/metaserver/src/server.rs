@@ -32,6 +32,7 @@ use crate::host::{ReplicaError, ReplicaHost};
 use crate::metrics::Metrics;
 use crate::peers::Leaders;
 use crate::replica::{Replica, ReplicaTable};
+use crate::room::Room;
 use crate::service::{Inflight, Service};
 use crate::systems::FileSystems;
 
@@ -170,6 +171,7 @@ impl MetaserverServer {
             table: ReplicaTable::default(),
             leaders: Leaders::default(),
             systems: FileSystems::new(api.clone(), data),
+            room: Room::new(disk.clone(), log.clone(), config.reserve),
             metrics: Metrics::default(),
             pace: Pace { settle_after: config.settle_after.0, garbage_grace: config.garbage_grace.0 },
             news: Arc::default(),
@@ -195,7 +197,6 @@ impl MetaserverServer {
         let health = Arc::new(Health {
             context: context.clone(),
             log: log.clone(),
-            disk: disk.clone(),
             mds_heard: mds_heard.clone(),
             inflight,
         });

@@ -23,7 +23,7 @@ pub use inflight::Inflight;
 use crate::context::Context;
 use crate::leader;
 use crate::metrics::{Metrics, OpMetrics};
-use crate::replica::{Replica, propose_refusal};
+use crate::replica::Replica;
 
 /// Servers' requests are bounded by what coordinators and workers have under way. This only keeps a broken one out.
 pub const PEERS_INFLIGHT_MAX: usize = 65_536;
@@ -139,8 +139,7 @@ impl Service {
     fn peer_change(&self, request: &Message, call: Call) {
         let rules = Rules { room: &self.servers, check: check_peer_change };
         self.serve(request, call, rules, |context, replica, change| async move {
-            let proposed = replica.propose(&change).await;
-            proposed.map_err(|error| propose_refusal(&error, |node| context.address(node)))
+            leader::peer_change(&context, &replica, &change).await
         });
     }
 

@@ -68,6 +68,10 @@ pub enum Refusal {
         /// For people.
         why: String,
     },
+    /// A disk is full up to the reserve, and the change would make the rows more. It was not made by this try, but an earlier
+    /// one may yet have been.
+    #[error("no space left for metadata")]
+    NoSpace,
     /// The metaserver is stopping, or its disk has failed. A change may or may not have been made.
     #[error("the metaserver is stopping")]
     Stopped,
@@ -140,6 +144,7 @@ pub fn refusal_frame(method: u16, refusal: &Refusal) -> Message {
             reply.message = why.clone();
             MetaStatus::MetaBadRequest
         }
+        Refusal::NoSpace => MetaStatus::MetaNoSpace,
         Refusal::Stopped => MetaStatus::MetaStopped,
     };
     reply.set_status(status);
@@ -159,6 +164,7 @@ pub fn answer_of<T: Wire>(frame: &Message) -> Result<Outcome<T>, Refusal> {
         Ok(MetaStatus::MetaNoPartition) => Err(Refusal::NoPartition),
         Ok(MetaStatus::MetaUnavailable) => Err(Refusal::Unavailable { why: reply.message }),
         Ok(MetaStatus::MetaBadRequest) => Err(Refusal::BadRequest { why: reply.message }),
+        Ok(MetaStatus::MetaNoSpace) => Err(Refusal::NoSpace),
         Ok(MetaStatus::MetaStopped) => Err(Refusal::Stopped),
         Err(unknown) => Err(malformed(unknown.to_string())),
     }
@@ -232,6 +238,7 @@ mod tests {
             Refusal::NoPartition,
             Refusal::Unavailable { why: why() },
             Refusal::BadRequest { why: why() },
+            Refusal::NoSpace,
             Refusal::Stopped,
         ] {
             assert_eq!(answer_of::<Reply>(&refusal_frame(1, &refusal)), Err(refusal));

@@ -122,7 +122,9 @@ impl Code {
                 "A client holds the volume open, a file system is mounted, or another command works on the same playground."
             }
             Self::Conflict => "The object's state does not allow this, for example a volume cannot shrink.",
-            Self::NoSpace => "The chunkservers' disks are full. Delete or discard data, or add chunkservers.",
+            Self::NoSpace => {
+                "The disks of chunkservers or metaservers are full up to their reserve. Delete or discard data, or add servers; `curve cluster status` says which."
+            }
             Self::Unavailable => {
                 "No MDS answered, the MDS group has no leader (a majority must be up), too few servers are up, or a data store does not answer."
             }

@@ -302,6 +302,7 @@ async fn heartbeat(call: Call<'_>, op: MetaHeartbeat) -> Result<MetaOrders, MdsE
             addresses: messages::addresses(picture),
             heartbeat_interval_ms: interval.as_millis() as u64,
             versions: messages::versions(picture, &op),
+            no_space: messages::no_space(picture),
         }
     })
 }

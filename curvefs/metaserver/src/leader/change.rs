@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use curve_kv::KvError;
 use curve_multiraft::Role;
 use curvefs_meta::{Outcome, Route};
 use curvefs_proto::{Refusal, error_in, outcome_bytes};
@@ -17,6 +18,7 @@ use super::{Leadership, Start, key_of};
 use crate::context::Context;
 use crate::peers::Target;
 use crate::replica::{Replica, not_leader, propose_refusal, read_refusal, server_ask};
+use crate::room::grows;
 use crate::systems::FileSystem;
 
 /// How long a request waits here for what is under way, before the mount is asked to repeat it.
@@ -36,6 +38,9 @@ pub async fn change(
     mut request: Request,
 ) -> Result<Bytes, Refusal> {
     request.now_ns = context.clock.now_ns();
+    if grows(&request.op) && context.is_full(replica) {
+        check_under_way(context, replica, &request).await?;
+    }
     let is_name = matches!(request.op, Op::Name { .. });
     if !is_name || is_likely_alone(replica, &request.op) {
         let outcome = propose(context, replica, &request).await?;
@@ -45,6 +50,50 @@ pub async fn change(
         }
     }
     wait_for_change(context, replica, request).await
+}
+
+/// What another metaserver's coordinator asks for. Without room for it the vote is no.
+pub async fn peer_change(
+    context: &Context,
+    replica: &Arc<Replica>,
+    request: &Request,
+) -> Result<Bytes, Refusal> {
+    if grows(&request.op) && context.is_full(replica) && replica.led_term().is_some() {
+        context.metrics.no_space.increment(1);
+        return Ok(outcome_bytes::<curvefs_types::Reply>(&Err(FsError::NoSpace)));
+    }
+    propose(context, replica, request).await
+}
+
+/// Without room only that goes on which was begun when there was some, or which was done and is asked for again: a mount
+/// that is told that there is no space must be sure that nothing was done. So must who opens what is there.
+async fn check_under_way(
+    context: &Context,
+    replica: &Arc<Replica>,
+    request: &Request,
+) -> Result<(), Refusal> {
+    let barrier = replica.barrier().await;
+    barrier.map_err(|error| read_refusal(error, |node| context.address(node)))?;
+    let runs =
+        replica.leadership().is_some_and(|leadership| leadership.running().contains_key(&key_of(request)));
+    let known = replica.partition().known(request).map_err(|error| unreadable(replica, &error))?;
+    if runs || known.is_some() || finds(replica, &request.op) {
+        return Ok(());
+    }
+    context.metrics.no_space.increment(1);
+    Err(Refusal::NoSpace)
+}
+
+/// Whether a file that may be made is there already.
+fn finds(replica: &Replica, op: &Op) -> bool {
+    let Op::Name { op: NameOp::Create { parent, name, or_open: true, .. } } = op else { return false };
+    let key = Key::Dentry { dir: *parent, name: name.clone() }.encode();
+    replica.partition().store().get(&key).is_ok_and(|row| row.is_some())
+}
+
+fn unreadable(replica: &Replica, error: &KvError) -> Refusal {
+    tracing::error!(partition = %replica.id(), %error, "rows cannot be read");
+    Refusal::Stopped
 }
 
 async fn propose(context: &Context, replica: &Replica, request: &Request) -> Result<Bytes, Refusal> {
@@ -191,10 +240,7 @@ async fn answer(coming: oneshot::Receiver<Outcome>) -> Result<Try, Refusal> {
 }
 
 fn route(replica: &Replica, request: &Request, source: Option<Dentry>) -> Result<Route, Refusal> {
-    replica.partition().route(request, source).map_err(|error| {
-        tracing::error!(partition = %replica.id(), %error, "rows cannot be read");
-        Refusal::Stopped
-    })
+    replica.partition().route(request, source).map_err(|error| unreadable(replica, &error))
 }
 
 /// The leader's side of the term, once what was left over is finished; `None` if that takes long.

@@ -164,6 +164,12 @@ impl Bed {
         self.disks[at].detach();
     }
 
+    /// Leaves a disk so many free bytes; `None`: it has room again.
+    pub fn fill(&self, at: usize, free: Option<u64>) {
+        let disk = &self.disks[at];
+        disk.set_capacity(free.map_or(SimDiskConfig::default().capacity, |free| disk.used() + free));
+    }
+
     pub fn isolate(&self, at: usize, isolated: bool) {
         self.network.isolate(&name(at), isolated);
     }

@@ -58,6 +58,12 @@ impl Client {
     }
 
     pub async fn change(&mut self, op: Op) -> Outcome<Reply> {
+        let (partition, request) = self.request(op);
+        self.call(partition, &request).await
+    }
+
+    /// A change that is not asked for yet.
+    pub fn request(&mut self, op: Op) -> (PartitionId, Request) {
         let partition = self.home(op.home().expect("a mount's operation has a home"));
         let sequence = self.sequences.entry(partition).or_default();
         *sequence += 1;
@@ -69,7 +75,7 @@ impl Client {
             now_ns: 0,
             op,
         };
-        self.call(partition, &request).await
+        (partition, request)
     }
 
     pub async fn query(&mut self, query: Query) -> Outcome<Answer> {
@@ -86,6 +92,7 @@ impl Client {
     ) -> Outcome<C::Answer> {
         let until = Instant::now() + PATIENCE;
         let mut last = String::from("nothing");
+        let mut in_doubt = false;
         while Instant::now() < until {
             let address = match self.leaders.get(&partition) {
                 Some(address) => address.clone(),
@@ -100,6 +107,8 @@ impl Client {
                     panic!("{call:?}: a reply of {} bytes", reply.payload_len())
                 }
                 Ok(reply) => match answer_of::<C::Answer>(&reply) {
+                    // Of an earlier try it is not known whether it was made.
+                    Err(Refusal::NoSpace) if !in_doubt => return Err(FsError::NoSpace),
                     Ok(Err(FsError::Busy | FsError::Stopped)) => {
                         last = "busy".into();
                         continue;
@@ -112,6 +121,7 @@ impl Client {
                 },
                 Err(error) => Refusal::Unavailable { why: error.to_string() },
             };
+            in_doubt |= matches!(refusal, Refusal::Unavailable { .. } | Refusal::Stopped);
             last = format!("{address}: {refusal}");
             match refusal {
                 Refusal::NotLeader { hint: Some(leader) } => {

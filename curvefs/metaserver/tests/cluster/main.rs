@@ -21,7 +21,8 @@ use client::Client;
 use curve_io::sim::Outage;
 use curve_types::Epoch;
 use curvefs_types::{
-    Answer, FsError, InodeId, Kind, Name, NameOp, NewInode, PartitionId, Query, RenameMode, Reply,
+    Answer, FsError, InodeId, Kind, Name, NameOp, NewInode, Op, PartitionId, Query, RenameMode, Reply, Xattr,
+    XattrName,
 };
 use rand::Rng;
 use tokio::task::JoinSet;
@@ -222,6 +223,80 @@ fn a_lost_metaserver_is_replaced_and_the_new_one_gets_everything() {
             assert!(client.change(rename.into()).await.is_ok());
         }
         bed.start(1).await;
+        bed.settle().await;
+    });
+}
+
+fn create_op(parent: InodeId, text: &str, or_open: bool) -> Op {
+    let new = new_inode(Kind::File);
+    NameOp::Create { parent, name: name(text), new, open: true, or_open }.into()
+}
+
+/// Whoever's disk it is: each partition has a replica on it.
+#[test]
+fn on_a_full_disk_what_grows_is_refused_and_all_else_goes_on() {
+    bed::run(6, SERVERS, async |bed: &mut Bed| {
+        bed.wait_until_led().await;
+        let mut client = bed.client();
+        let dir = mkdir(&mut client, InodeId::ROOT, "d", 2).await;
+        let mut files = Vec::new();
+        for n in 0..SERVERS * 2 {
+            files.push(create(&mut client, dir, &format!("f{n}")).await);
+        }
+        for at in 0..SERVERS {
+            let before = client.request(create_op(dir, &format!("before{at}"), false));
+            let made = client.call(before.0, &before.1).await;
+            assert!(made.is_ok(), "{made:?}");
+            bed.fill(at, Some(1 << 20));
+            // The others hear of it from the MDS.
+            sleep(Duration::from_secs(3)).await;
+            let elsewhere = PartitionId(3);
+            let new_dir = |parent, place| NameOp::Mkdir {
+                parent,
+                name: name("new"),
+                new: new_inode(Kind::Directory),
+                place,
+            };
+            let xattr = Xattr { name: XattrName::new("user.a").unwrap(), value: "v".into() };
+            for op in [
+                create_op(dir, "new", false),
+                create_op(dir, "new", true),
+                new_dir(dir, None).into(),
+                new_dir(InodeId::ROOT, Some(elsewhere)).into(),
+                NameOp::Link { inode: files[0], parent: dir, name: name("new") }.into(),
+                Op::SetXattr { inode: files[0], xattr, create: false, replace: false },
+                Op::Allocate { inode: files[0], offset: 0, len: 4096, keep_size: false },
+            ] {
+                assert_eq!(client.change(op.clone()).await, Err(FsError::NoSpace), "{op:?}");
+            }
+            // What was made before the disk was full is not refused afterwards.
+            assert_eq!(client.call(before.0, &before.1).await, made);
+            let found = client.query(Query::Lookup { parent: dir, name: name("new") }).await;
+            assert_eq!(found, Err(FsError::NotFound), "nothing of it was done");
+            let (one, other) = (at * 2, at * 2 + 1);
+            let renamed = NameOp::Rename {
+                parent: dir,
+                name: name(&format!("f{other}")),
+                new_parent: InodeId::ROOT,
+                new_name: name(&format!("g{other}")),
+                mode: RenameMode::Replace,
+            };
+            for op in [
+                create_op(dir, &format!("f{one}"), true),
+                Op::Open { inode: files[one], truncate: false },
+                Op::Truncate { inode: files[one], length: 0, kill_priv: false },
+                NameOp::Unlink { parent: dir, name: name(&format!("f{one}")) }.into(),
+                renamed.into(),
+                Op::Close { inodes: vec![files[one]] },
+            ] {
+                let done = client.change(op.clone()).await;
+                assert!(done.is_ok(), "{op:?}: {done:?}");
+            }
+            bed.fill(at, None);
+            sleep(Duration::from_secs(3)).await;
+            create(&mut client, dir, &format!("after{at}")).await;
+        }
+        bed.mds.end(client.mount.0, 2);
         bed.settle().await;
     });
 }

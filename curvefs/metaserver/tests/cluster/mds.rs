@@ -32,6 +32,8 @@ struct State {
     wanted: BTreeMap<u32, BTreeSet<u64>>,
     /// Mounts to be shut out, with epochs.
     ending: BTreeMap<u64, u64>,
+    /// Who said that its disk is full.
+    full: BTreeSet<u64>,
     down: bool,
 }
 
@@ -116,6 +118,10 @@ impl Mds {
         let node = heartbeat.node;
         state.addresses.insert(node, heartbeat.address);
         state.reports.insert(node, heartbeat.replicas);
+        match heartbeat.reserve_low {
+            true => state.full.insert(node),
+            false => state.full.remove(&node),
+        };
         if state.nodes.len() >= REPLICAS && state.founders.is_empty() {
             let nodes: BTreeSet<u64> = state.addresses.keys().copied().take(REPLICAS).collect();
             state.founders = (1..=self.partitions).map(|partition| (partition, nodes.clone())).collect();
@@ -134,6 +140,7 @@ impl Mds {
                 .collect(),
             heartbeat_interval_ms: 1000,
             versions: vec![fs::FsVersions { fs: FS.0, record_version: 1, map_version: 1 }],
+            no_space: state.full.iter().copied().collect(),
         }
     }
 
