@@ -127,6 +127,10 @@ impl HeartbeatLoop {
                         tracing::info!("an MDS answers again");
                     }
                     self.learn(&orders).await;
+                    tokio::spawn({
+                        let context = self.context.clone();
+                        async move { context.systems.keep_up().await }
+                    });
                     self.start(orders.orders, &mut running, &mut busy);
                 }
                 Err(error) => {

@@ -23,6 +23,7 @@ mod host;
 mod launch;
 mod leader;
 mod machine;
+mod maps;
 mod metrics;
 mod orders;
 mod peers;

@@ -29,6 +29,7 @@ use crate::generations::StoreFactory;
 use crate::health::Health;
 use crate::heartbeat::{Announcement, HeartbeatLoop, register};
 use crate::host::{ReplicaError, ReplicaHost};
+use crate::maps::MapFiles;
 use crate::metrics::Metrics;
 use crate::peers::Leaders;
 use crate::replica::{Replica, ReplicaTable};
@@ -163,6 +164,8 @@ impl MetaserverServer {
         book.learn([(node, announcement.address.clone())]);
         let addresses: Arc<dyn AddressBook> = book.clone();
         let raft = MultiRaft::new(node, log.clone(), network.clone(), addresses, rng.random(), config.raft());
+        let maps = MapFiles::new(disk.clone(), &dir);
+        let systems = FileSystems::open(api.clone(), data, maps).await;
         let context = Arc::new(Context {
             node,
             clock: Clock::new(now_ns),
@@ -170,7 +173,7 @@ impl MetaserverServer {
             network: network.clone(),
             table: ReplicaTable::default(),
             leaders: Leaders::default(),
-            systems: FileSystems::new(api.clone(), data),
+            systems,
             room: Room::new(disk.clone(), log.clone(), config.reserve),
             metrics: Metrics::default(),
             pace: Pace { settle_after: config.settle_after.0, garbage_grace: config.garbage_grace.0 },

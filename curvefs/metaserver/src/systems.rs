@@ -1,5 +1,6 @@
 //! What this metaserver knows of file systems: which partition holds which inodes, where partitions are, and where the data
-//! is. The MDS has the truth; heartbeats say when it is newer, and nothing here is asked for before it is needed.
+//! is. The MDS has the truth, and heartbeats say when it is newer. Where partitions are is kept on disk, too (`maps`); the
+//! data's keys are not, since they are secret, and only deleting what nobody needs waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use curvefs_types::{DataBackend, FsId, InodeId, MapLine, PartitionId, PartitionM
 use tokio::time::{Instant, sleep_until};
 
 use crate::data::{DataFactory, StoreAccess};
+use crate::maps::{MapFiles, lasting};
 
 /// The shortest time between two questions to the MDS about one file system.
 const SPACING: Duration = Duration::from_millis(200);
@@ -61,6 +63,8 @@ pub enum SystemError {
 #[derive(Default)]
 struct Known {
     system: Option<Arc<FileSystem>>,
+    /// What the disk has of it.
+    saved: Option<pb::FsPartitions>,
     data: Option<Arc<dyn DataBackend>>,
     /// The versions that a heartbeat told.
     map_heard: u64,
@@ -98,13 +102,22 @@ impl Entry {
 pub struct FileSystems {
     api: Arc<MdsApi>,
     factory: Arc<dyn DataFactory>,
+    files: MapFiles,
     entries: Mutex<BTreeMap<FsId, Arc<Entry>>>,
 }
 
 impl FileSystems {
-    /// Nothing is known yet.
-    pub fn new(api: Arc<MdsApi>, factory: Arc<dyn DataFactory>) -> Self {
-        Self { api, factory, entries: Mutex::default() }
+    /// What the disk has is known until the MDS says something newer.
+    pub async fn open(api: Arc<MdsApi>, factory: Arc<dyn DataFactory>, files: MapFiles) -> Self {
+        let kept = files.load().await;
+        let this = Self { api, factory, files, entries: Mutex::default() };
+        for (fs, map) in kept {
+            let entry = this.entry(fs);
+            let mut known = entry.lock();
+            known.system = system_of(map.clone()).map(Arc::new);
+            known.saved = Some(map);
+        }
+        this
     }
 
     fn entry(&self, fs: FsId) -> Arc<Entry> {
@@ -114,13 +127,39 @@ impl FileSystems {
     /// A heartbeat told which versions are current. File systems without a replica here are forgotten.
     pub fn heard(&self, versions: &[pb::FsVersions], here: &BTreeSet<FsId>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|fs, _| here.contains(fs));
+        entries.retain(|fs, _| {
+            let stays = here.contains(fs);
+            if !stays {
+                self.files.remove(*fs);
+            }
+            stays
+        });
         drop(entries);
         for version in versions.iter().filter(|version| here.contains(&FsId(version.fs))) {
             let entry = self.entry(FsId(version.fs));
             let mut known = entry.lock();
             known.map_heard = version.map_version;
             known.record_heard = version.record_version;
+        }
+    }
+
+    /// Asks for what heartbeats said is newer, so that it is known should every MDS be gone when it is needed. To be called
+    /// now and then.
+    pub async fn keep_up(&self) {
+        let entries: Vec<(FsId, Arc<Entry>)> = {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.iter().map(|(fs, entry)| (*fs, entry.clone())).collect()
+        };
+        for (fs, entry) in entries {
+            let is_current = entry.lock().is_current().is_some();
+            // Whoever is asking already does it.
+            let is_asked = entry.asking.try_lock().is_err();
+            if !is_current
+                && !is_asked
+                && let Err(error) = self.get(fs).await
+            {
+                tracing::debug!(%fs, %error, "where its partitions are is not known yet");
+            }
         }
     }
 
@@ -147,10 +186,13 @@ impl FileSystems {
             sleep_until(asked + SPACING).await;
         }
         let answer = self.ask(fs).await;
+        if let Ok((_, map)) = &answer {
+            self.save(fs, &entry, map).await;
+        }
         let mut known = entry.lock();
         known.asked = Some(Instant::now());
         match answer {
-            Ok(system) => {
+            Ok((system, _)) => {
                 let system = Arc::new(system);
                 known.system = Some(system.clone());
                 known.stale = false;
@@ -166,10 +208,23 @@ impl FileSystems {
         }
     }
 
-    async fn ask(&self, fs: FsId) -> Result<FileSystem, SystemError> {
+    async fn ask(&self, fs: FsId) -> Result<(FileSystem, pb::FsPartitions), SystemError> {
         let answer = self.api.fs(Op::Partitions(pb::FsGetPartitions { fs: fs.0 })).await?;
         let Answer::Partitions(partitions) = answer else { return Err(SystemError::Answer(fs)) };
-        system_of(partitions).ok_or(SystemError::Answer(fs))
+        let map = lasting(&partitions);
+        let system = system_of(partitions).ok_or(SystemError::Answer(fs))?;
+        Ok((system, map))
+    }
+
+    /// Keeps what is new on disk. If that fails it is known nevertheless.
+    async fn save(&self, fs: FsId, entry: &Entry, map: &pb::FsPartitions) {
+        if entry.lock().saved.as_ref() == Some(map) {
+            return;
+        }
+        match self.files.save(fs, map).await {
+            Ok(()) => entry.lock().saved = Some(map.clone()),
+            Err(error) => tracing::warn!(%fs, %error, "cannot keep where its partitions are"),
+        }
     }
 
     /// The file system's data store, with the keys of the moment.

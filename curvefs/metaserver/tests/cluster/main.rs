@@ -301,6 +301,42 @@ fn on_a_full_disk_what_grows_is_refused_and_all_else_goes_on() {
     });
 }
 
+/// Whoever led what: each knows from its disk where the others and their partitions are.
+#[test]
+fn metaservers_that_start_without_an_mds_serve_and_coordinate() {
+    bed::run(7, SERVERS, async |bed: &mut Bed| {
+        bed.wait_until_led().await;
+        let mut client = bed.client();
+        let dir = mkdir(&mut client, InodeId::ROOT, "d", 2).await;
+        // Each hears by its heartbeat that there is something to be known.
+        sleep(Duration::from_secs(3)).await;
+        bed.mds.set_down(true);
+        for at in 0..SERVERS {
+            bed.crash(at, Outage::Refused);
+        }
+        for at in 0..SERVERS {
+            bed.start(at).await;
+        }
+        bed.wait_until_led().await;
+        for (at, place) in (1..=PARTITIONS).enumerate() {
+            let below = mkdir(&mut client, dir, &format!("e{at}"), place).await;
+            let file = create(&mut client, below, "f").await;
+            let rename = NameOp::Rename {
+                parent: below,
+                name: name("f"),
+                new_parent: InodeId::ROOT,
+                new_name: name(&format!("f{at}")),
+                mode: RenameMode::NoReplace,
+            };
+            let renamed = client.change(rename.into()).await;
+            assert!(matches!(renamed, Ok(Reply::Renamed { .. })), "{renamed:?}");
+            assert!(client.change(Op::Close { inodes: vec![file] }).await.is_ok());
+        }
+        bed.heal().await;
+        bed.settle().await;
+    });
+}
+
 /// One unkind thing after the other while clients work, never more than one server at a time.
 async fn torment(bed: &mut Bed, mut clients: JoinSet<()>) {
     let pause = |bed: &mut Bed, most: u64| Duration::from_millis(bed.random.random_range(1..most));
