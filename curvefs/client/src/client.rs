@@ -150,6 +150,16 @@ impl Client {
         self.router().under_way()
     }
 
+    /// The next number of each partition, for the process that takes the mount over; `None` while a change is under way.
+    pub fn next_numbers(&self) -> Option<Vec<(PartitionId, Sequence)>> {
+        self.router().next_numbers()
+    }
+
+    /// Goes on with the numbers of the process before. Before the first change, or partitions would take it for an old one.
+    pub fn set_numbers(&self, numbers: Vec<(PartitionId, Sequence)>) {
+        self.router().set_numbers(numbers);
+    }
+
     /// Takes over partitions as the MDS tells them.
     pub fn learn(&self, partitions: Partitions) -> Result<(), BadPartitions> {
         self.router().learn(partitions)

@@ -6,7 +6,7 @@ use curve_proto::mds::BadReply;
 use curve_proto::pb::fs as pb;
 use curve_types::{Epoch, NodeId};
 use curvefs_data::SecretKey;
-use curvefs_types::{FsId, InodeId, MountId, PartitionId, WriterId};
+use curvefs_types::{FsId, InodeId, MountId, PartitionId, WriterId, wire_struct};
 
 use crate::router::{Member, PartitionInfo, Partitions};
 
@@ -20,6 +20,18 @@ pub struct MountKey {
     /// What its requests carry.
     pub epoch: Epoch,
 }
+
+/// What a process needs to go on with another's mount, beside what the MDS tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Which mount.
+    pub key: MountKey,
+    /// The writer's half of slices' names.
+    pub writer: WriterId,
+}
+
+wire_struct!(MountKey { fs, mount, epoch });
+wire_struct!(Held { key, writer });
 
 /// Where a file system's data is.
 #[derive(Clone, PartialEq, Eq, Debug)]

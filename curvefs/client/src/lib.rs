@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mount` | [`Mount`]: granted by the MDS, its lease kept, ended |
+//! | `mount` | [`Mount`]: granted by the MDS or taken over from another process, its lease kept, ended |
 //! | `client` | [`Client`]: `Metadata` over partitions: **the loop of a call** |
 //! | `router`, `numbers` | pure: the map, members, guesses of leaders; numbers of changes and which are answered |
 //! | `trail` | pure: what each refusal means, pauses, time given to a try |
@@ -29,7 +29,7 @@ mod trail;
 #[cfg(feature = "s3")]
 pub use backend::{ObjectTooLarge, S3Data};
 pub use client::{Client, MountState};
-pub use grant::{FileSystem, Grant, MountKey, S3Record};
+pub use grant::{FileSystem, Grant, Held, MountKey, S3Record};
 pub use mount::{Mount, MountError, MountRequest};
 pub use router::{BadPartitions, Member, PartitionInfo, Partitions};
 pub use subtree::Subtree;

@@ -1,5 +1,6 @@
 //! A mount: granted by the MDS, kept alive, ended.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, MountState};
-use crate::grant::{FileSystem, Grant, MountKey, Refreshed};
+use crate::grant::{FileSystem, Grant, Held, MountKey, Refreshed};
 use crate::router::{BadPartitions, Partitions};
 use crate::trail::RetryLimits;
 
@@ -78,6 +79,7 @@ pub struct Mount {
     grant: Grant,
     record: watch::Receiver<FileSystem>,
     reachable: watch::Receiver<bool>,
+    silent: Arc<AtomicBool>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -90,16 +92,57 @@ impl Mount {
         limits: RetryLimits,
     ) -> Result<Self, MountError> {
         let grant = ask(&mds, request).await?;
-        let client = Client::new(network, grant.key, grant.partitions.clone(), limits, request.nonce)?;
+        tracing::info!(mount = %grant.key.mount, fs = %grant.key.fs, name = request.name, "granted");
+        Self::keep(mds, network, grant, limits, request.nonce)
+    }
+
+    /// Keeps a mount that another process has kept so far. The MDS is asked for record and partitions, which renews the lease;
+    /// it does not grant the mount again, so that everything that partitions have of it stays. The numbers of changes are told
+    /// by [`Client::set_numbers`]. Must be called inside a tokio runtime.
+    pub async fn take_over(
+        mds: Arc<MdsApi>,
+        network: Arc<dyn Network>,
+        held: Held,
+        limits: RetryLimits,
+        seed: u64,
+    ) -> Result<Self, MountError> {
+        let Held { key, writer } = held;
+        // No version is 0, so the answer has both.
+        let refreshed = refresh(&mds, key, 0, 0).await?;
+        let file_system = refreshed.file_system.ok_or(BadReply("record of the file system"))?;
+        let partitions = refreshed.partitions.ok_or(BadReply("list of partitions"))?;
+        let grant = Grant { key, writer, lease: refreshed.lease, file_system, partitions };
+        Self::keep(mds, network, grant, limits, seed)
+    }
+
+    fn keep(
+        mds: Arc<MdsApi>,
+        network: Arc<dyn Network>,
+        grant: Grant,
+        limits: RetryLimits,
+        seed: u64,
+    ) -> Result<Self, MountError> {
+        let client = Client::new(network, grant.key, grant.partitions.clone(), limits, seed)?;
         let client = Arc::new(client);
         let (news, record) = watch::channel(grant.file_system.clone());
         let (reached, reachable) = watch::channel(true);
-        let keeper = Keeper { mds: mds.clone(), client: client.clone(), news, reached };
+        let silent = Arc::new(AtomicBool::new(false));
+        let keeper =
+            Keeper { mds: mds.clone(), client: client.clone(), news, reached, silent: silent.clone() };
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.keep_lease(grant.lease));
         tasks.spawn(keep_map(mds.clone(), client.clone()));
-        tracing::info!(mount = %grant.key.mount, fs = %grant.key.fs, name = request.name, "granted");
-        Ok(Self { mds, client, grant, record, reachable, tasks: Mutex::new(tasks) })
+        Ok(Self { mds, client, grant, record, reachable, silent, tasks: Mutex::new(tasks) })
+    }
+
+    /// What another process needs to take it over.
+    pub fn held(&self) -> Held {
+        Held { key: self.grant.key, writer: self.grant.writer }
+    }
+
+    /// Renews the lease no more, or again: another process does it from now on, or has failed to.
+    pub fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Release);
     }
 
     /// The metadata, for `vfs`.
@@ -188,12 +231,26 @@ async fn ask(mds: &MdsApi, request: &MountRequest) -> Result<Grant, MountError> 
     }
 }
 
+/// Renews a lease, and asks for what is newer than these versions.
+async fn refresh(
+    mds: &MdsApi,
+    key: MountKey,
+    record_version: u64,
+    map_version: u64,
+) -> Result<Refreshed, MdsError> {
+    match mds.fs(Op::Refresh(pb::FsRefresh { mount: Some(key.into()), record_version, map_version })).await? {
+        Answer::Refreshed(refreshed) => Ok(refreshed.try_into()?),
+        _ => Err(BadReply("answer to the question asked").into()),
+    }
+}
+
 /// Keeps the lease.
 struct Keeper {
     mds: Arc<MdsApi>,
     client: Arc<Client>,
     news: watch::Sender<FileSystem>,
     reached: watch::Sender<bool>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -201,6 +258,9 @@ impl Keeper {
         let mut pause = lease / REFRESHES_PER_LEASE;
         loop {
             sleep(pause).await;
+            if self.silent.load(Ordering::Acquire) {
+                continue;
+            }
             match self.refresh().await {
                 Ok(refreshed) => {
                     lease = refreshed.lease;
@@ -221,15 +281,8 @@ impl Keeper {
     }
 
     async fn refresh(&self) -> Result<Refreshed, MdsError> {
-        let op = Op::Refresh(pb::FsRefresh {
-            mount: Some(MountKey::into(self.client.key())),
-            record_version: self.news.borrow().version,
-            map_version: self.client.map_version(),
-        });
-        match self.mds.fs(op).await? {
-            Answer::Refreshed(refreshed) => Ok(refreshed.try_into()?),
-            _ => Err(BadReply("answer to the question asked").into()),
-        }
+        let record_version = self.news.borrow().version;
+        refresh(&self.mds, self.client.key(), record_version, self.client.map_version()).await
     }
 
     fn take_over(&self, refreshed: Refreshed) {

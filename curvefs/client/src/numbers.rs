@@ -23,6 +23,16 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// Goes on where another process has stopped: it would have begun with `next`.
+    pub fn from_next(next: Sequence) -> Self {
+        Self { low: next.0.max(1), finished: VecDeque::new() }
+    }
+
+    /// The next number, if none is under way: all smaller ones are finished.
+    pub fn next(&self) -> Option<Sequence> {
+        self.finished.is_empty().then_some(Sequence(self.low))
+    }
+
     /// The next number.
     pub fn begin(&mut self) -> Sequence {
         let number = self.low + self.finished.len() as u64;
@@ -76,7 +86,14 @@ mod tests {
                 "{finish}"
             );
         }
-        assert_eq!(numbers.begin(), Sequence(4));
+        assert_eq!(numbers.next(), Some(Sequence(4)));
+        let mut after = Numbers::from_next(Sequence(4));
+        assert_eq!(
+            (after.ack_below(), numbers.begin(), after.begin()),
+            (Sequence(4), Sequence(4), Sequence(4))
+        );
+        assert_eq!(numbers.next(), None, "one is under way");
+        assert_eq!(Numbers::from_next(Sequence(0)).begin(), Sequence(1));
     }
 
     proptest! {

@@ -209,6 +209,18 @@ impl Router {
         self.routes.get(&partition).map_or(Sequence(0), |route| route.numbers.ack_below())
     }
 
+    /// The next numbers, in order of partition, for the process that takes the mount over; `None` while a change is under way.
+    pub fn next_numbers(&self) -> Option<Vec<(PartitionId, Sequence)>> {
+        self.routes.iter().map(|(id, route)| Some((*id, route.numbers.next()?))).collect()
+    }
+
+    /// Goes on with another process's numbers. Before the first change.
+    pub fn set_numbers(&mut self, numbers: Vec<(PartitionId, Sequence)>) {
+        for (id, next) in numbers {
+            self.routes.entry(id).or_default().numbers = Numbers::from_next(next);
+        }
+    }
+
     /// Changes that are not answered, at all partitions.
     pub fn under_way(&self) -> usize {
         self.routes.values().map(|route| route.numbers.under_way()).sum()
@@ -316,6 +328,16 @@ mod tests {
         router.learn(two(5)).unwrap();
         assert_eq!((router.ack_below(ONE), router.ack_below(TWO)), (Sequence(1), Sequence(2)));
         assert_eq!((router.begin(ONE), router.under_way()), (Sequence(3), 3));
+        assert_eq!(router.next_numbers(), None, "changes are under way");
+        (1..4).for_each(|number| router.finish(ONE, Sequence(number)));
+        let numbers = router.next_numbers().unwrap();
+        assert_eq!(numbers, [(ONE, Sequence(4)), (TWO, Sequence(2))]);
+        let mut next = Router::new(two(5)).unwrap();
+        next.set_numbers(numbers);
+        assert_eq!(
+            (next.begin(ONE), next.begin(TWO), next.ack_below(TWO)),
+            (Sequence(4), Sequence(2), Sequence(2))
+        );
     }
 
     proptest! {

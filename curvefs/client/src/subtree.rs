@@ -30,6 +30,16 @@ impl Subtree {
         Ok(Self { inner, top })
     }
 
+    /// Shows a directory that was looked up before: its path may lead elsewhere by now.
+    pub fn at(inner: Arc<dyn Metadata>, top: InodeId) -> Self {
+        Self { inner, top }
+    }
+
+    /// The directory's own number.
+    pub fn top(&self) -> InodeId {
+        self.top
+    }
+
     fn inward(&self, inode: InodeId) -> InodeId {
         if inode == InodeId::ROOT { self.top } else { inode }
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use curve_proto::MdsError;
-use curvefs_client::{MountError, MountState, Subtree};
+use curvefs_client::{Mount, MountError, MountState, Subtree};
 use curvefs_types::{FsError, InodeId, Kind, Metadata, MountOptions, Name, Query, RenameMode};
 use curvefs_vfs::{Caller, MemoryBackend, OpenMode, Vfs};
 use support::{NAME, World};
@@ -95,6 +95,52 @@ async fn a_mount_survives_an_outage_of_the_mds_and_ends_only_when_it_is_told() {
     let ended = tokio::time::timeout(Duration::from_secs(11), state.wait_for(|s| *s != MountState::Active));
     assert_eq!(*ended.await.unwrap().unwrap(), MountState::Fenced);
     assert_eq!(client.query(Query::GetAttr { inode: InodeId::ROOT }).await, Err(FsError::Fenced));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mount_is_taken_over_with_its_numbers_and_its_lease() {
+    let world = World::new(2, 1).await;
+    let mut mount = world.mount().await;
+    let key = mount.grant().key;
+    let vfs = |mount: &Mount| {
+        let data = Arc::new(MemoryBackend::new(mount.grant().writer));
+        Vfs::new(mount.metadata(), data, MountOptions::default())
+    };
+    for round in 0..5 {
+        let before = vfs(&mount);
+        for n in 0..3 {
+            write(&before, InodeId::ROOT, &format!("{round}.{n}"), b"x").await;
+        }
+        before.shutdown().await.unwrap();
+        mount.set_silent(true);
+        let numbers = mount.metadata().next_numbers().expect("nothing is under way");
+        let next = world.take_over(mount.held()).await.unwrap();
+        next.metadata().set_numbers(numbers);
+        assert_eq!((next.grant().key, next.grant().writer), (key, mount.grant().writer));
+        assert_eq!(next.grant().file_system, *mount.record().borrow());
+        mount = next;
+    }
+    // Each change was made once: a number that was used before would have got an old answer.
+    let last = vfs(&mount);
+    for round in 0..5 {
+        for n in 0..3 {
+            last.lookup(InodeId::ROOT, name(&format!("{round}.{n}"))).await.unwrap();
+        }
+    }
+    assert_eq!(world.problems(), Vec::<String>::new());
+    let before = world.state().mds.refreshes;
+    sleep(Duration::from_secs(31)).await;
+    assert_eq!(world.state().mds.refreshes - before, 3, "one process renews");
+    mount.set_silent(true);
+    sleep(Duration::from_secs(31)).await;
+    assert!(world.state().mds.refreshes - before <= 4);
+    mount.set_silent(false);
+    sleep(Duration::from_secs(31)).await;
+    assert!(world.state().mds.refreshes - before >= 6, "it renews again");
+
+    world.state().mds.over = true;
+    let refused = world.take_over(mount.held()).await.unwrap_err();
+    assert!(matches!(refused, MountError::Mds(MdsError::NotHeld { .. })), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

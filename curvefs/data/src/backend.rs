@@ -63,7 +63,7 @@ struct Piece {
 
 impl ObjectBackend {
     /// A backend over the file system's buckets, of which there is at least one, in the order of its record. `writer`
-    /// must never have been given to another process.
+    /// must never have been given to another process, unless [`Self::set_next_serial`] follows.
     ///
     /// # Panics
     ///
@@ -96,6 +96,16 @@ impl ObjectBackend {
     pub fn in_memory(fs: FsId, writer: WriterId, options: BackendOptions) -> (Self, Arc<MemoryBucket>) {
         let bucket = Arc::new(MemoryBucket::new());
         (Self::new(vec![bucket.clone()], fs, writer, options), bucket)
+    }
+
+    /// The number of the next slice, for the process that takes this writer over.
+    pub fn next_serial(&self) -> u64 {
+        self.serial.load(Ordering::Relaxed)
+    }
+
+    /// Takes a writer over from another process, which writes no more. Before the first write.
+    pub fn set_next_serial(&self, serial: u64) {
+        self.serial.fetch_max(serial, Ordering::Relaxed);
     }
 
     /// Uses each bucket once, to say what does not work. `nonce` tells probes apart.

@@ -97,6 +97,17 @@ async fn nothing_that_was_written_is_ever_changed() {
     assert_eq!(read(&backend, &second).await.unwrap(), content(500));
 }
 
+#[tokio::test]
+async fn a_writer_that_is_taken_over_uses_no_name_again() {
+    let (first, bucket) = ObjectBackend::in_memory(FsId(1), WriterId(2), small());
+    let extents = write(&first, 0, vec![content(1000)]).await.unwrap();
+    let next = ObjectBackend::new(vec![bucket.clone()], FsId(1), WriterId(2), small());
+    next.set_next_serial(first.next_serial());
+    write(&next, 0, vec![content(500)]).await.unwrap();
+    assert_eq!(bucket.objects().len(), 2);
+    assert_eq!(read(&next, &extents).await.unwrap(), content(1000));
+}
+
 #[tokio::test(start_paused = true)]
 async fn buckets_share_the_objects_and_the_limits_hold() {
     let (buckets, backend) = backend(2, BackendOptions { memory_bytes_max: 250_000, ..small() });

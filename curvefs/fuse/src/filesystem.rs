@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -20,8 +21,10 @@ use tokio::runtime::Handle;
 
 use crate::convert;
 use crate::convert::{errno, ino, inode};
+use crate::gate::Gate;
+use crate::handover::{Agreed, LockWait};
 use crate::mount::Notices;
-use crate::signals::is_interrupted;
+use crate::waits::Waiting;
 
 /// Bytes of one write request.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
@@ -64,6 +67,9 @@ pub(crate) struct CurveFuse {
     vfs: Vfs,
     notices: Notices,
     runtime: Handle,
+    gate: Arc<Gate>,
+    /// Set already if another process has begun the session.
+    agreed: Arc<OnceLock<Agreed>>,
 }
 
 /// Runs `$work` and gives its value to `$answer`, or its error to the reply.
@@ -91,13 +97,18 @@ macro_rules! checked {
 
 impl CurveFuse {
     /// Serves on the current runtime.
-    pub fn new(vfs: Vfs, notices: Notices) -> Self {
-        Self { vfs, notices, runtime: Handle::current() }
+    pub fn new(vfs: Vfs, notices: Notices, gate: Arc<Gate>, agreed: Arc<OnceLock<Agreed>>) -> Self {
+        Self { vfs, notices, runtime: Handle::current(), gate, agreed }
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         // Bounded by the kernel: it has so many requests under way at most. The runtime ends them with itself.
-        drop(self.runtime.spawn(work));
+        let under_way = self.gate.enter();
+        drop(self.runtime.spawn(async move {
+            work.await;
+            drop(under_way);
+        }));
+        self.gate.pass();
     }
 }
 
@@ -169,20 +180,28 @@ async fn set_attr(
 
 impl Filesystem for CurveFuse {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        if self.agreed.get().is_some() {
+            // What was agreed with the kernel holds; this is not the kernel who asks.
+            return Ok(());
+        }
         let wanted = capabilities() & config.capabilities();
         if let Err(unsupported) = config.add_capabilities(wanted) {
             tracing::warn!(?unsupported, "the kernel offers capabilities and refuses them");
         }
         // Each gives the nearest that the kernel takes, and then that is what is asked for.
-        if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(READAHEAD_BYTES) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        if let Err(nearest) = config.set_max_background(BACKGROUND_MAX) {
-            let _ = config.set_max_background(nearest);
-        }
+        let nearest = |asked: Result<u32, u32>| asked.err();
+        let max_write = nearest(config.set_max_write(WRITE_BYTES_MAX)).unwrap_or(WRITE_BYTES_MAX);
+        let _ = config.set_max_write(max_write);
+        let readahead_offered = nearest(config.set_max_readahead(u32::MAX)).unwrap_or(u32::MAX);
+        let readahead = READAHEAD_BYTES.min(readahead_offered);
+        let _ = config.set_max_readahead(readahead);
+        let background = config.set_max_background(BACKGROUND_MAX).err().unwrap_or(BACKGROUND_MAX);
+        let _ = config.set_max_background(background);
+        let fuser::Version(major, minor) = config.kernel_abi();
+        let (offered, taken) = (config.capabilities().bits(), wanted.bits());
+        let agreed =
+            Agreed { major, minor, offered, taken, readahead_offered, readahead, max_write, background };
+        self.agreed.get_or_init(|| agreed);
         Ok(())
     }
 
@@ -563,19 +582,19 @@ impl Filesystem for CurveFuse {
         let range = checked!(convert::lock_range(start, end), reply);
         let kind = checked!(convert::lock_kind(typ), reply);
         let owner = curvefs_types::LockOwner(owner.0);
-        let thread = request.pid();
-        let (vfs, notices) = (self.vfs.clone(), self.notices.clone());
+        let (vfs, notices, id) = (self.vfs.clone(), self.notices.clone(), inode(ino));
+        if let (true, Some(kind)) = (sleep, kind) {
+            let (unique, thread) = (request.unique().0, request.pid());
+            let wait = LockWait { unique, inode: id, owner, pid, thread, family, kind, range };
+            let waiting = Waiting { vfs, notices, gate: self.gate.clone() };
+            return self.spawn(waiting.asked(wait, reply));
+        }
         self.spawn(async move {
-            let id = inode(ino);
             let done = match kind {
                 None => vfs.unlock(id, owner, family, range).await,
                 Some(kind) => {
                     let wish = LockWish { owner, pid, family, kind, range };
-                    let locked = if sleep {
-                        vfs.lock_wait(id, wish, || is_interrupted(thread)).await
-                    } else {
-                        vfs.lock(id, wish).await
-                    };
+                    let locked = vfs.lock(id, wish).await;
                     // What others wrote under the lock has to be seen by the first read.
                     notices.done().await;
                     locked

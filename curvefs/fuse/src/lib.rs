@@ -5,12 +5,18 @@
 //! |---|---|
 //! | `mount` | mounting, and telling the kernel what others changed |
 //! | `filesystem` | every operation |
+//! | `gate`, `handover` | stopping between two requests, and going on in another process |
+//! | `waits` | requests that wait for a lock |
 //! | `convert` | types |
 //! | `signals` | whether who waits for a lock was interrupted |
 
 mod convert;
 mod filesystem;
+mod gate;
+mod handover;
 mod mount;
 mod signals;
+mod waits;
 
-pub use mount::{KernelOptions, Mounted, mount};
+pub use handover::{Agreed, Control, LockWait, Paused, SessionState};
+pub use mount::{KernelOptions, Mounted, Successor, mount, take_over};

@@ -1,20 +1,25 @@
 //! Mounting.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use curvefs_types::InodeId;
 use curvefs_vfs::{KernelCaches, Vfs};
-use fuser::{BackgroundSession, Config, MountOption, Notifier, SessionACL};
+use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
+use rustix::mount::UnmountFlags;
 
 use crate::convert::ino;
 use crate::filesystem::CurveFuse;
+use crate::gate::Gate;
+use crate::handover::{Agreed, Control, LockWait, SessionState, session_over};
+use crate::waits::Waiting;
 
 /// Threads that read requests. They only decode and hand over, so few are enough; each has a buffer of 16 MiB.
-const READERS: usize = 2;
+pub(crate) const READERS: usize = 2;
 /// Notices to the kernel that may wait.
 const NOTICES_MAX: usize = 4096;
 
@@ -45,6 +50,9 @@ pub struct Mounted {
     session: BackgroundSession,
     notices: JoinHandle<()>,
     sender: SyncSender<Notice>,
+    control: Control,
+    /// Where, if another process has mounted it: fuser does not know then.
+    taken_over: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -56,7 +64,7 @@ enum Notice {
 }
 
 /// Notices to the kernel, in order.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Notices(SyncSender<Notice>);
 
 impl Notices {
@@ -86,9 +94,64 @@ impl KernelCaches for Notices {
     }
 }
 
+/// What a session is made of besides fuser's part.
+struct Parts {
+    vfs: Vfs,
+    notices: Notices,
+    sender: SyncSender<Notice>,
+    receiver: Receiver<Notice>,
+    gate: Arc<Gate>,
+    agreed: Arc<OnceLock<Agreed>>,
+}
+
+impl Parts {
+    fn new(vfs: Vfs, agreed: Option<Agreed>) -> Self {
+        let (sender, receiver) = sync_channel(NOTICES_MAX);
+        let notices = Notices(sender.clone());
+        vfs.set_kernel_caches(Arc::new(notices.clone()));
+        let agreed = Arc::new(agreed.map_or_else(OnceLock::new, OnceLock::from));
+        Self { vfs, notices, sender, receiver, gate: Arc::new(Gate::new()), agreed }
+    }
+
+    fn filesystem(&self) -> CurveFuse {
+        CurveFuse::new(self.vfs.clone(), self.notices.clone(), self.gate.clone(), self.agreed.clone())
+    }
+
+    /// Serves from now on.
+    fn run(self, session: Session<CurveFuse>, taken_over: Option<PathBuf>) -> io::Result<Mounted> {
+        let Self { notices: to_kernel, sender, receiver, gate, agreed, .. } = self;
+        let device = Arc::new(session.as_fd().try_clone_to_owned()?);
+        let session = session.spawn()?;
+        let notifier = session.notifier();
+        // A notice waits for pages that requests hold: on a thread of its own it can never be in their way.
+        let notices = std::thread::Builder::new().name("fuse-notices".into()).spawn(move || {
+            while let Ok(notice) = receiver.recv() {
+                match notice {
+                    Notice::Forget(inode) => forget(&notifier, inode, 0),
+                    // A negative offset: attributes, no pages.
+                    Notice::ForgetAttr(inode) => forget(&notifier, inode, -1),
+                    Notice::Tell(told) => drop(told.send(())),
+                    Notice::End => return,
+                }
+            }
+        })?;
+        let control = Control { gate, device, agreed, notices: to_kernel };
+        Ok(Mounted { session, notices, sender, control, taken_over })
+    }
+}
+
+fn config(options: &KernelOptions) -> Config {
+    let mut config = Config::default();
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(READERS);
+    // One descriptor for all readers: answers go where the request was read, so whoever has it can answer everything.
+    config.clone_fd = false;
+    config
+}
+
 /// Mounts in a directory; requests are served on the current tokio runtime.
 pub fn mount(vfs: Vfs, dir: &Path, options: &KernelOptions) -> io::Result<Mounted> {
-    let mut config = Config::default();
+    let mut config = config(options);
     config.mount_options = vec![
         MountOption::FSName(options.source.clone()),
         // fuser's own `Subtype` does not reach the kernel unless fusermount3 mounts.
@@ -100,27 +163,52 @@ pub fn mount(vfs: Vfs, dir: &Path, options: &KernelOptions) -> io::Result<Mounte
         if options.exec { MountOption::Exec } else { MountOption::NoExec },
         if vfs.options().read_only { MountOption::RO } else { MountOption::RW },
     ];
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(READERS);
-    config.clone_fd = true;
-    let (sender, receiver) = sync_channel(NOTICES_MAX);
-    let to_kernel = Notices(sender.clone());
-    vfs.set_kernel_caches(Arc::new(to_kernel.clone()));
-    let session = fuser::spawn_mount(CurveFuse::new(vfs, to_kernel), dir, &config)?;
-    let notifier = session.notifier();
-    // A notice waits for pages that requests hold: on a thread of its own it can never be in their way.
-    let notices = std::thread::Builder::new().name("fuse-notices".into()).spawn(move || {
-        while let Ok(notice) = receiver.recv() {
-            match notice {
-                Notice::Forget(inode) => forget(&notifier, inode, 0),
-                // A negative offset: attributes, no pages.
-                Notice::ForgetAttr(inode) => forget(&notifier, inode, -1),
-                Notice::Tell(told) => drop(told.send(())),
-                Notice::End => return,
-            }
+    let parts = Parts::new(vfs, None);
+    let session = Session::new(parts.filesystem(), dir, &config)?;
+    parts.run(session, None)
+}
+
+/// A mount of another process, about to be served by this one.
+pub struct Successor {
+    session: Session<CurveFuse>,
+    parts: Parts,
+    waits: Vec<LockWait>,
+    dir: PathBuf,
+}
+
+/// Takes a session over from another process, on the current tokio runtime. Nothing is read until [`Successor::serve`]; until
+/// then the other may still go on.
+pub fn take_over(
+    vfs: Vfs,
+    dir: &Path,
+    device: BorrowedFd<'_>,
+    state: SessionState,
+    options: &KernelOptions,
+) -> io::Result<Successor> {
+    let SessionState { agreed, waits } = state;
+    let parts = Parts::new(vfs, Some(agreed));
+    let session = session_over(parts.filesystem(), device, &agreed, config(options))?;
+    Ok(Successor { session, parts, waits, dir: dir.to_owned() })
+}
+
+impl Successor {
+    /// Serves, once the other process never will again.
+    pub fn serve(self) -> io::Result<Mounted> {
+        let Self { session, parts, waits, dir } = self;
+        let Parts { vfs, notices, gate, .. } = &parts;
+        let waiting = Waiting { vfs: vfs.clone(), notices: notices.clone(), gate: gate.clone() };
+        waiting.vfs.go_on();
+        let mounted = parts.run(session, Some(dir))?;
+        for wait in waits {
+            let under_way = waiting.gate.enter();
+            let answered = waiting.clone().inherited(wait, mounted.control.device.clone());
+            tokio::spawn(async move {
+                answered.await;
+                drop(under_way);
+            });
         }
-    })?;
-    Ok(Mounted { session, notices, sender })
+        Ok(mounted)
+    }
 }
 
 fn forget(notifier: &Notifier, inode: InodeId, offset: i64) {
@@ -133,9 +221,17 @@ fn forget(notifier: &Notifier, inode: InodeId, offset: i64) {
 }
 
 impl Mounted {
+    /// For stopping it between two requests.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
     /// Unmounts, and waits until the kernel has let go. The `Vfs` is shut down by its owner.
     pub fn unmount(self) -> io::Result<()> {
-        let Self { session, notices, sender } = self;
+        let Self { session, notices, sender, taken_over, .. } = self;
+        if let Some(dir) = taken_over {
+            rustix::mount::unmount(&dir, UnmountFlags::NOFOLLOW)?;
+        }
         let ended = session.umount_and_join();
         end_notices(notices, &sender);
         ended
@@ -143,7 +239,7 @@ impl Mounted {
 
     /// Waits until somebody unmounts the directory.
     pub fn wait(self) -> io::Result<()> {
-        let Self { session, notices, sender } = self;
+        let Self { session, notices, sender, .. } = self;
         let ended = session.join();
         end_notices(notices, &sender);
         ended

@@ -175,12 +175,15 @@ impl Core {
         Ok((attr, base, extents))
     }
 
-    /// What the background does until the mount ends.
-    pub async fn run_background(core: Weak<Self>) {
+    /// What the background does until the mount ends or rests.
+    pub async fn run_background(core: Weak<Self>, turn: u64) {
         loop {
             let Some(strong) = core.upgrade() else { return };
             // A mount that is dropped wakes nobody: the wait has an end.
             let _ = tokio::time::timeout(TICK, strong.work.notified()).await;
+            if !strong.is_turn(turn) {
+                return;
+            }
             Self::flush_due(&strong);
             strong.close_idle().await;
         }
@@ -227,6 +230,10 @@ impl Core {
             if let Err(error) = self.close_holds(some).await {
                 tracing::debug!(files = some.len(), %error, "cannot give up idle files now");
             }
+            let id = inode.id;
+            drop(inode);
+            // If the kernel has forgotten it meanwhile, nobody else does.
+            self.release_inode(id);
         }
         // Only now nobody here refers to them.
         let closed: Vec<InodeId> = idle.into_iter().map(|inode| inode.id).collect();

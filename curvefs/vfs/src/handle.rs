@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use curvefs_types::{DirEntry, FsError, Name};
 
+use crate::handover::OpenFile;
 use crate::inode::Inode;
 use crate::readahead::ReadAhead;
 use crate::shared::locked;
@@ -41,6 +42,16 @@ impl FileHandle {
         Self { inode, mode, ahead: Mutex::default(), seen }
     }
 
+    /// As another process has left it.
+    pub fn from_told(inode: Arc<Inode>, told: OpenFile) -> Self {
+        Self { inode, mode: told.mode, ahead: Mutex::default(), seen: Mutex::new(told.seen) }
+    }
+
+    /// For the process that takes the mount over, without its number.
+    pub fn told(&self) -> OpenFile {
+        OpenFile { handle: 0, inode: self.inode.id, mode: self.mode, seen: *locked(&self.seen) }
+    }
+
     /// A failure since this handle was asked last. Each handle is told once.
     pub fn failure(&self) -> Option<FsError> {
         let state = self.inode.state();
@@ -73,7 +84,7 @@ pub(crate) struct Page {
 }
 
 /// Pages of a directory: where each begins, and the one that was read last.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Pages {
     /// Page `i` begins behind `starts[i]`.
     pub starts: Vec<Option<Name>>,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one};
 use crate::extents::Window;
+use crate::handover::KnownInode;
 
 /// One inode as the mount sees it.
 ///
@@ -128,6 +129,47 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// For the process that takes the mount over; `None` for what nobody counts on.
+    pub fn told(&self, inode: InodeId) -> Option<KnownInode> {
+        let owned = !self.lock_owners.is_empty();
+        if self.lookups == 0 && self.opens == 0 && !self.held && !owned && self.failure.is_none() {
+            return None;
+        }
+        let mut lock_owners: Vec<_> = self.lock_owners.iter().copied().collect();
+        lock_owners.sort_unstable();
+        Some(KnownInode {
+            inode,
+            lookups: self.lookups,
+            attr: self.attr().map(|(attr, _)| attr),
+            held: self.held,
+            told: self.foreign_told == self.foreign,
+            seen: self.foreign_opened == self.foreign,
+            failure: self.failure,
+            failures: self.failures,
+            lock_owners,
+        })
+    }
+
+    /// As another process has left it.
+    pub fn from_told(known: KnownInode, opens: u32) -> Self {
+        let now = Instant::now();
+        Self {
+            known: known.attr.map(|attr| (attr, now)),
+            is_stale: true,
+            failure: known.failure,
+            failures: known.failures,
+            lookups: known.lookups,
+            opens,
+            held: known.held,
+            idle_since: (opens == 0).then_some(now),
+            lock_owners: known.lock_owners.into_iter().collect(),
+            foreign: 1,
+            foreign_told: u64::from(known.told),
+            foreign_opened: u64::from(known.seen),
+            ..Self::default()
+        }
+    }
+
     /// Bytes that are in memory because the store has not got them.
     pub fn unpublished(&self) -> u64 {
         self.dirty.bytes() + bytes_of(&self.flushing) + self.tail.len()

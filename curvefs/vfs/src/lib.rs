@@ -8,6 +8,7 @@
 //! | `open`, `read`, `write`, `space` | operations on bytes |
 //! | `inode` | what is known of an inode, and what is not published yet |
 //! | `flush` | publishing, and the background |
+//! | `handover` | what the next process is told that takes the mount over |
 //! | `shared` | the table of inodes, limits, tasks |
 //! | `dirty`, `extents`, `readahead`, `acl` | pure: written pieces, known extents, how far to read ahead, inherited ACLs |
 //! | `cache` | blocks that were read |
@@ -24,6 +25,7 @@ mod dirty;
 mod extents;
 mod flush;
 mod handle;
+mod handover;
 mod inode;
 mod locks;
 mod memory;
@@ -40,6 +42,7 @@ mod xattrs;
 pub use crate::shared::KernelCaches;
 pub use dirs::Line;
 pub use handle::OpenMode;
+pub use handover::{DirPage, KnownInode, OpenDir, OpenFile, VfsState};
 pub use locks::LockWish;
 pub use memory::MemoryBackend;
 pub use names::Making;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use curvefs_types::{
@@ -75,8 +76,10 @@ pub(crate) struct Core {
     due: Mutex<BTreeSet<InodeId>>,
     pub files: Mutex<HashMap<u64, Arc<FileHandle>>>,
     pub dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
-    next_handle: AtomicU64,
+    pub next_handle: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
+    /// Which background is to run: an older one ends.
+    background: AtomicU64,
     pub flushers: Semaphore,
 }
 
@@ -105,6 +108,7 @@ impl Core {
             dirs: Mutex::default(),
             next_handle: AtomicU64::new(1),
             tasks: Mutex::default(),
+            background: AtomicU64::new(0),
             flushers: Semaphore::new(FILES_AT_ONCE),
         }
     }
@@ -241,6 +245,34 @@ impl Core {
         let mut tasks = locked(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(work);
+    }
+
+    /// Runs the background from now on.
+    pub fn begin_background(core: &Arc<Self>) {
+        let turn = core.background.fetch_add(1, Ordering::AcqRel) + 1;
+        core.spawn(Self::run_background(Arc::downgrade(core), turn));
+    }
+
+    /// Whether a background is still the one that is to run.
+    pub fn is_turn(&self, turn: u64) -> bool {
+        self.background.load(Ordering::Acquire) == turn
+    }
+
+    /// Lets what is in the background end by itself, and starts nothing more.
+    pub async fn rest(&self) {
+        self.background.fetch_add(1, Ordering::AcqRel);
+        self.work.notify_one();
+        std::future::poll_fn(|context| {
+            let mut tasks = locked(&self.tasks);
+            loop {
+                match tasks.poll_join_next(context) {
+                    Poll::Ready(Some(_)) => {}
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
     }
 
     /// Ends everything in the background.

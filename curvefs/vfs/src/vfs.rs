@@ -70,7 +70,7 @@ impl Vfs {
     /// Mounts: a task in the background begins.
     pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Self {
         let core = Arc::new(Core::new(meta, data, options));
-        core.spawn(Core::run_background(Arc::downgrade(&core)));
+        Core::begin_background(&core);
         Self { core }
     }
 

@@ -199,6 +199,11 @@ impl World {
         Mount::open(self.mds(), self.network.node("mount"), &request, RetryLimits::default()).await
     }
 
+    /// Another process goes on with a mount.
+    pub async fn take_over(&self, held: curvefs_client::Held) -> Result<Mount, MountError> {
+        Mount::take_over(self.mds(), self.network.node("mount"), held, RetryLimits::default(), 1).await
+    }
+
     pub async fn mount(&self) -> Mount {
         self.try_mount(NAME, 42).await.unwrap()
     }

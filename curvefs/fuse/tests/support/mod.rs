@@ -5,16 +5,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use curvefs_fuse::{KernelOptions, Mounted, mount};
-use curvefs_local::LocalFs;
-use curvefs_types::{MountOptions, WriterId};
-use curvefs_vfs::{MemoryBackend, Vfs};
+use curvefs_fuse::{KernelOptions, Mounted, SessionState, mount, take_over};
+use curvefs_local::{LocalFs, LocalMount};
+use curvefs_types::{MountOptions, Wire, WriterId};
+use curvefs_vfs::{MemoryBackend, Vfs, VfsState};
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// A file system in this process and its mounts, which end with it. Fields are dropped in order: first the mounts.
 pub struct World {
     mounts: Vec<(Mounted, Vfs, TempDir)>,
+    metas: Vec<Arc<LocalMount>>,
     pub fs: Arc<LocalFs>,
     pub data: Arc<MemoryBackend>,
     runtime: Runtime,
@@ -31,11 +33,13 @@ impl World {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let fs = runtime.block_on(LocalFs::new()).unwrap();
         let data = Arc::new(MemoryBackend::new(WriterId(1)));
-        let mut world = Self { mounts: Vec::new(), fs, data, runtime };
+        let mut world = Self { mounts: Vec::new(), metas: Vec::new(), fs, data, runtime };
         for _ in 0..mounts {
             let _inside = world.runtime.enter();
             let dir = TempDir::new().unwrap();
-            let vfs = Vfs::new(world.fs.mount(), world.data.clone(), options.clone());
+            let meta = world.fs.mount();
+            world.metas.push(meta.clone());
+            let vfs = Vfs::new(meta, world.data.clone(), options.clone());
             let kernel = KernelOptions {
                 allow_other: rustix::process::geteuid().is_root(),
                 ..KernelOptions::default()
@@ -59,6 +63,39 @@ impl World {
     /// The `Vfs` of a mount.
     pub fn vfs(&self, mount: usize) -> &Vfs {
         &self.mounts[mount].1
+    }
+
+    /// Another process goes on with a mount, as far as that can be shown in one. `meanwhile` is called while nobody serves.
+    pub fn replace(&mut self, mount: usize, meanwhile: impl FnOnce()) {
+        let (mounted, vfs, dir) = self.mounts.remove(mount);
+        let _inside = self.runtime.enter();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let paused = self.runtime.block_on(mounted.control().pause(&root)).unwrap();
+        drop(root);
+        let told = self.runtime.block_on(vfs.rest()).unwrap();
+        let told = VfsState::from_row(&told.to_row()).unwrap();
+        let session = SessionState::from_row(&paused.state().to_row()).unwrap();
+        // The same partition and writer, as it is with the next process.
+        let meta = self.metas[mount].clone();
+        let next = Vfs::take_over(meta, self.data.clone(), vfs.options().clone(), told);
+        let kernel = KernelOptions { allow_other: true, ..KernelOptions::default() };
+        let successor = take_over(next.clone(), dir.path(), paused.device(), session, &kernel).unwrap();
+        meanwhile();
+        paused.leave();
+        // The process before would be gone by now; its threads stay where they are.
+        std::mem::forget((mounted, vfs));
+        self.mounts.insert(mount, (successor.serve().unwrap(), next, dir));
+    }
+
+    /// Stops a mount for a moment.
+    pub fn pause(&self, mount: usize, meanwhile: impl FnOnce()) {
+        let (mounted, _, dir) = &self.mounts[mount];
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let paused = self.runtime.block_on(mounted.control().pause(&root)).unwrap();
+        meanwhile();
+        drop(paused);
     }
 
     /// Unmounts everything in order.
