@@ -101,6 +101,8 @@ impl Control {
     /// Stops reading requests and waits until all that were read are answered. `root`: the mount's root, opened with `O_PATH`.
     /// May be dropped: the session goes on.
     pub async fn pause(&self, root: &OwnedFd) -> io::Result<Paused> {
+        // Most of them before: one may wait for a page of a request that is not read any more.
+        self.notices.done().await;
         let paused = Paused { control: self.clone(), is_left: false };
         self.gate.close();
         for _ in 0..READERS {

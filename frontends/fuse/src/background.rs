@@ -1,5 +1,6 @@
-//! `curve-fuse mount`: in this process, or in one of its own that is waited for until the mount is usable.
+//! `curve-fuse mount` and `curve-fuse upgrade`: in this process, or in one of its own that is waited for until the mount is usable.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,39 +11,66 @@ use curve_telemetry::init_logging;
 use tracing::error;
 
 use crate::checks::Plan;
-use crate::cli::Mount;
-use crate::daemon;
+use crate::cli::{Mount, Upgrade};
 use crate::error::FuseError;
+use crate::{daemon, mounts};
 
 const LOG: &str = "/var/log/curve/curve-fuse.log";
 /// What the process behind a mount says first.
 const MOUNTED: &str = "mounted ";
+const TOOK_OVER: &str = "took over ";
 const FAILED: &str = "failed ";
 
 /// Mounts, and returns when the mount is usable (`--background`) or over.
 pub fn mount(mount: &Mount) -> Result<(), FuseError> {
     let plan = Plan::new(mount)?;
     if mount.background {
-        return start(mount, &plan);
+        let arguments = [vec!["mount".into()], arguments(mount, &plan)?].concat();
+        return start(&arguments, plan.log.as_deref());
     }
     if let Some(path) = &plan.log {
-        let log = open_log(path)?;
-        rustix::stdio::dup2_stderr(&log)
-            .map_err(|error| FuseError::system("standard error")(error.into()))?;
+        log_to(path)?;
     }
     init_logging().map_err(StartError::from)?;
     daemon::run(&plan, || tell(&format!("{MOUNTED}{}", plan.dir.display())))
 }
 
+/// Goes on with a mount, and returns when that is done (`--background`) or the mount is over.
+pub fn upgrade(upgrade: &Upgrade) -> Result<(), FuseError> {
+    let dir =
+        mounts::full_name(&upgrade.dir).map_err(FuseError::system(upgrade.dir.display().to_string()))?;
+    if upgrade.background {
+        return start(&["upgrade".into(), dir.into()], None);
+    }
+    init_logging().map_err(StartError::from)?;
+    run_upgrade(&dir)
+}
+
+fn run_upgrade(dir: &Path) -> Result<(), FuseError> {
+    daemon::run_upgrade(dir, || tell(&format!("{TOOK_OVER}{}", dir.display())))
+}
+
 /// The process behind a mount: says in one line how it went, and goes on.
 pub fn serve_as_child(mount: &Mount) -> ExitCode {
-    // Nobody's terminal ends this. It fails where the process leads a group already, which is as good.
-    let _ = rustix::process::setsid();
-    let served = Plan::new(mount).and_then(|plan| {
+    as_child(|| {
+        let plan = Plan::new(mount)?;
         init_logging().map_err(StartError::from)?;
         daemon::run(&plan, || tell(&format!("{MOUNTED}{}", plan.dir.display())))
-    });
-    match served {
+    })
+}
+
+/// The process that goes on with a mount, in the same way.
+pub fn upgrade_as_child(upgrade: &Upgrade) -> ExitCode {
+    as_child(|| {
+        init_logging().map_err(StartError::from)?;
+        run_upgrade(&upgrade.dir)
+    })
+}
+
+fn as_child(serve: impl FnOnce() -> Result<(), FuseError>) -> ExitCode {
+    // Nobody's terminal ends this. It fails where the process leads a group already, which is as good.
+    let _ = rustix::process::setsid();
+    match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!(error = %failure, "not served");
@@ -60,11 +88,11 @@ fn tell(line: &str) -> io::Result<()> {
 }
 
 /// Starts a process and waits for its line.
-fn start(mount: &Mount, plan: &Plan) -> Result<(), FuseError> {
-    let log = plan.log.clone().unwrap_or_else(default_log);
+fn start(arguments: &[OsString], log: Option<&Path>) -> Result<(), FuseError> {
+    let log = log.map_or_else(default_log, Path::to_owned);
     let program = std::env::current_exe().map_err(FuseError::system("the program's own file"))?;
     let mut command = Command::new(program);
-    command.arg("mount").args(arguments(mount, plan)?).arg("--child");
+    command.args(arguments).arg("--child");
     let mut child = command
         .current_dir("/")
         .stdin(Stdio::null())
@@ -77,7 +105,8 @@ fn start(mount: &Mount, plan: &Plan) -> Result<(), FuseError> {
     let read = BufReader::new(stdout).read_line(&mut line);
     read.map_err(FuseError::system("the process behind the mount"))?;
     let line = line.trim_end();
-    match (line.starts_with(MOUNTED), line.strip_prefix(FAILED)) {
+    let is_usable = line.starts_with(MOUNTED) || line.starts_with(TOOK_OVER);
+    match (is_usable, line.strip_prefix(FAILED)) {
         (true, _) => tell(line).map_err(FuseError::system("standard output")),
         (false, Some(why)) => Err(FuseError::Failed(why.to_owned())),
         (false, None) => Err(FuseError::Silent(log)),
@@ -85,7 +114,7 @@ fn start(mount: &Mount, plan: &Plan) -> Result<(), FuseError> {
 }
 
 /// The same command line, by full names: the process is started in another directory.
-fn arguments(mount: &Mount, plan: &Plan) -> Result<Vec<std::ffi::OsString>, FuseError> {
+fn arguments(mount: &Mount, plan: &Plan) -> Result<Vec<OsString>, FuseError> {
     let mut all = vec![mount.name.clone().into(), plan.dir.clone().into_os_string()];
     for options in &mount.options {
         all.extend(["-o".into(), options.into()]);
@@ -115,6 +144,12 @@ fn default_log() -> PathBuf {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
     state.or(home).unwrap_or_else(std::env::temp_dir).join("curve/curve-fuse.log")
+}
+
+/// Sends the log there from now on.
+pub fn log_to(path: &Path) -> Result<(), FuseError> {
+    let log = open_log(path)?;
+    rustix::stdio::dup2_stderr(&log).map_err(|error| FuseError::system("standard error")(error.into()))
 }
 
 fn open_log(path: &Path) -> Result<File, FuseError> {

@@ -42,7 +42,7 @@ impl Plan {
     }
 
     /// What the command line says, without looking at the host.
-    fn of_words(mount: &Mount) -> Result<Self, FuseError> {
+    pub fn of_words(mount: &Mount) -> Result<Self, FuseError> {
         let options = options::parse(mount.options.iter().map(String::as_str), mount.sloppy)?;
         let (name, path) = match mount.name.split_once(':') {
             Some((name, path)) => (name, Some(path.to_owned())),

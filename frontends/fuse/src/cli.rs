@@ -9,10 +9,18 @@ const EXAMPLES: &str = "\
 Examples:
   curve-fuse mount data /mnt/data --background       returns when it is usable
   curve-fuse mount data /mnt/data -o ro,noatime
+  curve-fuse upgrade /mnt/data --background          this program goes on with the mount; open files stay open
   curve-fuse umount /mnt/data                        returns when everything is stored
 
   In /etc/fstab (with curve-fuse linked as /sbin/mount.curvefs):
     data  /mnt/data  curvefs  _netdev,mds=10.0.0.1:6700/10.0.0.2:6700/10.0.0.3:6700  0 0";
+
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  /usr/bin/curve-fuse upgrade /mnt/data --background
+      the installed version serves /mnt/data from now on
+  for dir in $(findmnt -nlo TARGET -t fuse.curvefs); do curve-fuse upgrade $dir --background; done
+      all mounts of this host";
 
 /// Mounts CurveFS file systems on this host.
 #[derive(Debug, Parser)]
@@ -31,6 +39,12 @@ pub enum Command {
     /// Prints `mounted DIR` once it is usable. A mount survives restarts and outages of every server: what needs them waits,
     /// and goes on (`-o soft,timeo=30s` lets it fail instead).
     Mount(Box<Mount>),
+    /// Go on with a mount that another process serves, in its place: for a new version, or new limits of the process.
+    ///
+    /// Programs notice nothing: open files, locks, mappings and directories being listed go on, and requests wait for a moment.
+    /// Prints `took over DIR` once they are served; the other process has ended then. If anything is in the way the other process
+    /// goes on, and it is said why. Options and configuration are those of the mount. To be run as the user who mounted.
+    Upgrade(Upgrade),
     /// Unmount a directory, and wait until everything that was written is stored.
     Umount(Umount),
     /// Print a completion script for a shell.
@@ -69,6 +83,20 @@ pub struct Mount {
     /// Ignore mount options that are not known (mount(8)'s `-s`).
     #[arg(long, hide = true)]
     pub sloppy: bool,
+    /// Started by a process that reads one line.
+    #[arg(long, hide = true)]
+    pub child: bool,
+}
+
+/// What to go on with.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = UPGRADE_EXAMPLES)]
+pub struct Upgrade {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Return as soon as the mount was taken over; a process of its own serves it.
+    #[arg(long)]
+    pub background: bool,
     /// Started by a process that reads one line.
     #[arg(long, hide = true)]
     pub child: bool,
@@ -113,6 +141,7 @@ mod tests {
             (&["mount", "data"][..], "DIR"),
             (&["mount", "data", "/mnt", "--backgroud"], "--background"),
             (&["umount"], "DIR"),
+            (&["upgrade"], "DIR"),
         ] {
             let error =
                 Cli::try_parse_from([&["curve-fuse"], args].concat()).expect_err("refused").to_string();
@@ -120,5 +149,7 @@ mod tests {
         }
         let help = Cli::try_parse_from(["curve-fuse", "mount", "--help"]).expect_err("help").to_string();
         assert!(help.contains("attr_timeout=") && help.contains("/etc/fstab"), "{help}");
+        let help = Cli::try_parse_from(["curve-fuse", "upgrade", "--help"]).expect_err("help").to_string();
+        assert!(help.contains("curve-fuse upgrade /mnt/data --background"), "{help}");
     }
 }

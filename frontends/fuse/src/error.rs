@@ -1,7 +1,7 @@
 //! Why there is no mount, each with what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use curve_config::ConfigError;
@@ -11,6 +11,7 @@ use curvefs_client::{MountError, ObjectTooLarge};
 use curvefs_types::FsError;
 use thiserror::Error;
 
+use crate::handover::link::LinkError;
 use crate::options::OptionError;
 
 /// Why there is no mount, or why it did not end in order.
@@ -104,6 +105,41 @@ pub enum FuseError {
         /// What was seen.
         why: String,
     },
+    /// There is nothing to take over.
+    #[error("{dir} is not a CurveFS mount; {}", if mounts.is_empty() { "there is none on this host".to_owned() } else { format!("mounted are: {}", mounts.join(", ")) })]
+    NotMounted {
+        /// The directory.
+        dir: PathBuf,
+        /// What is.
+        mounts: Vec<String>,
+    },
+    /// The process of the mount does not listen.
+    #[error(
+        "nobody serves {dir} who could hand it over ({cause}): if its process is gone run `curve-fuse umount {dir}` and mount again; if it \
+         is of a version without `upgrade`, unmount and mount once"
+    )]
+    NoDoor {
+        /// The directory.
+        dir: PathBuf,
+        /// What was seen.
+        cause: io::Error,
+    },
+    /// The mount is another user's.
+    #[error("{dir} is served by user {user}; run `curve-fuse upgrade` as that user")]
+    NotYours {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
+    /// The process that serves the mount goes on.
+    #[error("{dir} was not taken over from the process that serves it, which goes on: {why}")]
+    Stays {
+        /// The directory.
+        dir: PathBuf,
+        /// What is in the way.
+        why: LinkError,
+    },
     /// A signal came before the mount was usable.
     #[error("ended by {0} before the mount was usable")]
     Interrupted(&'static str),
@@ -143,6 +179,11 @@ impl FuseError {
     /// Names what was tried.
     pub fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::System { what: what.into(), cause }
+    }
+
+    /// The mount stays with the process that serves it.
+    pub fn stays(dir: &Path, why: LinkError) -> Self {
+        Self::Stays { dir: dir.to_owned(), why }
     }
 
     /// Why the MDS grants no mount of a file system.

@@ -7,7 +7,8 @@
 //! | `checks`, `mounts` | whether it can be mounted there, in words; what the kernel has mounted |
 //! | `background` | a process of its own, waited for until the mount is usable |
 //! | `error` | why there is no mount, and what to do |
-//! | `daemon`, `health` | the mount: opened, served, ended in order |
+//! | `daemon`, `session`, `health` | the mount: opened; served, ended in order; how it is |
+//! | `handover` | from one process to the next, with its protocol |
 //! | `unmount`, `record` | taking a mount away, and waiting for its process |
 //!
 //! The file system itself is `curvefs-vfs` over `curvefs-client`; the kernel adaptor is `curvefs-fuse`.
@@ -17,11 +18,13 @@ mod checks;
 mod cli;
 mod daemon;
 mod error;
+mod handover;
 mod health;
 mod helper;
 mod mounts;
 mod options;
 mod record;
+mod session;
 mod unmount;
 
 use std::ffi::OsString;
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Mount(mount) if mount.child => background::serve_as_child(&mount),
         Command::Mount(mount) => exit(background::mount(&mount)),
+        Command::Upgrade(upgrade) if upgrade.child => background::upgrade_as_child(&upgrade),
+        Command::Upgrade(upgrade) => exit(background::upgrade(&upgrade)),
         Command::Umount(umount) => exit(unmount::unmount(&umount)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "curve-fuse", &mut io::stdout());

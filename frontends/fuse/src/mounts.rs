@@ -31,6 +31,12 @@ pub fn ours_at(lines: &[Line], dir: &Path) -> Option<Line> {
     lines.iter().rfind(|line| line.point == dir).filter(|line| line.kind == TYPE).cloned()
 }
 
+/// Where our mounts are, for people.
+pub fn ours(lines: &[Line]) -> Vec<String> {
+    let ours = lines.iter().filter(|line| line.kind == TYPE);
+    ours.map(|line| line.point.display().to_string()).collect()
+}
+
 /// The directory by its full name, without asking what is mounted there: its process may be gone.
 pub fn full_name(dir: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(dir)?;

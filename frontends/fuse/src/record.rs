@@ -1,11 +1,17 @@
-//! Which process is behind a mount: a file for each, named by the mount's device, so that `umount` can wait for the process.
-//! Nothing depends on it: without the file `umount` returns a moment earlier.
+//! Which process is behind a mount: a file for each, named by the mount's device, so that `umount` can wait for the process, and
+//! a socket beside it, so that `upgrade` finds it. The mount does not depend on them: without the file `umount` returns a moment
+//! earlier.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use curve_serving::process::is_dead;
+use tracing::info;
+
+use crate::handover::door::Door;
+use crate::mounts;
 
 /// Where root's mounts are recorded; others have their own runtime directory.
 const RUN: &str = "/run/curve/fuse";
@@ -24,13 +30,6 @@ pub struct Record {
 
 impl Record {
     /// Says that this process is behind the mount.
-    pub fn put(device: &str) -> io::Result<Self> {
-        let is_root = rustix::process::geteuid().is_root();
-        let place = if is_root { places().next() } else { places().nth(1) };
-        let place = place.ok_or_else(|| io::Error::other("$XDG_RUNTIME_DIR is not set"))?;
-        Self::put_in(&place, device)
-    }
-
     fn put_in(place: &Path, device: &str) -> io::Result<Self> {
         fs::create_dir_all(place)?;
         let file = place.join(device);
@@ -44,6 +43,70 @@ impl Drop for Record {
         // What stays names a process that is gone, which is seen.
         let _ = fs::remove_file(&self.file);
     }
+}
+
+/// What others find the process of a mount by: its record, and the door beside it.
+#[derive(Debug)]
+pub struct Post {
+    /// The mount's device.
+    pub device: String,
+    /// Where a process knocks that wants to go on with the mount.
+    pub door: Door,
+    record: Record,
+}
+
+impl Post {
+    /// For the mount at a directory. Without it the mount works all the same.
+    pub fn put(dir: &Path) -> Option<Self> {
+        let lines = mounts::all().ok()?;
+        let device = mounts::ours_at(&lines, dir)?.device;
+        let put = own_place().and_then(|place| {
+            let record = Record::put_in(&place, &device)?;
+            Ok((record, Door::open(door_in(&place, &device))?))
+        });
+        Self::of(device, put)
+    }
+
+    /// For a mount that another process has left, with its door.
+    pub fn inherit(device: &str, listener: OwnedFd) -> Option<Self> {
+        let put = own_place().and_then(|place| {
+            let record = Record::put_in(&place, device)?;
+            Ok((record, Door::inherit(door_in(&place, device), listener)?))
+        });
+        Self::of(device.to_owned(), put)
+    }
+
+    fn of(device: String, put: io::Result<(Record, Door)>) -> Option<Self> {
+        match put {
+            Ok((record, door)) => Some(Self { device, door, record }),
+            Err(error) => {
+                info!(%error, "the process of the mount is not recorded: `curve-fuse umount` will not wait for it, and `curve-fuse upgrade` will not find it");
+                None
+            }
+        }
+    }
+
+    /// Another process has taken its place: files stay.
+    pub fn leave(self) {
+        self.door.leave();
+        std::mem::forget(self.record);
+    }
+}
+
+/// Where this process records its mounts.
+fn own_place() -> io::Result<PathBuf> {
+    let is_root = rustix::process::geteuid().is_root();
+    let place = if is_root { places().next() } else { places().nth(1) };
+    place.ok_or_else(|| io::Error::other("$XDG_RUNTIME_DIR is not set"))
+}
+
+fn door_in(place: &Path, device: &str) -> PathBuf {
+    place.join(format!("{device}.sock"))
+}
+
+/// Where the door of a mount may be.
+pub fn doors(device: &str) -> Vec<PathBuf> {
+    places().map(|place| door_in(&place, device)).collect()
 }
 
 /// The process behind a mount, if it is recorded and lives.

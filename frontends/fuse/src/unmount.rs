@@ -59,11 +59,7 @@ pub fn unmount(umount: &Umount) -> Result<(), UnmountError> {
     let dir = mounts::full_name(&umount.dir).map_err(system(umount.dir.display().to_string()))?;
     let lines = mounts::all().map_err(system("/proc/self/mountinfo".into()))?;
     let Some(line) = mounts::ours_at(&lines, &dir) else {
-        let ours = lines.into_iter().filter(|line| line.kind == mounts::TYPE);
-        return Err(UnmountError::NotMounted {
-            dir,
-            mounts: ours.map(|line| line.point.display().to_string()).collect(),
-        });
+        return Err(UnmountError::NotMounted { dir, mounts: mounts::ours(&lines) });
     };
     let process = record::process(&line.device);
     take_away(&dir, umount.lazy)?;

@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -279,6 +280,7 @@ fn a_mount_whose_process_died_is_said_and_can_be_replaced() {
     drop(file);
     assert!(fs::read(point.join("file")).is_err());
     bad(&cluster.mount(&[]), "curve-fuse umount");
+    bad(&cluster.run(&["upgrade", "mnt"]), "curve-fuse umount");
     good(&cluster.umount());
     good(&cluster.mount(&["-o", "noexec"]));
     assert_eq!(fs::read(point.join("file")).unwrap(), b"synced");
@@ -317,4 +319,173 @@ fn what_cannot_be_mounted_is_said_and_leaves_nothing() {
     assert!(!is_mounted(&cluster.point()));
     let state = cluster.world.state();
     assert_eq!(state.mds.mounts.len(), state.mds.unmounted.len());
+}
+
+/// Where the process of the mount listens, and its number.
+fn door(point: &Path) -> (PathBuf, u32) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.contains(&format!(" {} ", point.display()))).unwrap();
+    let place = Path::new("/run/curve/fuse");
+    let device = line.split(' ').nth(2).unwrap();
+    let process = fs::read_to_string(place.join(device)).unwrap().parse().unwrap();
+    (place.join(format!("{device}.sock")), process)
+}
+
+/// A process that wants to go on with the mount, by hand: says what it says, and hears what it hears.
+struct Next(UnixStream);
+
+impl Next {
+    fn knock(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(STEP_MAX)).unwrap();
+        let mut next = Self(stream);
+        next.say(1, b"CURVEHND\x01\x00");
+        next
+    }
+
+    fn say(&mut self, kind: u8, body: &[u8]) {
+        let message = [&[kind], &(body.len() as u64).to_le_bytes()[..], body].concat();
+        self.0.write_all(&message).unwrap();
+    }
+
+    /// The kind of the next message; the descriptors that come with it are lost, which is what a process does that dies.
+    fn hear(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut header = [0; 9];
+        self.0.read_exact(&mut header).ok()?;
+        let mut body = vec![0; u64::from_le_bytes(header[1..].try_into().unwrap()) as usize];
+        self.0.read_exact(&mut body).ok()?;
+        Some((header[0], body))
+    }
+}
+
+fn healthz(address: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").ok()?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).ok()?;
+    Some(said)
+}
+
+#[test]
+fn another_process_goes_on_with_a_mount() {
+    let Some(cluster) = Cluster::start() else { return };
+    let point = cluster.point();
+    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    good(&cluster.mount(&["--http", &http]));
+    fs::create_dir(point.join("dir")).unwrap();
+    let mut file = fs::File::create(point.join("dir/open")).unwrap();
+    let mut expected = Vec::new();
+    for round in 0..4_u8 {
+        file.write_all(&[round; 5000]).unwrap();
+        expected.extend([round; 5000]);
+        let (_, before) = door(&point);
+        let said = good(&cluster.run(&["upgrade", "mnt", "--background"]));
+        assert_eq!(said.trim(), format!("took over {}", point.canonicalize().unwrap().display()));
+        assert_ne!(door(&point).1, before);
+        wait_for("the end of the process before", || !is_running(before));
+        wait_for("metrics", || healthz(&http).is_some_and(|said| said.contains("200 OK")));
+        assert!(fs::read(point.join("dir/open")).unwrap() == expected);
+    }
+    drop(file);
+    assert!(cluster.log().contains("handed over") && cluster.log().contains("took the mount over"));
+    {
+        let state = cluster.world.state();
+        assert_eq!((state.mds.mounts.len(), state.mds.unmounted.len()), (1, 0), "it is the same mount");
+    }
+    good(&cluster.umount());
+    assert_eq!(cluster.world.state().mds.unmounted, [1]);
+    good(&cluster.mount(&[]));
+    assert!(fs::read(point.join("dir/open")).unwrap() == expected);
+    // In the foreground, and a directory of the file system: also one that has another name by now.
+    good(&cluster.umount());
+    let log = format!("log={}", cluster.dir.path().join("log").display());
+    good(&cluster.run(&["mount", "demo:/dir", "mnt", "--background", "-o", &log]));
+    let mut child = cluster.command(&["upgrade", "mnt"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("took over "), "{line}");
+    assert!(fs::read(point.join("open")).unwrap() == expected);
+    kill(&child, rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    assert!(!is_mounted(&point));
+    assert_eq!(cluster.world.problems(), Vec::<String>::new());
+}
+
+fn is_running(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_mount_stays_with_its_process_whatever_the_next_does() {
+    let Some(cluster) = Cluster::start() else { return };
+    let point = cluster.point();
+    bad(&cluster.run(&["upgrade", "mnt"]), "not a CurveFS mount");
+    good(&cluster.mount(&[]));
+    let mut file = fs::File::create(point.join("open")).unwrap();
+    let (socket, process) = door(&point);
+    let mut written = 0;
+    let mut goes_on = |what: &str| {
+        file.write_all(b"x").unwrap();
+        file.sync_all().unwrap();
+        written += 1;
+        assert_eq!(fs::metadata(point.join("open")).unwrap().len(), written, "{what}");
+        assert_eq!(door(&point).1, process, "{what}");
+    };
+    // It hangs up after each step, or says what nobody expects; the last one after it was told to go.
+    for steps in [&[][..], &[9], &[7], &[4], &[4, 2], &[4, 6]] {
+        let mut next = Next::knock(&socket);
+        assert_eq!(next.hear().unwrap().0, 3, "terms");
+        for (step, kind) in steps.iter().enumerate() {
+            next.say(*kind, b"");
+            let (heard, body) = next.hear().unwrap();
+            let expected = if *kind == 4 && step == 0 {
+                5
+            } else if *kind == 6 {
+                7
+            } else {
+                2
+            };
+            assert_eq!(heard, expected, "{steps:?}: {}", String::from_utf8_lossy(&body));
+        }
+        drop(next);
+        goes_on(&format!("{steps:?}"));
+    }
+    // One at a time.
+    let mut first = Next::knock(&socket);
+    first.hear().unwrap();
+    bad(&cluster.run(&["upgrade", "mnt", "--background"]), "right now");
+    drop(first);
+    goes_on("two at once");
+    let mut old = Next(UnixStream::connect(&socket).unwrap());
+    old.say(1, b"CURVEHND\x00\x00");
+    let (kind, why) = old.hear().unwrap();
+    assert!(kind == 2 && String::from_utf8_lossy(&why).contains("version 0 is not known"));
+    // What the next process needs is not there.
+    cluster.world.state().mds.down = true;
+    bad(&cluster.run(&["upgrade", "mnt"]), "no MDS");
+    cluster.world.state().mds.down = false;
+    goes_on("no MDS");
+    assert!(cluster.log().contains("not handed over; serving on"));
+    wait_for("the door", || cluster.run(&["upgrade", "mnt", "--background"]).status.success());
+    assert_ne!(door(&point).1, process);
+    drop(file);
+    good(&cluster.umount());
+    assert_eq!(cluster.world.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_signal_during_a_handover_ends_the_mount() {
+    let Some(cluster) = Cluster::start() else { return };
+    let point = cluster.point();
+    good(&cluster.mount(&[]));
+    fs::write(point.join("file"), "x").unwrap();
+    let (socket, process) = door(&point);
+    let mut next = Next::knock(&socket);
+    next.hear().unwrap();
+    let pid = rustix::process::Pid::from_raw(process as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    wait_for("unmounting", || !is_mounted(&point) && !is_running(process));
+    assert!(next.hear().is_none(), "hung up");
+    assert_eq!(cluster.world.state().mds.unmounted, [1]);
+    assert!(!socket.exists());
 }

@@ -1,9 +1,11 @@
 //! A mounted CurveFS: one `curve-fuse` process in the foreground.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -33,7 +35,7 @@ impl FsMount {
         std::fs::create_dir_all(dir).expect("a directory");
         let file = dir.file_name().expect("a directory has a name").to_string_lossy().into_owned();
         let log = playground.dir().join("log").join(format!("mount-{file}.log"));
-        let output = std::fs::File::options().create(true).append(true).open(&log).expect("a log");
+        let output = File::options().create(true).append(true).open(&log).expect("a log");
         let mut process = Command::new(binary("curve-fuse"))
             .args(["mount", name])
             .arg(dir)
@@ -55,6 +57,29 @@ impl FsMount {
             sleep(Duration::from_millis(20)).await;
         }
         Self { process, dir: dir.to_path_buf(), log }
+    }
+
+    /// Another process goes on with the mount, in its place. Returns when programs are served and the one before has ended.
+    pub async fn upgrade(&mut self) {
+        let output = File::options().append(true).open(&self.log).expect("a log");
+        let mut next = Command::new(binary("curve-fuse"))
+            .arg("upgrade")
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("curve-fuse starts");
+        let mut line = String::new();
+        let stdout = next.stdout.take().expect("it is piped");
+        let read = timeout(MOUNT_WITHIN, BufReader::new(stdout).read_line(&mut line)).await;
+        read.unwrap_or_else(|_| panic!("not taken over: {}", self.log())).expect("a pipe can be read");
+        assert_eq!(line.trim_end(), format!("took over {}", self.dir.display()), "{}", self.log());
+        let mut before = std::mem::replace(&mut self.process, next);
+        let ended = timeout(END_WITHIN, before.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the process before runs on: {}", self.log()));
+        assert!(ended.expect("a child can be waited for").success(), "{}", self.log());
     }
 
     /// Where it is mounted.

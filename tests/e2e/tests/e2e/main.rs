@@ -8,6 +8,7 @@ mod curvefs;
 mod curvefs_differential;
 mod curvefs_posix;
 mod curvefs_programs;
+mod curvefs_upgrade;
 mod faults;
 mod filesystems;
 mod guest;
