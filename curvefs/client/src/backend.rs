@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curvefs_data::{BackendOptions, ObjectBackend, ObjectStore, Patience, S3Access, S3Bucket};
+use curvefs_data::{
+    BackendOptions, CountedStore, ObjectBackend, ObjectStore, Patience, S3Access, S3Bucket, StoreMeters,
+};
 use curvefs_types::WriterId;
 use curvefs_types::limits::CHUNK_BYTES;
 use thiserror::Error;
@@ -23,6 +25,7 @@ pub struct ObjectTooLarge(u32);
 pub struct S3Data {
     backend: Arc<ObjectBackend>,
     buckets: Vec<Arc<S3Bucket>>,
+    meters: Arc<StoreMeters>,
 }
 
 impl S3Data {
@@ -52,14 +55,23 @@ impl S3Data {
             1..=OBJECT_BYTES_MAX => options.object_bytes = object_bytes,
             _ => return Err(ObjectTooLarge(object_bytes)),
         }
-        let stores = buckets.iter().map(|bucket| bucket.clone() as Arc<dyn ObjectStore>).collect();
+        let meters = Arc::new(StoreMeters::default());
+        let counted = |bucket: &Arc<S3Bucket>| -> Arc<dyn ObjectStore> {
+            Arc::new(CountedStore::new(bucket.clone(), meters.clone()))
+        };
+        let stores = buckets.iter().map(counted).collect();
         let backend = ObjectBackend::new(stores, file_system.id, writer, options);
-        Ok(Self { backend: Arc::new(backend), buckets })
+        Ok(Self { backend: Arc::new(backend), buckets, meters })
     }
 
     /// For `vfs`.
     pub fn backend(&self) -> Arc<ObjectBackend> {
         self.backend.clone()
+    }
+
+    /// What was asked of the store.
+    pub fn meters(&self) -> Arc<StoreMeters> {
+        self.meters.clone()
     }
 
     /// What replaces the keys when the record changes: see `Mount::follow_record`.

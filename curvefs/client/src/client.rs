@@ -13,13 +13,14 @@ use curvefs_types::{
     Answer, Ask, FsError, FsFuture, FsId, InodeId, Metadata, NameOp, Op, PartitionId, Query, Reply, Request,
     Usage,
 };
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::grant::MountKey;
+use crate::inspect::PartitionPing;
 use crate::place::{Depths, spread};
 use crate::router::{BadPartitions, Member, Partitions, Router};
 use crate::trail::{Failure, Guess, Next, RetryLimits, Trail};
@@ -158,6 +159,28 @@ impl Client {
     /// Goes on with the numbers of the process before. Before the first change, or partitions would take it for an old one.
     pub fn set_numbers(&self, numbers: Vec<(PartitionId, Sequence)>) {
         self.router().set_numbers(numbers);
+    }
+    /// The partition that holds an inode, and who leads it as far as is known.
+    pub fn whereabouts(&self, inode: InodeId) -> (PartitionId, Option<Member>) {
+        let router = self.router();
+        let partition = router.home(inode);
+        (partition, router.target(partition, None))
+    }
+
+    /// Asks each partition a question, and waits for each answer no longer than that.
+    pub(crate) async fn ping(&self, within: Duration) -> Vec<PartitionPing> {
+        let partitions = self.router().partitions();
+        let ping = |(id, inode)| async move {
+            let asked = self.router().target(id, None).map(|member| member.node);
+            let begun = Instant::now();
+            let asking = self.while_active(self.ask_at(inode, Query::StatFs { inode }));
+            let answer = match tokio::time::timeout(within, asking).await {
+                Ok(answered) => answered.map(|_| begun.elapsed()),
+                Err(_) => Err(FsError::TimedOut),
+            };
+            PartitionPing { id, asked, answer }
+        };
+        join_all(partitions.into_iter().map(ping)).await
     }
 
     /// Takes over partitions as the MDS tells them.

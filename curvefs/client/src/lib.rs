@@ -9,6 +9,8 @@
 //! | `place` | pure: where new directories go |
 //! | `grant` | what the MDS tells, in our own types |
 //! | `subtree` | [`Subtree`]: a directory as the root of a mount |
+//! | `counted` | [`CountedMetadata`]: a decorator that counts |
+//! | `inspect` | what a mount finds out about its servers |
 //! | `backend` | with the feature `s3`: the data backend that the record describes |
 //!
 //! Sockets are the network's (`curve_io::Network`), the MDS is a transport (`curve_proto`): a simulator runs the same code.
@@ -18,7 +20,9 @@
 #[cfg(feature = "s3")]
 mod backend;
 mod client;
+mod counted;
 mod grant;
+mod inspect;
 mod mount;
 mod numbers;
 mod place;
@@ -29,7 +33,9 @@ mod trail;
 #[cfg(feature = "s3")]
 pub use backend::{ObjectTooLarge, S3Data};
 pub use client::{Client, MountState};
+pub use counted::CountedMetadata;
 pub use grant::{FileSystem, Grant, Held, MountKey, S3Record};
+pub use inspect::{MdsSaid, PartitionPing};
 pub use mount::{Mount, MountError, MountRequest};
 pub use router::{BadPartitions, Member, PartitionInfo, Partitions};
 pub use subtree::Subtree;

@@ -80,6 +80,7 @@ pub struct Mount {
     record: watch::Receiver<FileSystem>,
     reachable: watch::Receiver<bool>,
     silent: Arc<AtomicBool>,
+    refreshed: watch::Receiver<Instant>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -126,13 +127,20 @@ impl Mount {
         let client = Arc::new(client);
         let (news, record) = watch::channel(grant.file_system.clone());
         let (reached, reachable) = watch::channel(true);
+        let (refreshing, refreshed) = watch::channel(Instant::now());
         let silent = Arc::new(AtomicBool::new(false));
-        let keeper =
-            Keeper { mds: mds.clone(), client: client.clone(), news, reached, silent: silent.clone() };
+        let keeper = Keeper {
+            mds: mds.clone(),
+            client: client.clone(),
+            news,
+            reached,
+            silent: silent.clone(),
+            refreshing,
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.keep_lease(grant.lease));
         tasks.spawn(keep_map(mds.clone(), client.clone()));
-        Ok(Self { mds, client, grant, record, reachable, silent, tasks: Mutex::new(tasks) })
+        Ok(Self { mds, client, grant, record, reachable, silent, refreshed, tasks: Mutex::new(tasks) })
     }
 
     /// What another process needs to take it over.
@@ -168,6 +176,15 @@ impl Mount {
     /// Whether the MDS answered when it was asked last.
     pub fn reaches_mds(&self) -> bool {
         *self.reachable.borrow()
+    }
+
+    /// When the MDS last said that the mount goes on.
+    pub(crate) fn refreshed(&self) -> Instant {
+        *self.refreshed.borrow()
+    }
+
+    pub(crate) fn mds(&self) -> &MdsApi {
+        &self.mds
     }
 
     /// Calls `follow` with each new record, as long as the mount lives; also with one that has come since the grant.
@@ -251,6 +268,7 @@ struct Keeper {
     news: watch::Sender<FileSystem>,
     reached: watch::Sender<bool>,
     silent: Arc<AtomicBool>,
+    refreshing: watch::Sender<Instant>,
 }
 
 impl Keeper {
@@ -263,6 +281,7 @@ impl Keeper {
             }
             match self.refresh().await {
                 Ok(refreshed) => {
+                    self.refreshing.send_replace(Instant::now());
                     lease = refreshed.lease;
                     pause = lease / REFRESHES_PER_LEASE;
                     self.take_over(refreshed);

@@ -40,7 +40,8 @@ impl Subtree {
         self.top
     }
 
-    fn inward(&self, inode: InodeId) -> InodeId {
+    /// The number in the file system of what the mount calls by `inode`.
+    pub fn inward(&self, inode: InodeId) -> InodeId {
         if inode == InodeId::ROOT { self.top } else { inode }
     }
 

@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::bucket::{DELETE_MAX, ObjectStore};
 use crate::error::DataError;
 use crate::format::{ObjectName, stored_len, stored_range};
+use crate::located::ObjectPart;
 use crate::memory::MemoryBucket;
 use crate::options::BackendOptions;
-use crate::probe::{ProbeError, probe_bucket};
+use crate::probe::{ProbeError, ProbeTimes, probe_bucket, time_bucket};
 use crate::retry::retry;
 
 /// Memory is counted in units of this, since a semaphore counts in 32 bits.
@@ -112,6 +113,41 @@ impl ObjectBackend {
     pub async fn check(&self, nonce: u64) -> Result<(), ProbeError> {
         let probes = self.buckets.iter().map(|bucket| probe_bucket(&**bucket, nonce));
         futures::future::try_join_all(probes).await.map(drop)
+    }
+
+    /// Uses each bucket once, and says of each how long it took or what does not work. `nonce` tells probes apart.
+    pub async fn time_buckets(&self, nonce: u64) -> Vec<(String, Result<ProbeTimes, ProbeError>)> {
+        let probes = self
+            .buckets
+            .iter()
+            .map(|bucket| async move { (bucket.name().to_owned(), time_bucket(&**bucket, nonce).await) });
+        futures::future::join_all(probes).await
+    }
+
+    /// The objects that an extent's bytes are in, in order of the file; none of what was never written.
+    pub fn locate(&self, extent: &Extent) -> Vec<ObjectPart> {
+        let DataRef::Slice { slice, bytes, at } = extent.data else { return Vec::new() };
+        let end = at.saturating_add(extent.len).min(bytes);
+        let mut offset = extent.offset;
+        let part = |piece: Piece| {
+            let len = piece.wanted.len() as u32;
+            let part = ObjectPart {
+                offset,
+                len,
+                bucket: self.buckets[self.bucket(&piece.name)].name().to_owned(),
+                object: piece.name.to_string(),
+                object_bytes: piece.content,
+                at: piece.wanted.start,
+            };
+            offset += u64::from(len);
+            part
+        };
+        self.pieces(SliceRef { slice, bytes }, at.min(end)..end).map(part).collect()
+    }
+
+    /// What it may use.
+    pub fn options(&self) -> &BackendOptions {
+        &self.options
     }
 
     fn bucket(&self, name: &ObjectName) -> usize {

@@ -7,8 +7,10 @@
 
 mod backend;
 mod bucket;
+mod counted;
 mod error;
 mod format;
+mod located;
 mod memory;
 mod options;
 mod probe;
@@ -19,11 +21,13 @@ mod s3;
 
 pub use backend::ObjectBackend;
 pub use bucket::{ObjectFuture, ObjectStore};
+pub use counted::{CountedStore, StoreMeters};
 pub use error::DataError;
 pub use format::{BLOCK_BYTES, CHECKSUM_BYTES, ObjectName};
+pub use located::ObjectPart;
 pub use memory::{Fault, MemoryBucket};
 pub use options::{BackendOptions, Patience, S3Access, SecretKey};
-pub use probe::{PROBE_TIMEOUT, ProbeError, probe_bucket};
+pub use probe::{PROBE_TIMEOUT, ProbeError, ProbeTimes, probe_bucket, time_bucket};
 pub use purge::{objects_of, purge};
 #[cfg(feature = "s3")]
 pub use s3::S3Bucket;

@@ -54,9 +54,37 @@ pub enum ProbeError {
     },
 }
 
+/// How long the requests of a probe took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ProbeTimes {
+    /// Putting 256 KiB.
+    pub put: Duration,
+    /// Getting them.
+    pub get: Duration,
+    /// Deleting the object.
+    pub delete: Duration,
+}
+
+impl ProbeError {
+    /// The stable name of what is wrong.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Failed { cause, .. } => cause.code(),
+            Self::Wrong { .. } => "OBJECT_DAMAGED",
+            Self::NotDeleted { .. } => "STORE_REFUSED",
+            Self::Slow { .. } => "STORE_SLOW",
+        }
+    }
+}
+
+/// Whether a bucket can be used: see [`time_bucket`].
+pub async fn probe_bucket(bucket: &dyn ObjectStore, nonce: u64) -> Result<(), ProbeError> {
+    time_bucket(bucket, nonce).await.map(drop)
+}
+
 /// Puts, gets and deletes an object of its own, in at most [`PROBE_TIMEOUT`]. `nonce` tells probes that run at the same time
 /// apart. There are no repetitions: who asks wants to know what is wrong now.
-pub async fn probe_bucket(bucket: &dyn ObjectStore, nonce: u64) -> Result<(), ProbeError> {
+pub async fn time_bucket(bucket: &dyn ObjectStore, nonce: u64) -> Result<ProbeTimes, ProbeError> {
     let object = format!("probe/{nonce:016x}");
     let probing = steps(bucket, &object);
     match timeout(PROBE_TIMEOUT, probing).await {
@@ -67,21 +95,21 @@ pub async fn probe_bucket(bucket: &dyn ObjectStore, nonce: u64) -> Result<(), Pr
     }
 }
 
-async fn steps(bucket: &dyn ObjectStore, object: &str) -> Result<(), ProbeError> {
+async fn steps(bucket: &dyn ObjectStore, object: &str) -> Result<ProbeTimes, ProbeError> {
     let content = (0..PROBE_BYTES).map(|at| (at % 251) as u8).collect::<Bytes>();
     let name = || bucket.name().to_owned();
-    step(bucket, "PUT", bucket.put(object.into(), content.clone())).await?;
-    let whole = step(bucket, "GET", bucket.get(object.into(), 0..PROBE_BYTES as u64)).await?;
+    let ((), put) = step(bucket, "PUT", bucket.put(object.into(), content.clone())).await?;
+    let (whole, get) = step(bucket, "GET", bucket.get(object.into(), 0..PROBE_BYTES as u64)).await?;
     if whole != content {
         return Err(ProbeError::Wrong { bucket: name(), step: "GET" });
     }
-    let part = step(bucket, "ranged GET", bucket.get(object.into(), 1000..2000)).await?;
+    let (part, _) = step(bucket, "ranged GET", bucket.get(object.into(), 1000..2000)).await?;
     if part != content[1000..2000] {
         return Err(ProbeError::Wrong { bucket: name(), step: "ranged GET" });
     }
-    step(bucket, "DELETE", bucket.delete(vec![object.into()])).await?;
+    let ((), delete) = step(bucket, "DELETE", bucket.delete(vec![object.into()])).await?;
     match bucket.get(object.into(), 0..1).await {
-        Err(DataError::Missing { .. }) => Ok(()),
+        Err(DataError::Missing { .. }) => Ok(ProbeTimes { put, get, delete }),
         Ok(_) => Err(ProbeError::NotDeleted { bucket: name() }),
         Err(cause) => Err(ProbeError::Failed { bucket: name(), step: "GET after DELETE", cause }),
     }
@@ -91,7 +119,7 @@ async fn step<T>(
     bucket: &dyn ObjectStore,
     step: &'static str,
     call: crate::bucket::ObjectFuture<'_, T>,
-) -> Result<T, ProbeError> {
+) -> Result<(T, Duration), ProbeError> {
     let begun = Instant::now();
     let done =
         call.await.map_err(|cause| ProbeError::Failed { bucket: bucket.name().into(), step, cause })?;
@@ -99,7 +127,7 @@ async fn step<T>(
     if took > REQUEST_MAX {
         return Err(ProbeError::Slow { bucket: bucket.name().into(), step, took });
     }
-    Ok(done)
+    Ok((done, took))
 }
 
 #[cfg(test)]

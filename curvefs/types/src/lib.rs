@@ -10,6 +10,7 @@
 //! | `map` | which partition holds which inodes |
 //! | `error` | why not, with errno and stable code |
 //! | `wire`, `keys` | the bytes of values and of keys |
+//! | `meter` | counting calls |
 //! | `seam`, `options` | what `vfs` stands on: `Metadata`, `DataBackend`; mount options |
 //!
 //! # What always holds
@@ -36,6 +37,7 @@ pub mod keys;
 pub mod limits;
 mod lock;
 mod map;
+mod meter;
 mod name;
 mod op;
 mod options;
@@ -55,6 +57,7 @@ pub use extent::{DataRef, Extent, Freed, SliceRef};
 pub use ids::{FsId, InodeId, LockOwner, MountId, PartitionId, SERIAL_BITS, SliceId, WriterId};
 pub use lock::{FileLock, LockFamily, LockKind, LockRange};
 pub use map::{MapLine, PartitionMap};
+pub use meter::{Meter, Metered, Metering};
 pub use name::{Name, XattrName};
 pub use op::{NameOp, NewInode, Op, Place, RenameMode, Reply, Request, Told, Vote, Xattr};
 pub use options::MountOptions;

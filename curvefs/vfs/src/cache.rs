@@ -88,7 +88,6 @@ impl BlockCache {
     }
 
     /// Bytes held.
-    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         locked(&self.blocks).bytes
     }

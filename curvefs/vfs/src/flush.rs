@@ -69,6 +69,7 @@ impl Core {
     /// Publishes one batch. The caller holds `publish`.
     async fn publish_batch(&self, inode: &Inode) -> Result<Option<u64>, FsError> {
         let Some(flushing) = inode.state().begin(BATCH_BYTES) else { return Ok(None) };
+        let metering = self.counters.publishes.begin();
         let mut started = Started { core: self, inode, is_over: false };
         let stored = match &flushing.batch {
             Batch::At(pieces) => self.store_runs(inode.id, runs(pieces, CHUNK_BYTES)).await,
@@ -81,6 +82,7 @@ impl Core {
         started.is_over = true;
         let (attr, base, extents) = published.map_err(|error| self.publish_failed(inode, error))?;
         let freed = inode.state().end(attr, base, &extents);
+        metering.done(freed);
         self.budget.free(freed);
         self.tell_kernel(inode);
         Ok(Some(freed))
@@ -90,7 +92,9 @@ impl Core {
         let mut state = inode.state();
         let mut freed = state.fail(error);
         if is_final(error) {
-            freed += state.discard();
+            let lost = state.discard();
+            self.counters.lost(lost);
+            freed += lost;
         }
         state.retry_at = Some(Instant::now() + RETRY);
         drop(state);

@@ -12,6 +12,7 @@
 //! | `shared` | the table of inodes, limits, tasks |
 //! | `dirty`, `extents`, `readahead`, `acl` | pure: written pieces, known extents, how far to read ahead, inherited ACLs |
 //! | `cache` | blocks that were read |
+//! | `counters` | what is counted, and what a mount says of itself |
 //! | `memory` | a data backend in memory |
 //!
 //! Absent: permissions (the kernel checks them against the attributes and ACLs given here), names in caches (the kernel
@@ -20,6 +21,7 @@
 mod acl;
 mod attrs;
 mod cache;
+mod counters;
 mod dirs;
 mod dirty;
 mod extents;
@@ -40,6 +42,7 @@ mod write;
 mod xattrs;
 
 pub use crate::shared::KernelCaches;
+pub use counters::{Counters, ExtentPage, Pending, VirtualAttributes};
 pub use dirs::Line;
 pub use handle::OpenMode;
 pub use handover::{DirPage, KnownInode, OpenDir, OpenFile, VfsState};

@@ -28,7 +28,9 @@ impl Vfs {
         if !file.mode.read {
             return Err(FsError::Access);
         }
+        let metering = self.core.counters.reads.begin();
         let bytes = self.core.read_bytes(&file.inode, offset, u64::from(len)).await?;
+        metering.done(bytes.len() as u64);
         self.read_ahead(&file, offset, bytes.len() as u64);
         Ok(bytes)
     }

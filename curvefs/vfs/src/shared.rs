@@ -14,6 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::cache::BlockCache;
+use crate::counters::{Counters, VirtualAttributes};
 use crate::flush::FILES_AT_ONCE;
 use crate::handle::{DirHandle, FileHandle};
 use crate::inode::Inode;
@@ -72,6 +73,8 @@ pub(crate) struct Core {
     /// Something is to be flushed before its time.
     pub work: Notify,
     pub kernel: OnceLock<Arc<dyn KernelCaches>>,
+    pub attributes: OnceLock<Arc<dyn VirtualAttributes>>,
+    pub counters: Counters,
     inodes: Mutex<HashMap<InodeId, Arc<Inode>>>,
     due: Mutex<BTreeSet<InodeId>>,
     pub files: Mutex<HashMap<u64, Arc<FileHandle>>>,
@@ -102,6 +105,8 @@ impl Core {
             options,
             work: Notify::new(),
             kernel: OnceLock::new(),
+            attributes: OnceLock::new(),
+            counters: Counters::default(),
             inodes: Mutex::default(),
             due: Mutex::default(),
             files: Mutex::default(),

@@ -45,11 +45,12 @@ impl Vfs {
         append: bool,
         kill_priv: bool,
     ) -> Result<u32, FsError> {
-        let len = data.len() as u64;
+        let (metering, len) = (self.core.counters.writes.begin(), data.len() as u64);
         if offset.checked_add(len).is_none_or(|end| end > FILE_BYTES_MAX) {
             return Err(FsError::TooBig);
         }
         if len == 0 {
+            metering.done(0);
             return Ok(0);
         }
         self.core.take_budget(len).await?;
@@ -79,6 +80,7 @@ impl Vfs {
         if unpublished >= STREAM_BYTES || self.core.budget.is_tight() {
             self.core.set_due(inode.id);
         }
+        metering.done(len);
         Ok(len as u32)
     }
 

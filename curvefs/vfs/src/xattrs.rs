@@ -1,4 +1,10 @@
-//! Extended attributes, and the virtual ones that tell what is below a directory.
+//! Extended attributes, and virtual ones, which are read only and not listed, so that copies do not carry them:
+//!
+//! | name | says |
+//! |---|---|
+//! | `curve.dir.{files,subdirs,entries,fbytes}`, `curve.dir.{rfiles,…}` | one counter of a directory, its own or that of everything below it |
+//! | `curve.dir.usage` | all of them at once: a line `NAME VALUE` each |
+//! | `curve.…`, `system.curve.…` | what the mount says of a file and of itself: [`crate::VirtualAttributes`] |
 
 use bytes::Bytes;
 use curvefs_types::{Answer, DirUsage, FsError, InodeId, Op, Query, Xattr, XattrName};
@@ -6,8 +12,14 @@ use curvefs_types::{Answer, DirUsage, FsError, InodeId, Op, Query, Xattr, XattrN
 use crate::acl;
 use crate::vfs::Vfs;
 
-/// Prefix of virtual attributes: read only, and not listed, so that copies do not carry them.
-const VIRTUAL: &[u8] = b"curve.dir.";
+/// Counters of directories.
+const DIR: &[u8] = b"curve.dir.";
+/// Prefixes of all virtual attributes. The kernel asks for no permission for what begins with `system.`, and so asks for no
+/// attributes before: those can be read when no server answers.
+const VIRTUAL: [&[u8]; 2] = [b"curve.", b"system.curve."];
+/// Names of a directory's counters.
+const COUNTERS: [&str; 8] =
+    ["files", "subdirs", "entries", "fbytes", "rfiles", "rsubdirs", "rentries", "rfbytes"];
 
 /// Whether an attribute has to be there or must not be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,13 +33,21 @@ pub enum SetMode {
 }
 
 fn is_virtual(name: &XattrName) -> bool {
-    name.as_bytes().starts_with(VIRTUAL)
+    VIRTUAL.iter().any(|prefix| name.as_bytes().starts_with(prefix))
 }
 
-/// What a virtual attribute says.
-fn virtual_value(name: &XattrName, usage: &DirUsage) -> Option<i64> {
+/// What a virtual attribute of a directory says.
+fn dir_value(name: &[u8], usage: &DirUsage) -> Option<String> {
+    if name == b"usage" {
+        let line = |name: &&str| Some(format!("{name} {}\n", counter(name.as_bytes(), usage)?));
+        return COUNTERS.iter().map(line).collect();
+    }
+    counter(name, usage).map(|value| value.to_string())
+}
+
+fn counter(name: &[u8], usage: &DirUsage) -> Option<i64> {
     let (direct, all) = (usage.direct, usage.recursive);
-    Some(match name.as_bytes().strip_prefix(VIRTUAL)? {
+    Some(match name {
         b"files" => direct.files,
         b"subdirs" => direct.dirs,
         b"entries" => direct.files + direct.dirs,
@@ -43,16 +63,19 @@ fn virtual_value(name: &XattrName, usage: &DirUsage) -> Option<i64> {
 impl Vfs {
     /// An attribute's value.
     pub async fn get_xattr(&self, inode: InodeId, name: XattrName) -> Result<Bytes, FsError> {
-        if is_virtual(&name) {
+        if let Some(counter) = name.as_bytes().strip_prefix(DIR) {
             return match self.core.query(Query::DirUsage { inode }).await {
                 Ok(Answer::DirUsage { usage }) => {
-                    let value = virtual_value(&name, &usage).ok_or(FsError::NoAttribute)?;
-                    Ok(value.to_string().into())
+                    dir_value(counter, &usage).map(Bytes::from).ok_or(FsError::NoAttribute)
                 }
                 Ok(_) => Err(FsError::Corrupt),
                 Err(FsError::NotDir) => Err(FsError::NoAttribute),
                 Err(error) => Err(error),
             };
+        }
+        if is_virtual(&name) {
+            let Some(known) = self.core.attributes.get() else { return Err(FsError::NoAttribute) };
+            return known.value(self, inode, &name).await?.ok_or(FsError::NoAttribute);
         }
         self.published(inode).await?;
         match self.core.query(Query::GetXattr { inode, name }).await? {
@@ -134,14 +157,27 @@ mod tests {
             recursive: Usage { files: 10, dirs: 20, bytes: 30 },
         };
         for (name, value) in [
-            ("curve.dir.files", Some(1)),
-            ("curve.dir.entries", Some(3)),
-            ("curve.dir.rsubdirs", Some(20)),
-            ("curve.dir.rfbytes", Some(30)),
-            ("curve.dir.other", None),
-            ("user.files", None),
+            ("files", Some("1")),
+            ("entries", Some("3")),
+            ("rsubdirs", Some("20")),
+            ("rfbytes", Some("30")),
+            (
+                "usage",
+                Some(
+                    "files 1\nsubdirs 2\nentries 3\nfbytes 3\nrfiles 10\nrsubdirs 20\nrentries 30\nrfbytes 30\n",
+                ),
+            ),
+            ("other", None),
         ] {
-            assert_eq!(virtual_value(&XattrName::try_from(name).unwrap(), &usage), value, "{name}");
+            assert_eq!(dir_value(name.as_bytes(), &usage).as_deref(), value, "{name}");
+        }
+        for (name, expected) in [
+            ("curve.dir.x", true),
+            ("system.curve.stats", true),
+            ("user.curve.x", false),
+            ("system.x", false),
+        ] {
+            assert_eq!(is_virtual(&XattrName::try_from(name).unwrap()), expected, "{name}");
         }
     }
 }
