@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use curvefs_types::{FsError, InodeId, Kind, LockFamily, RenameMode, SetAttr};
-use curvefs_vfs::{Caller, Entry, LockWish, Making, Seek, SetMode, Space, Vfs};
+use curvefs_vfs::{Caller, Entry, LockWish, Making, Seek, SetMode, Space};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
@@ -21,8 +21,10 @@ use tokio::runtime::Handle;
 
 use crate::convert;
 use crate::convert::{errno, ino, inode};
+use crate::features::Features;
 use crate::gate::Gate;
 use crate::handover::{Agreed, LockWait};
+use crate::idmap::MappedVfs;
 use crate::mount::Notices;
 use crate::waits::Waiting;
 
@@ -64,8 +66,9 @@ fn capabilities() -> InitFlags {
 
 /// The kernel's side of a `Vfs`.
 pub(crate) struct CurveFuse {
-    vfs: Vfs,
+    vfs: MappedVfs,
     notices: Notices,
+    features: Features,
     runtime: Handle,
     gate: Arc<Gate>,
     /// Set already if another process has begun the session.
@@ -97,11 +100,28 @@ macro_rules! checked {
 
 impl CurveFuse {
     /// Serves on the current runtime.
-    pub fn new(vfs: Vfs, notices: Notices, gate: Arc<Gate>, agreed: Arc<OnceLock<Agreed>>) -> Self {
-        Self { vfs, notices, runtime: Handle::current(), gate, agreed }
+    pub fn new(
+        vfs: MappedVfs,
+        notices: Notices,
+        features: Features,
+        gate: Arc<Gate>,
+        agreed: Arc<OnceLock<Agreed>>,
+    ) -> Self {
+        Self { vfs, notices, features, runtime: Handle::current(), gate, agreed }
     }
 
+    /// Serves a request.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let vfs = self.vfs.clone();
+        self.spawn_uncounted(async move {
+            let metering = vfs.counters().requests.begin();
+            work.await;
+            metering.done(0);
+        });
+    }
+
+    /// Serves a request that may wait for other programs, which would spoil the mean of those that only wait for servers.
+    fn spawn_uncounted(&self, work: impl Future<Output = ()> + Send + 'static) {
         // Bounded by the kernel: it has so many requests under way at most. The runtime ends them with itself.
         let under_way = self.gate.enter();
         drop(self.runtime.spawn(async move {
@@ -163,7 +183,7 @@ fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
 
 /// `setattr` as the kernel sends it: the length goes its own way.
 async fn set_attr(
-    vfs: &Vfs,
+    vfs: &MappedVfs,
     id: InodeId,
     set: SetAttr,
     size: Option<u64>,
@@ -180,10 +200,12 @@ async fn set_attr(
 
 impl Filesystem for CurveFuse {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        if self.agreed.get().is_some() {
+        if let Some(agreed) = self.agreed.get() {
             // What was agreed with the kernel holds; this is not the kernel who asks.
+            self.features.told(capabilities(), InitFlags::from_bits_retain(agreed.offered));
             return Ok(());
         }
+        self.features.told(capabilities(), config.capabilities());
         let wanted = capabilities() & config.capabilities();
         if let Err(unsupported) = config.add_capabilities(wanted) {
             tracing::warn!(?unsupported, "the kernel offers capabilities and refuses them");
@@ -586,8 +608,8 @@ impl Filesystem for CurveFuse {
         if let (true, Some(kind)) = (sleep, kind) {
             let (unique, thread) = (request.unique().0, request.pid());
             let wait = LockWait { unique, inode: id, owner, pid, thread, family, kind, range };
-            let waiting = Waiting { vfs, notices, gate: self.gate.clone() };
-            return self.spawn(waiting.asked(wait, reply));
+            let waiting = Waiting { vfs: vfs.inner().clone(), notices, gate: self.gate.clone() };
+            return self.spawn_uncounted(waiting.asked(wait, reply));
         }
         self.spawn(async move {
             let done = match kind {
@@ -666,7 +688,7 @@ impl Filesystem for CurveFuse {
 
 /// Lines with attributes count as lookups; of `.` and `..` the kernel takes number and kind alone. What has no attributes
 /// otherwise went away while the page was made.
-fn add_lines(vfs: &Vfs, lines: Vec<curvefs_vfs::Line>, mut reply: ReplyDirectoryPlus) {
+fn add_lines(vfs: &MappedVfs, lines: Vec<curvefs_vfs::Line>, mut reply: ReplyDirectoryPlus) {
     for line in lines {
         let name = OsString::from_vec(line.name.clone());
         let is_full = match vfs.enter_line(&line) {

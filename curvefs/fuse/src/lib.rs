@@ -8,15 +8,21 @@
 //! | `gate`, `handover` | stopping between two requests, and going on in another process |
 //! | `waits` | requests that wait for a lock |
 //! | `convert` | types |
+//! | `idmap` | users and groups of this host and of the file system |
+//! | `features` | what the kernel can do |
 //! | `signals` | whether who waits for a lock was interrupted |
 
 mod convert;
+mod features;
 mod filesystem;
 mod gate;
 mod handover;
+mod idmap;
 mod mount;
 mod signals;
 mod waits;
 
+pub use features::Features;
 pub use handover::{Agreed, Control, LockWait, Paused, SessionState};
+pub use idmap::{BadMap, IdMap, IdMaps, NOBODY};
 pub use mount::{KernelOptions, Mounted, Successor, mount, take_over};

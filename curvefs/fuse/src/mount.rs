@@ -13,9 +13,11 @@ use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionAC
 use rustix::mount::UnmountFlags;
 
 use crate::convert::ino;
+use crate::features::Features;
 use crate::filesystem::CurveFuse;
 use crate::gate::Gate;
 use crate::handover::{Agreed, Control, LockWait, SessionState, session_over};
+use crate::idmap::{IdMaps, MappedVfs};
 use crate::waits::Waiting;
 
 /// Threads that read requests. They only decode and hand over, so few are enough; each has a buffer of 16 MiB.
@@ -36,11 +38,14 @@ pub struct KernelOptions {
     pub suid: bool,
     /// Programs can be run.
     pub exec: bool,
+    /// Users and groups that have other numbers here than in the file system.
+    pub ids: IdMaps,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { source: "curvefs".into(), allow_other: true, dev: true, suid: true, exec: true }
+        let ids = IdMaps::default();
+        Self { source: "curvefs".into(), allow_other: true, dev: true, suid: true, exec: true, ids }
     }
 }
 
@@ -50,6 +55,7 @@ pub struct Mounted {
     session: BackgroundSession,
     notices: JoinHandle<()>,
     sender: SyncSender<Notice>,
+    features: Features,
     control: Control,
     /// Where, if another process has mounted it: fuser does not know then.
     taken_over: Option<PathBuf>,
@@ -96,7 +102,8 @@ impl KernelCaches for Notices {
 
 /// What a session is made of besides fuser's part.
 struct Parts {
-    vfs: Vfs,
+    vfs: MappedVfs,
+    features: Features,
     notices: Notices,
     sender: SyncSender<Notice>,
     receiver: Receiver<Notice>,
@@ -105,21 +112,24 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(vfs: Vfs, agreed: Option<Agreed>) -> Self {
+    fn new(vfs: Vfs, options: &KernelOptions, agreed: Option<Agreed>) -> Self {
         let (sender, receiver) = sync_channel(NOTICES_MAX);
         let notices = Notices(sender.clone());
         vfs.set_kernel_caches(Arc::new(notices.clone()));
         let agreed = Arc::new(agreed.map_or_else(OnceLock::new, OnceLock::from));
-        Self { vfs, notices, sender, receiver, gate: Arc::new(Gate::new()), agreed }
+        let vfs = MappedVfs::new(vfs, options.ids.clone());
+        let (features, gate) = (Features::default(), Arc::new(Gate::new()));
+        Self { vfs, features, notices, sender, receiver, gate, agreed }
     }
 
     fn filesystem(&self) -> CurveFuse {
-        CurveFuse::new(self.vfs.clone(), self.notices.clone(), self.gate.clone(), self.agreed.clone())
+        let (vfs, features) = (self.vfs.clone(), self.features.clone());
+        CurveFuse::new(vfs, self.notices.clone(), features, self.gate.clone(), self.agreed.clone())
     }
 
     /// Serves from now on.
     fn run(self, session: Session<CurveFuse>, taken_over: Option<PathBuf>) -> io::Result<Mounted> {
-        let Self { notices: to_kernel, sender, receiver, gate, agreed, .. } = self;
+        let Self { features, notices: to_kernel, sender, receiver, gate, agreed, .. } = self;
         let device = Arc::new(session.as_fd().try_clone_to_owned()?);
         let session = session.spawn()?;
         let notifier = session.notifier();
@@ -136,7 +146,7 @@ impl Parts {
             }
         })?;
         let control = Control { gate, device, agreed, notices: to_kernel };
-        Ok(Mounted { session, notices, sender, control, taken_over })
+        Ok(Mounted { session, notices, sender, features, control, taken_over })
     }
 }
 
@@ -163,7 +173,7 @@ pub fn mount(vfs: Vfs, dir: &Path, options: &KernelOptions) -> io::Result<Mounte
         if options.exec { MountOption::Exec } else { MountOption::NoExec },
         if vfs.options().read_only { MountOption::RO } else { MountOption::RW },
     ];
-    let parts = Parts::new(vfs, None);
+    let parts = Parts::new(vfs, options, None);
     let session = Session::new(parts.filesystem(), dir, &config)?;
     parts.run(session, None)
 }
@@ -186,7 +196,7 @@ pub fn take_over(
     options: &KernelOptions,
 ) -> io::Result<Successor> {
     let SessionState { agreed, waits } = state;
-    let parts = Parts::new(vfs, Some(agreed));
+    let parts = Parts::new(vfs, options, Some(agreed));
     let session = session_over(parts.filesystem(), device, &agreed, config(options))?;
     Ok(Successor { session, parts, waits, dir: dir.to_owned() })
 }
@@ -196,7 +206,7 @@ impl Successor {
     pub fn serve(self) -> io::Result<Mounted> {
         let Self { session, parts, waits, dir } = self;
         let Parts { vfs, notices, gate, .. } = &parts;
-        let waiting = Waiting { vfs: vfs.clone(), notices: notices.clone(), gate: gate.clone() };
+        let waiting = Waiting { vfs: vfs.inner().clone(), notices: notices.clone(), gate: gate.clone() };
         waiting.vfs.go_on();
         let mounted = parts.run(session, Some(dir))?;
         for wait in waits {
@@ -224,6 +234,11 @@ impl Mounted {
     /// For stopping it between two requests.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// What the kernel can do.
+    pub fn features(&self) -> Features {
+        self.features.clone()
     }
 
     /// Unmounts, and waits until the kernel has let go. The `Vfs` is shut down by its owner.
