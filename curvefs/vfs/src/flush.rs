@@ -234,12 +234,8 @@ impl Core {
             if let Err(error) = self.close_holds(some).await {
                 tracing::debug!(files = some.len(), %error, "cannot give up idle files now");
             }
-            let id = inode.id;
-            drop(inode);
-            // If the kernel has forgotten it meanwhile, nobody else does.
-            self.release_inode(id);
         }
-        // Only now nobody here refers to them.
+        // Only now nobody here refers to them: those that the kernel has forgotten meanwhile nobody else releases.
         let closed: Vec<InodeId> = idle.into_iter().map(|inode| inode.id).collect();
         closed.into_iter().for_each(|inode| self.release_inode(inode));
     }

@@ -13,7 +13,7 @@ use tracing::error;
 use crate::checks::Plan;
 use crate::cli::{Mount, Upgrade};
 use crate::error::FuseError;
-use crate::{daemon, mounts};
+use crate::{daemon, mounts, notify};
 
 const LOG: &str = "/var/log/curve/curve-fuse.log";
 /// What the process behind a mount says first.
@@ -32,7 +32,10 @@ pub fn mount(mount: &Mount) -> Result<(), FuseError> {
         log_to(path)?;
     }
     init_logging().map_err(StartError::from)?;
-    daemon::run(&plan, || tell(&format!("{MOUNTED}{}", plan.dir.display())))
+    daemon::run(&plan, || {
+        notify::ready();
+        tell(&format!("{MOUNTED}{}", plan.dir.display()))
+    })
 }
 
 /// Goes on with a mount, and returns when that is done (`--background`) or the mount is over.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use curvefs_fuse::KernelOptions;
+
 use crate::cli::Mount;
 use crate::error::FuseError;
 use crate::mounts;
@@ -63,6 +65,11 @@ impl Plan {
             http: mount.http.clone().or_else(|| options.http.clone()),
             options,
         })
+    }
+
+    /// What the kernel is told.
+    pub fn kernel(&self, is_root: bool) -> KernelOptions {
+        KernelOptions { ids: self.options.ids.clone(), ..self.options.kernel.kernel(&self.source(), is_root) }
     }
 
     /// The source as `mount` shows it.

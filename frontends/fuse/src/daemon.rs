@@ -16,7 +16,7 @@ use curve_serving::startup::{Signals, StartError, raise_descriptor_limit, runtim
 use curve_serving::volumes::configuration;
 use curve_telemetry::{HttpHandle, install_metrics, serve_http};
 use curve_types::ClientId;
-use curvefs_client::{Mount, MountRequest, RetryLimits, S3Data, Subtree};
+use curvefs_client::{CountedMetadata, Mount, MountRequest, RetryLimits, S3Data, Subtree};
 use curvefs_types::{InodeId, Metadata};
 use curvefs_vfs::Vfs;
 use rand::Rng;
@@ -27,6 +27,7 @@ use crate::checks::Plan;
 use crate::error::FuseError;
 use crate::handover::taking;
 use crate::health::MountHealth;
+use crate::inspect::{Inspector, Meters, unix_ms};
 use crate::record::Post;
 use crate::session::Served;
 
@@ -69,6 +70,8 @@ pub struct Opened {
     pub mds: ClientConfig,
     /// The directory that is the root, if it is not the file system's own.
     pub top: Option<InodeId>,
+    /// What it says of itself.
+    pub inspector: Arc<Inspector>,
 }
 
 async fn serve(plan: &Plan, usable: impl FnOnce() -> io::Result<()>) -> Result<(), FuseError> {
@@ -126,9 +129,10 @@ async fn open(plan: &Plan) -> Result<Opened, FuseError> {
         options: plan.options_text.clone(),
         read_only: plan.options.fs.read_only,
     };
+    let asked_ms = unix_ms();
     let mount = Mount::open(mds, network, &request, RetryLimits::default()).await;
     let mount = Arc::new(mount.map_err(|error| FuseError::of_grant(&plan.name, error))?);
-    match make_usable(plan, &mount, config).await {
+    match make_usable(plan, &mount, config, (asked_ms, unix_ms())).await {
         Ok(opened) => Ok(opened),
         Err(error) => {
             if let Err(error) = mount.close().await {
@@ -140,7 +144,12 @@ async fn open(plan: &Plan) -> Result<Opened, FuseError> {
 }
 
 /// The file system, once its root has answered.
-async fn make_usable(plan: &Plan, mount: &Arc<Mount>, mds: ClientConfig) -> Result<Opened, FuseError> {
+async fn make_usable(
+    plan: &Plan,
+    mount: &Arc<Mount>,
+    mds: ClientConfig,
+    granted_ms: (u64, u64),
+) -> Result<Opened, FuseError> {
     let grant = mount.grant();
     let options = plan.options.fs.clone();
     let data = S3Data::new(&grant.file_system, grant.writer, options.soft_timeout);
@@ -149,12 +158,15 @@ async fn make_usable(plan: &Plan, mount: &Arc<Mount>, mds: ClientConfig) -> Resu
     let unusable = |why: String| FuseError::Unusable { name: plan.name.clone(), why };
     let asking = async {
         let (metadata, top) = metadata(plan, mount).await?;
+        let meters = Meters { store: data.meters(), ..Meters::default() };
+        let metadata = Arc::new(CountedMetadata::new(metadata, meters.meta.clone()));
         let vfs = Vfs::new(metadata, data.backend(), options);
+        let inspector = Inspector::begin(plan, mount, &data, meters, (top, granted_ms), &vfs);
         let root = vfs.get_attr(InodeId::ROOT).await;
-        root.map(|_| (vfs, top)).map_err(|error| unusable(error.to_string()))
+        root.map(|_| (vfs, top, inspector)).map_err(|error| unusable(error.to_string()))
     };
     match timeout(USABLE_MAX, asking).await {
-        Ok(Ok((vfs, top))) => Ok(Opened { mount: mount.clone(), vfs, data, mds, top }),
+        Ok(Ok((vfs, top, inspector))) => Ok(Opened { mount: mount.clone(), vfs, data, mds, top, inspector }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(unusable(format!("within {} s", USABLE_MAX.as_secs()))),
     }
@@ -178,7 +190,7 @@ async fn serve_opened(
 ) -> Result<Ended, FuseError> {
     let http = start_http(plan, opened).await?;
     let is_root = rustix::process::geteuid().is_root();
-    let kernel = plan.options.kernel.kernel(&plan.source(), is_root);
+    let kernel = plan.kernel(is_root);
     let mounted = curvefs_fuse::mount(opened.vfs.clone(), &plan.dir, &kernel)
         .map_err(|cause| FuseError::Kernel { dir: plan.dir.clone(), hint: hint(&cause, is_root), cause })?;
     let post = Post::put(&plan.dir);
@@ -197,7 +209,9 @@ async fn serve_opened(
 pub async fn start_http(plan: &Plan, opened: &Opened) -> Result<Option<HttpHandle>, FuseError> {
     let Some(address) = &plan.http else { return Ok(None) };
     let dir = plan.dir.display().to_string();
-    let health = Arc::new(MountHealth { mount: opened.mount.clone(), vfs: opened.vfs.clone(), dir });
+    let Opened { mount, vfs, inspector, .. } = opened;
+    let (mount, vfs, inspector) = (mount.clone(), vfs.clone(), inspector.clone());
+    let health = Arc::new(MountHealth { mount, vfs, dir, inspector });
     let handle = serve_http(address, health).await.map_err(StartError::system("cannot serve HTTP"))?;
     Ok(Some(handle))
 }

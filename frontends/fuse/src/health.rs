@@ -5,6 +5,8 @@ use curvefs_client::{Mount, MountState};
 use curvefs_vfs::Vfs;
 use std::sync::Arc;
 
+use crate::inspect::Inspector;
+
 /// Whether the mount works. What is wrong with the cluster, the cluster says itself.
 pub struct MountHealth {
     /// The mount.
@@ -13,6 +15,8 @@ pub struct MountHealth {
     pub vfs: Vfs,
     /// Where it is mounted.
     pub dir: String,
+    /// What is counted.
+    pub inspector: Arc<Inspector>,
 }
 
 /// What is wrong.
@@ -48,7 +52,14 @@ impl HealthSource for MountHealth {
     }
 
     fn collect(&self) {
-        metrics::gauge!("curve_fs_mount_unpublished_bytes").set(self.vfs.unpublished_bytes() as f64);
+        for (name, value) in self.inspector.readings(&self.vfs) {
+            let metric = format!("curve_fs_mount_{name}");
+            if name.ends_with("_total") {
+                metrics::counter!(metric).absolute(value);
+            } else {
+                metrics::gauge!(metric).set(value as f64);
+            }
+        }
         metrics::gauge!("curve_fs_mount_known_inodes").set(self.vfs.known_inodes() as f64);
         metrics::gauge!("curve_fs_mount_changes_under_way").set(self.mount.metadata().under_way() as f64);
     }

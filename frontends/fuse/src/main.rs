@@ -9,6 +9,8 @@
 //! | `error` | why there is no mount, and what to do |
 //! | `daemon`, `session`, `health` | the mount: opened; served, ended in order; how it is |
 //! | `handover` | from one process to the next, with its protocol |
+//! | `inspect` | what a mount says of itself and of its files: counters, places, findings |
+//! | `notify` | telling systemd |
 //! | `unmount`, `record` | taking a mount away, and waiting for its process |
 //!
 //! The file system itself is `curvefs-vfs` over `curvefs-client`; the kernel adaptor is `curvefs-fuse`.
@@ -21,7 +23,9 @@ mod error;
 mod handover;
 mod health;
 mod helper;
+mod inspect;
 mod mounts;
+mod notify;
 mod options;
 mod record;
 mod session;

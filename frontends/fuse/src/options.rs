@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use curve_config::nearest;
 use curve_types::{ByteSize, HumanDuration};
-use curvefs_fuse::KernelOptions;
+use curvefs_fuse::{IdMap, IdMaps, KernelOptions};
 use curvefs_types::MountOptions;
 use thiserror::Error;
 
@@ -26,6 +26,8 @@ pub struct Options {
     pub http: Option<String>,
     /// The directory of the file system that is mounted as the root.
     pub subdir: Option<String>,
+    /// Users and groups that have other numbers here than in the file system.
+    pub ids: IdMaps,
 }
 
 /// Flags of the kernel; `None` leaves the default.
@@ -46,6 +48,7 @@ impl Flags {
             dev: self.dev.unwrap_or(is_root),
             suid: self.suid.unwrap_or(is_root),
             exec: self.exec.unwrap_or(true),
+            ids: IdMaps::default(),
         }
     }
 }
@@ -111,6 +114,12 @@ const OURS: &[(&str, Shape, &str)] = &[
     ("allow_other", Flag, "other users may use the mount (default for root)"),
     ("noallow_other", Flag, "only who mounts may use it"),
     ("subdir", Value("DIR"), "mount this directory of the file system, as NAME:/DIR does"),
+    (
+        "uidmap",
+        Value("HOST:FS[:N]"),
+        "users with other numbers here than in the file system; several with `+` between them",
+    ),
+    ("gidmap", Value("HOST:FS[:N]"), "the same of groups"),
     ("mds", Value("H:P/H:P"), "addresses of the MDSs, separated by `/`"),
     ("config", Value("FILE"), "client configuration"),
     ("log", Value("FILE"), "append the log to this file"),
@@ -153,8 +162,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("sync", "open files with O_SYNC, or call fsync"),
     ("dirsync", "changes of directories are always durable when they are answered"),
     ("strictatime", "reads leave access times alone"),
-    ("uid", "maps of users are not there yet"),
-    ("gid", "maps of groups are not there yet"),
+    ("uid", "files have owners of their own; uidmap=HOST:FS translates"),
+    ("gid", "files have groups of their own; gidmap=HOST:FS translates"),
 ];
 
 /// The list for the help.
@@ -289,10 +298,18 @@ impl Options {
             "log" => self.log = Some(value.into()),
             "http" => self.http = Some(value.to_owned()),
             "subdir" => self.subdir = Some(value.to_owned()),
+            "uidmap" => self.ids.users = joined(name, value, &self.ids.users)?,
+            "gidmap" => self.ids.groups = joined(name, value, &self.ids.groups)?,
             other => unreachable!("the table has no value {other}"),
         }
         Ok(())
     }
+}
+
+/// A map's lines behind those that were given before.
+fn joined(name: &'static str, value: &str, before: &IdMap) -> Result<IdMap, OptionError> {
+    let map = value.parse::<IdMap>().and_then(|map| before.joined(&map));
+    map.map_err(|error| bad(name, value, error.to_string()))
 }
 
 fn addresses(name: &'static str, value: &str) -> Result<Vec<String>, OptionError> {
@@ -346,6 +363,11 @@ mod tests {
         assert_eq!(one("soft").unwrap().fs.soft_timeout, Some(SOFT_DEFAULT));
         assert_eq!(one("soft,hard").unwrap().fs.soft_timeout, None);
         assert!(!parse(["ro", "rw"], false).unwrap().fs.read_only, "the last one wins");
+        let mapped = one("uidmap=1:2+3:4,gidmap=5:6:10,uidmap=7:8").unwrap().ids;
+        assert_eq!(
+            (mapped.users.to_string(), mapped.groups.to_string()),
+            ("1:2:1+3:4:1+7:8:1".into(), "5:6:10".into())
+        );
     }
 
     #[test]
@@ -366,7 +388,10 @@ mod tests {
             ("read_cache=1MiB", "8MiB"),
             ("mds=host", "no port"),
             ("remount,ro", "unmount and mount again"),
-            ("uid=5", "not there yet"),
+            ("uid=5", "uidmap=HOST:FS"),
+            ("uidmap", "needs a value"),
+            ("uidmap=5", "HOST:FS"),
+            ("gidmap=1:2,gidmap=1:3", "twice"),
         ] {
             let error = one(text).expect_err(text).to_string();
             assert!(error.contains(hint), "no `{hint}` in: {error}");
@@ -383,6 +408,7 @@ mod tests {
                 Flag => (*name).to_owned(),
                 Value("SIZE") => format!("{name}=64MiB"),
                 Value("TIME") => format!("soft,{name}=1s"),
+                Value("HOST:FS[:N]") => format!("{name}=1:2:3+50:60"),
                 Value(_) => format!("{name}=a:1"),
             };
             assert!(one(&text).is_ok(), "{text}");

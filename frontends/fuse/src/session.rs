@@ -57,6 +57,7 @@ impl<'a> Served<'a> {
     /// Of a session that runs.
     pub fn new(plan: &'a Plan, opened: &'a Opened, mounted: Mounted, post: Option<Post>) -> Self {
         let kernel = mounted.control();
+        opened.inspector.set_features(mounted.features());
         // Waits on a thread: the kernel's side of the session is threads.
         let session = tokio::task::spawn_blocking(move || mounted.wait());
         let watching = watch_fence(&opened.mount, &plan.dir);

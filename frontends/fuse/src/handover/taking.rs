@@ -12,7 +12,7 @@ use curve_client::ClientConfig;
 use curve_serving::startup::Signals;
 use curve_telemetry::install_metrics;
 use curve_types::HumanDuration;
-use curvefs_client::{Mount, RetryLimits, S3Data, Subtree};
+use curvefs_client::{CountedMetadata, Mount, RetryLimits, S3Data, Subtree};
 use curvefs_fuse::{Mounted, Successor};
 use curvefs_types::{Answer, FsError, InodeId, Metadata, Query};
 use curvefs_vfs::Vfs;
@@ -26,6 +26,7 @@ use crate::checks::Plan;
 use crate::cli;
 use crate::daemon::{Opened, USABLE_MAX, connect, finish};
 use crate::error::FuseError;
+use crate::inspect::{Inspector, Meters, unix_ms};
 use crate::record::{self, Post};
 use crate::session::Served;
 use crate::{background, mounts};
@@ -172,6 +173,8 @@ struct Adopted {
     data: S3Data,
     mds: ClientConfig,
     top: Option<InodeId>,
+    /// This machine's clock before and after the MDS was asked.
+    asked_ms: (u64, u64),
 }
 
 async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
@@ -181,8 +184,10 @@ async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
         ..ClientConfig::default()
     };
     let (api, network) = connect(&mds);
+    let begun_ms = unix_ms();
     let mount = Mount::take_over(api, network, terms.held, RetryLimits::default(), rand::rng().random());
     let mount = Arc::new(mount.await.map_err(|error| FuseError::of_grant(&plan.name, error))?);
+    let asked_ms = (begun_ms, unix_ms());
     let grant = mount.grant();
     let data = S3Data::new(&grant.file_system, grant.writer, plan.options.fs.soft_timeout);
     let data = data.map_err(|error| FuseError::of_store(&plan.name, error))?;
@@ -193,7 +198,9 @@ async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
     };
     let asked = timeout(USABLE_MAX, metadata.query(Query::GetAttr { inode: InodeId::ROOT })).await;
     let why = match asked {
-        Ok(Ok(Answer::Attrs { .. })) => return Ok(Adopted { mount, metadata, data, mds, top: terms.top }),
+        Ok(Ok(Answer::Attrs { .. })) => {
+            return Ok(Adopted { mount, metadata, data, mds, top: terms.top, asked_ms });
+        }
         Ok(Ok(_)) => FsError::Corrupt.to_string(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("within {} s", USABLE_MAX.as_secs()),
@@ -207,14 +214,16 @@ fn put_in_place(
     state: State,
     device: OwnedFd,
 ) -> Result<(Opened, Successor), FuseError> {
-    let Adopted { mount, metadata, data, mds, top } = adopted;
+    let Adopted { mount, metadata, data, mds, top, asked_ms } = adopted;
     let State { serial, numbers, session, vfs } = state;
     mount.metadata().set_numbers(numbers.into_iter().map(|number| (number.partition, number.next)).collect());
     data.backend().set_next_serial(serial);
+    let meters = Meters { store: data.meters(), ..Meters::default() };
+    let metadata = Arc::new(CountedMetadata::new(metadata, meters.meta.clone()));
     let vfs = Vfs::take_over(metadata, data.backend(), plan.options.fs.clone(), vfs);
-    let is_root = rustix::process::geteuid().is_root();
-    let kernel = plan.options.kernel.kernel(&plan.source(), is_root);
+    let inspector = Inspector::begin(plan, &mount, &data, meters, (top, asked_ms), &vfs);
+    let kernel = plan.kernel(rustix::process::geteuid().is_root());
     let successor = curvefs_fuse::take_over(vfs.clone(), &plan.dir, device.as_fd(), session, &kernel);
     let successor = successor.map_err(FuseError::system("the kernel's session cannot be taken over"))?;
-    Ok((Opened { mount, vfs, data, mds, top }, successor))
+    Ok((Opened { mount, vfs, data, mds, top, inspector }, successor))
 }
