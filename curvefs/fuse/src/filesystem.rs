@@ -500,7 +500,12 @@ impl Filesystem for CurveFuse {
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
+        if self.gate.is_waker(request.pid()) {
+            // Nobody looks at it, and servers may be slow.
+            reply.statfs(0, 0, 0, 0, 0, 0, 0, 0);
+            return self.gate.pass();
+        }
         serve!(self, reply, |vfs| vfs.stat_fs(), |usage| {
             let used = u64::try_from(usage.bytes).unwrap_or(0).div_ceil(BLOCK_BYTES);
             let inodes = u64::try_from(usage.files + usage.dirs).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Stops a session between two requests, so that another process can go on with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -33,6 +33,8 @@ struct Counts {
     under_way: usize,
     /// Of which these wait for locks, by the number of the request.
     waits: BTreeMap<u64, LockWait>,
+    /// Threads of ours that make requests only to wake others.
+    wakers: BTreeSet<u32>,
 }
 
 /// A request that is not answered.
@@ -136,6 +138,21 @@ impl Gate {
         let _aside = Aside { gate: self, unique: wait.unique };
         self.changed.notify_waiters();
         let _ = self.closed.subscribe().wait_for(|closed| !*closed).await;
+    }
+
+    /// A thread of ours begins to make such requests, or ends.
+    pub fn set_waker(&self, thread: u32, begins: bool) {
+        let mut counts = self.counts();
+        if begins {
+            counts.wakers.insert(thread)
+        } else {
+            counts.wakers.remove(&thread)
+        };
+    }
+
+    /// Whether a request of this thread is there only to wake.
+    pub fn is_waker(&self, thread: u32) -> bool {
+        self.counts().wakers.contains(&thread)
     }
 
     /// What was set aside.

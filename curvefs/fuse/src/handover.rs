@@ -106,7 +106,7 @@ impl Control {
         let paused = Paused { control: self.clone(), is_left: false };
         self.gate.close();
         for _ in 0..READERS {
-            wake(root.try_clone()?)?;
+            wake(root.try_clone()?, self.gate.clone())?;
         }
         self.gate.quiet(READERS).await;
         // What others have changed must not be forgotten between two processes.
@@ -116,12 +116,15 @@ impl Control {
 }
 
 /// Makes a request: one reader comes by with it. If all have done so already it waits in the kernel like any other.
-fn wake(root: OwnedFd) -> io::Result<()> {
+fn wake(root: OwnedFd, gate: Arc<Gate>) -> io::Result<()> {
     // Of its own, since nobody may be there to answer for a while.
     let made = std::thread::Builder::new().name("fuse-wake".into()).spawn(move || {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        gate.set_waker(thread, true);
         if let Err(error) = rustix::fs::fstatfs(&root) {
             tracing::debug!(%error, "a reader was not woken");
         }
+        gate.set_waker(thread, false);
     });
     made.map(drop)
 }

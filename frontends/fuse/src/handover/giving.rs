@@ -67,6 +67,9 @@ pub struct AtRest {
     /// Second, so that requests come when everything else runs.
     session: Paused,
     stopped: Instant,
+    /// After how long nothing was under way, and after how long nothing was unpublished.
+    quiet: Duration,
+    published: Duration,
 }
 
 struct Rested {
@@ -140,7 +143,7 @@ pub async fn commit(served: &mut Served<'_>, rest: AtRest, offer: &mut Offer) ->
         Ok(()) => taken(&mut offer.link).await,
         Err(error) => Err(error),
     };
-    let AtRest { mut vfs, session, stopped } = rest;
+    let AtRest { mut vfs, session, stopped, quiet, published } = rest;
     if let Err(error) = taken {
         mount.set_silent(false);
         // Programs first, metrics later.
@@ -153,11 +156,8 @@ pub async fn commit(served: &mut Served<'_>, rest: AtRest, offer: &mut Offer) ->
     }
     vfs.is_left = true;
     session.leave();
-    info!(
-        process = offer.process,
-        dir = %served.plan.dir.display(),
-        "handed over; programs that asked meanwhile waited {:?} so far", stopped.elapsed()
-    );
+    let (dir, stalled) = (served.plan.dir.display(), stopped.elapsed());
+    info!(process = offer.process, %dir, ?stalled, ?quiet, ?published, "handed over");
     Ok(())
 }
 
@@ -220,6 +220,6 @@ async fn stop_once(opened: &Opened, kernel: &Control, root: &OwnedFd) -> Result<
     let quiet = stopped.elapsed();
     let vfs = Rested { vfs: opened.vfs.clone(), is_left: false };
     let state = vfs.vfs.rest().await.map_err(|error: FsError| Stays::Unpublished(error.to_string()))?;
-    debug!(?quiet, rested = ?stopped.elapsed(), "at rest");
-    Ok((AtRest { vfs, session, stopped }, state))
+    let published = stopped.elapsed();
+    Ok((AtRest { vfs, session, stopped, quiet, published }, state))
 }

@@ -63,7 +63,7 @@ pub async fn serve(dir: &Path, usable: impl FnOnce() -> io::Result<()>) -> Resul
     }
     let post = Post::inherit(&knocked.device, door);
     let mut served = Served::new(&plan, &opened, mounted, post);
-    info!(dir = %dir.display(), from = knocked.process, mount = %opened.mount.grant().key.mount, "took the mount over");
+    info!(dir = %dir.display(), from = ?knocked.process, mount = %opened.mount.grant().key.mount, "took the mount over");
     if let Err(error) = usable() {
         warn!(%error, "whoever started this is gone; the mount is served all the same");
     }
@@ -78,7 +78,8 @@ pub async fn serve(dir: &Path, usable: impl FnOnce() -> io::Result<()>) -> Resul
 struct Knocked {
     link: Link,
     device: String,
-    process: i32,
+    /// As it has recorded itself: the socket's own word is of who opened it, maybe long ago.
+    process: Option<u32>,
 }
 
 /// Finds who serves the mount, and asks for its terms.
@@ -92,7 +93,7 @@ async fn knock(dir: &Path) -> Result<(Knocked, Terms, u16), FuseError> {
     for path in record::doors(&device) {
         match Link::connect(&path).await {
             Ok(mut link) => {
-                let (user, process) = link.peer().map_err(no_door)?;
+                let (user, _) = link.peer().map_err(no_door)?;
                 let own = rustix::process::geteuid().as_raw();
                 if user != own {
                     return Err(FuseError::NotYours { dir: dir.to_owned(), user });
@@ -101,6 +102,7 @@ async fn knock(dir: &Path) -> Result<(Knocked, Terms, u16), FuseError> {
                 link.send(Kind::Hello, &hello(), &[], ANSWER_MAX).await.map_err(stays)?;
                 let said = link.expect(Kind::Terms, ANSWER_MAX).await.map_err(stays)?;
                 let (version, terms) = parse_terms(&said.body).map_err(|error| stays(error.into()))?;
+                let process = record::process(&device);
                 return Ok((Knocked { link, device, process }, terms, version));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -22,7 +22,7 @@ const UPGRADES: u64 = 10;
 /// The longest that any call may take. What is aimed at is a second; this is a debug build among others.
 const STALL_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
 /// Files of the directory that is listed: more than the mount reads at once.
-const FILES: usize = 1500;
+const FILES: usize = 1100;
 const PAGE: usize = 4096;
 
 /// What the programs share.
@@ -117,26 +117,51 @@ fn unlinked(dir: &Path, course: &Arc<Course>) -> Program {
     })
 }
 
+/// A shared mapping of a file.
+struct Mapping {
+    start: usize,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(file: &File, bytes: usize) -> Self {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping, where the kernel puts it.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0) };
+        Self { start: start.expect("mapped") as usize, bytes }
+    }
+
+    fn page(&self, number: usize) -> *mut u64 {
+        assert!((number + 1) * PAGE <= self.bytes);
+        (self.start + number * PAGE) as *mut u64
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: pages are used only by who has the mapping.
+        unsafe { rustix::mm::munmap(self.start as *mut _, self.bytes) }.expect("unmapped");
+    }
+}
+
 fn maps(dir: &Path, course: &Arc<Course>) -> Program {
     const PAGES: usize = 64;
     let path = dir.join("mapped");
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).expect("made");
     file.set_len((PAGES * PAGE) as u64).expect("grown");
-    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-    // SAFETY: a new mapping, where the kernel puts it.
-    let mapped = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGES * PAGE, protection, flags, &file, 0) };
-    let start = mapped.expect("mapped") as usize;
+    let mapping = Mapping::new(&file, PAGES * PAGE);
     Program::start("maps", course, move |number| {
-        let page = (start + number as usize % PAGES * PAGE) as *mut u64;
-        // SAFETY: in the mapping, which lasts as long as the process; nobody else uses it.
+        let at = number as usize % PAGES;
+        let page = mapping.page(at);
+        // SAFETY: in the mapping, which lasts longer; nobody else uses it.
         unsafe {
             page.write_volatile(number);
             rustix::mm::msync(page.cast(), PAGE, MsyncFlags::SYNC).expect("synced");
         }
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advised");
         let mut read = [0; 8];
-        file.read_exact_at(&mut read, (number as usize % PAGES * PAGE) as u64).expect("read");
+        file.read_exact_at(&mut read, (at * PAGE) as u64).expect("read");
         assert_eq!(u64::from_ne_bytes(read), number);
         // SAFETY: as above.
         assert_eq!(unsafe { page.read_volatile() }, number);
@@ -147,9 +172,16 @@ fn maps(dir: &Path, course: &Arc<Course>) -> Program {
 fn lists(dir: &Path, course: &Arc<Course>) -> Program {
     let path = dir.join("many");
     fs::create_dir(&path).expect("made");
-    for number in 0..FILES {
-        File::create(path.join(format!("file-{number:05}"))).expect("made");
-    }
+    std::thread::scope(|scope| {
+        for first in 0..8 {
+            let path = &path;
+            scope.spawn(move || {
+                for number in (first..FILES).step_by(8) {
+                    File::create(path.join(format!("file-{number:05}"))).expect("made");
+                }
+            });
+        }
+    });
     let mut listing = Dir::new(File::open(&path).expect("open")).expect("a directory");
     let (shared, mut seen, mut parts) = (course.clone(), BTreeSet::new(), 0);
     // Where the last entry is, and its name.
