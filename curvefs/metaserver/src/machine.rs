@@ -4,6 +4,12 @@
 //! the bytes that travel to the mount. A part of a snapshot is a page of rows (`curve_kv::Page`), asked for by the key before
 //! it; its header is one byte, 1 when more rows follow. The rows that a partition is born with are rows as any other, so
 //! they come with a snapshot, too.
+//!
+//! **Snapshots in bounded memory.** The source is a view of the store (RocksDB's snapshot: as of one moment, it costs only
+//! that overwritten rows stay until it ends), read a page of half a MiB at a time, when the replica asks for it; the replica
+//! writes each page to the tables of a new generation. A checkpoint of the files was considered in place of the view: it
+//! copies no less over the network, ties the replica to the source's table format and to its whole tables, and leaves a
+//! second directory to be removed after a crash.
 
 use std::io;
 use std::sync::Arc;

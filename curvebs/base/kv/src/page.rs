@@ -10,6 +10,8 @@ use crate::store::{KeyRange, Reader, Row};
 /// A page ends after this much; one row may go over it, and rows are far smaller than the rest of a frame.
 const PAGE_BYTES: usize = 512 << 10;
 const PAGE_ROWS: usize = 4096;
+/// Rows that are in memory beside a page: values may have tens of KiB.
+const SCAN_ROWS: usize = 64;
 
 /// Some rows of a store, in order of key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,21 +25,26 @@ pub struct Page {
 impl Page {
     /// The page after a key; an empty key begins.
     pub fn read(reader: &dyn Reader, after: &[u8]) -> Result<Self, KvError> {
-        let range = if after.is_empty() { KeyRange::all() } else { KeyRange::all().after(after) };
-        let rows = reader.scan(&range, PAGE_ROWS)?;
-        let mut more = rows.len() == PAGE_ROWS;
-        let mut bytes = BytesMut::new();
-        for (key, value) in rows {
-            if bytes.len() >= PAGE_BYTES {
-                more = true;
-                break;
+        let mut after = Bytes::copy_from_slice(after);
+        let (mut bytes, mut count) = (BytesMut::new(), 0);
+        loop {
+            let range = if after.is_empty() { KeyRange::all() } else { KeyRange::all().after(&after) };
+            let rows = reader.scan(&range, SCAN_ROWS)?;
+            let is_end = rows.len() < SCAN_ROWS;
+            for (key, value) in rows {
+                if bytes.len() >= PAGE_BYTES || count == PAGE_ROWS {
+                    return Ok(Self { rows: bytes.freeze(), more: true });
+                }
+                for part in [&key, &value] {
+                    bytes.put_u32_le(u32::try_from(part.len()).expect("rows are small"));
+                    bytes.put_slice(part);
+                }
+                (after, count) = (key, count + 1);
             }
-            for part in [&key, &value] {
-                bytes.put_u32_le(u32::try_from(part.len()).expect("rows are small"));
-                bytes.put_slice(part);
+            if is_end {
+                return Ok(Self { rows: bytes.freeze(), more: false });
             }
         }
-        Ok(Self { rows: bytes.freeze(), more })
     }
 }
 
@@ -82,23 +89,27 @@ mod tests {
 
     #[tokio::test]
     async fn all_rows_come_once_in_order_and_cut_pages_are_refused() {
-        let store = MemStore::open(SimDisk::new(SimDiskConfig::default()).mount(), "kv").await.unwrap();
-        let mut batch = WriteBatch::new();
-        (0..9000u32).for_each(|n| batch.put(n.to_be_bytes().to_vec(), vec![n as u8; 200]));
-        store.write(batch, None).unwrap();
-        let (mut all, mut after, mut pages) = (Vec::new(), Bytes::new(), 0);
-        loop {
-            let page = Page::read(&store, &after).unwrap();
-            let cut = page.rows.slice(..page.rows.len() - 1);
-            assert!(RowsOfPage::new(cut).last().unwrap().is_err());
-            all.extend(RowsOfPage::new(page.rows).map(Result::unwrap));
-            after = all.last().unwrap().0.clone();
-            pages += 1;
-            if !page.more {
-                break;
+        for (count, value) in [(9000u32, 200), (150, 60 << 10), (PAGE_ROWS as u32, 1), (SCAN_ROWS as u32, 1)]
+        {
+            let store = MemStore::open(SimDisk::new(SimDiskConfig::default()).mount(), "kv").await.unwrap();
+            let mut batch = WriteBatch::new();
+            (0..count).for_each(|n| batch.put(n.to_be_bytes().to_vec(), vec![n as u8; value]));
+            store.write(batch, None).unwrap();
+            let (mut all, mut after, mut pages) = (Vec::new(), Bytes::new(), 0);
+            loop {
+                let page = Page::read(&store, &after).unwrap();
+                assert!(page.rows.len() < PAGE_BYTES + value + 100);
+                let cut = page.rows.slice(..page.rows.len() - 1);
+                assert!(RowsOfPage::new(cut).last().unwrap().is_err());
+                all.extend(RowsOfPage::new(page.rows).map(Result::unwrap));
+                after = all.last().unwrap().0.clone();
+                pages += 1;
+                if !page.more {
+                    break;
+                }
             }
+            assert_eq!(all, store.scan(&KeyRange::all(), usize::MAX >> 1).unwrap());
+            assert_eq!(pages > 2, count as usize * value > 2 * PAGE_BYTES, "{pages} pages of {count} rows");
         }
-        assert_eq!(all, store.scan(&KeyRange::all(), usize::MAX >> 1).unwrap());
-        assert!(pages > 2);
     }
 }
