@@ -322,6 +322,43 @@ async fn a_deleted_file_system_leaves_nothing_and_its_name_is_free() {
     assert_eq!(next.id, record.id + 1);
 }
 
+/// Whoever deletes the objects may die, and so may the MDS: another finds what it needs to go on.
+#[tokio::test(start_paused = true)]
+async fn a_file_system_whose_objects_are_being_deleted_stays_until_they_are() {
+    let (mut cluster, servers, api) = start(3).await;
+    let record = create(&api, "demo").await.unwrap();
+    let by_id = FsName { id: record.id, with_secret: true, ..FsName::default() };
+    assert!(matches!(api.fs(Op::Purged(by_id.clone())).await, Err(MdsError::Conflict { .. })), "it lives");
+    servers.fleet().doomed.insert(record.id);
+    let delete = FsName { until_purged: true, ..name("demo") };
+    api.fs(Op::Delete(delete.clone())).await.unwrap();
+    cluster.kill_mds(cluster.leader().await);
+    let emptied = || async { get(&api, by_id.clone()).await.is_ok_and(|record| record.emptied) };
+    eventually("metaservers have nothing of it", emptied).await;
+    // For however long.
+    sleep(Duration::from_secs(300)).await;
+    api.fs(Op::Delete(delete)).await.unwrap();
+    let found = get(&api, FsName { with_secret: true, ..name("demo") }).await.unwrap();
+    assert!(found.deleting && found.emptied);
+    assert_eq!(found.s3.unwrap().secret_key, "hush");
+    assert!(
+        matches!(create(&api, "demo").await, Err(MdsError::Conflict { why }) if why.contains("curve fs rm demo"))
+    );
+    for _ in 0..2 {
+        api.fs(Op::Purged(by_id.clone())).await.unwrap();
+        assert!(matches!(get(&api, by_id.clone()).await, Err(MdsError::NotFound { .. })));
+    }
+    assert_eq!(create(&api, "demo").await.unwrap().id, record.id + 1);
+    // Whoever wants to keep the objects after all has the last word.
+    servers.fleet().doomed.insert(record.id + 1);
+    api.fs(Op::Delete(FsName { until_purged: true, ..name("demo") })).await.unwrap();
+    api.fs(Op::Delete(name("demo"))).await.unwrap();
+    eventually("it is gone", || async {
+        matches!(get(&api, name("demo")).await, Err(MdsError::NotFound { .. }))
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn new_keys_reach_mounts_and_metaservers() {
     let (_cluster, servers, api) = start(3).await;

@@ -126,7 +126,10 @@ pub(crate) fn make(txn: &mut Txn<'_>, now_ms: u64, ids: &Ids, op: &FsMake) -> Re
     if let Some(row) = by_name(txn, &op.name)? {
         return match row {
             row if row.deleting => {
-                let why = format!("file system {} is being deleted; its name is free after that", op.name);
+                let why = format!(
+                    "file system {} is being deleted; its name is free after that, and `curve fs rm {}` goes on with it",
+                    op.name, op.name
+                );
                 Err(MdsError::Conflict { why }.into())
             }
             row if row.creator == op.creator && op.creator != 0 => Ok(done()),
@@ -154,6 +157,7 @@ pub(crate) fn make(txn: &mut Txn<'_>, now_ms: u64, ids: &Ids, op: &FsMake) -> Re
         root_gid: op.root_gid,
         root_mode: op.root_mode,
         creator: op.creator,
+        until_purged: false,
     };
     partitions::make(txn, now_ms, &row, &mut counters, &op.partitions)?;
     put(txn, keys::system(id), &row);
@@ -166,6 +170,9 @@ pub(crate) fn make(txn: &mut Txn<'_>, now_ms: u64, ids: &Ids, op: &FsMake) -> Re
 pub(crate) fn doom(txn: &mut Txn<'_>, op: &FsDoom) -> Result<Answer, Refusal> {
     let mut row = file_system(txn, &FsName { name: op.name.clone(), ..FsName::default() })?;
     if row.deleting {
+        // Whoever deleted its objects may have died: another says what is to become of them.
+        row.until_purged = op.until_purged;
+        put(txn, keys::system(row.id), &row);
         return Ok(done());
     }
     let mut active = Vec::new();
@@ -181,6 +188,7 @@ pub(crate) fn doom(txn: &mut Txn<'_>, op: &FsDoom) -> Result<Answer, Refusal> {
         return Err(MdsError::StillMounted { name: row.name, by: named(&active) }.into());
     }
     row.deleting = true;
+    row.until_purged = op.until_purged;
     row.version += 1;
     put(txn, keys::system(row.id), &row);
     Ok(done())

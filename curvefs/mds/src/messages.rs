@@ -16,7 +16,7 @@ use crate::picture::Picture;
 use crate::query::key_of;
 use crate::times::Times;
 
-/// A file system, without its secret.
+/// A file system, without its secret, and without what only [`crate::plan::is_emptied`] knows.
 pub fn record(picture: &Picture, row: &FsSystemRow) -> FsRecord {
     let mut usage = FsUsage::default();
     let mut partitions = 0;
@@ -37,6 +37,7 @@ pub fn record(picture: &Picture, row: &FsSystemRow) -> FsRecord {
         mounts: picture.mounts_of(row.id).filter(|mount| !mount.ending).count() as u32,
         usage: Some(usage),
         deleting: row.deleting,
+        emptied: false,
     }
 }
 

@@ -122,20 +122,21 @@ fn shut_out(picture: &Picture) -> Vec<FsShutOut> {
     all
 }
 
-/// File systems being deleted of which nobody reports a replica. Whoever is silent is waited for until it counts as down; if
-/// it comes back later, it is told to drop what no row knows.
-fn forgettable(picture: &Picture, memory: &Memory, times: &Times) -> Vec<u32> {
+/// Whether a file system is being deleted, and nobody reports a replica of it. Whoever is silent is waited for until it
+/// counts as down; if it comes back later, it is told to drop what it has.
+pub fn is_emptied(picture: &Picture, memory: &Memory, times: &Times, fs: u32) -> bool {
     let known_for = picture.now.saturating_duration_since(memory.since);
     let told = |node: &u64| picture.heard.contains(node) || known_for >= times.grace_after_failover;
-    if !picture.metaservers.keys().all(told) {
-        return Vec::new();
-    }
-    let gone = |fs: u32| {
-        let mut replicas = picture.partitions_of(fs).flat_map(|row| picture.reported.get(&row.id)).flatten();
-        replicas.all(|&node| !picture.is_heard(node))
-    };
-    let doomed = picture.systems.values().filter(|system| system.deleting);
-    doomed.map(|system| system.id).filter(|&fs| gone(fs)).collect()
+    let mut replicas = picture.partitions_of(fs).flat_map(|row| picture.reported.get(&row.id)).flatten();
+    picture.systems.get(&fs).is_some_and(|system| system.deleting)
+        && picture.metaservers.keys().all(told)
+        && replicas.all(|&node| !picture.is_heard(node))
+}
+
+/// File systems of which there is nothing any more but the rows, unless their objects are still being deleted.
+fn forgettable(picture: &Picture, memory: &Memory, times: &Times) -> Vec<u32> {
+    let wanted = picture.systems.values().filter(|system| !system.until_purged).map(|system| system.id);
+    wanted.filter(|&fs| is_emptied(picture, memory, times, fs)).collect()
 }
 
 /// Metaservers that leave and are empty.

@@ -199,7 +199,8 @@ impl Test {
 
     fn doom(&mut self, name: &str, lapsed: bool) {
         let lapsed = if lapsed { self.model.mounts.keys().copied().collect() } else { Vec::new() };
-        let outcome = self.apply(Op::Doom(FsDoom { name: name.into(), lapsed: lapsed.clone() }));
+        let outcome =
+            self.apply(Op::Doom(FsDoom { name: name.into(), lapsed: lapsed.clone(), until_purged: false }));
         let Some(system) = self.model.systems.get_mut(name) else {
             assert!(matches!(outcome, Err(MdsError::NotFound { .. })));
             return;

@@ -362,7 +362,7 @@ async fn what_no_row_knows_is_dropped_once_the_leader_may_say_so() {
     leader.pass(1);
     let system = leader.create("x", 3).unwrap();
     leader.pass(3);
-    leader.apply(Op::Doom(FsDoom { name: "x".into(), lapsed: Vec::new() })).unwrap();
+    leader.apply(Op::Doom(FsDoom { name: "x".into(), ..FsDoom::default() })).unwrap();
     leader.fleet.doomed.insert(system.id);
     // One is away, and is not waited for after it counts as down.
     leader.fleet.alive.remove(&103);
@@ -427,6 +427,8 @@ async fn a_mount_lapses_and_is_shut_out_by_every_partition() {
     let again = leader.mount("x", 3).unwrap();
     assert!(again.mount > stays.mount && again.epoch == 1);
     let name = FsName { name: "x".into(), ..FsName::default() };
-    let refused = leader.apply(Op::Doom(FsDoom { name: name.name, lapsed: vec![stays.mount] })).unwrap_err();
+    let refused = leader
+        .apply(Op::Doom(FsDoom { name: name.name, lapsed: vec![stays.mount], until_purged: false }))
+        .unwrap_err();
     assert!(matches!(&refused, MdsError::StillMounted { by, .. } if by.contains("mount-3")), "{refused}");
 }

@@ -238,7 +238,7 @@ impl FileSystems {
                 return Ok(data.clone());
             }
         }
-        let name = pb::FsName { name: String::new(), id: fs.0, with_secret: true };
+        let name = pb::FsName { id: fs.0, with_secret: true, ..pb::FsName::default() };
         let Answer::FileSystem(record) = self.api.fs(Op::Get(name)).await? else {
             return Err(SystemError::Answer(fs));
         };

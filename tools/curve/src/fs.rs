@@ -26,6 +26,8 @@ use crate::output;
 use crate::progress::Progress;
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How long the MDS is asked to forget a file system whose objects are deleted.
+const PURGED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs one `curve fs` command.
 pub async fn run(config: Option<&Path>, command: FsCommand) -> Result<(), Failure> {
@@ -108,6 +110,11 @@ async fn create(mds: &MdsApi, args: CreateArgs) -> Result<(), Failure> {
     };
     // Before the store is written to: a name that is taken, or a mistake in the arguments.
     match get(mds, &args.name, false).await {
+        Ok(record) if record.deleting => {
+            let failure = Failure::new(Code::Conflict, format!("file system {} is being deleted", args.name));
+            return Err(failure
+                .try_this(format!("`curve fs rm {}` goes on with it; then its name is free", args.name)));
+        }
         Ok(_) => {
             let taken = MdsError::Exists { path: format!("file system {}", args.name) };
             return Err(mds_failure(&taken).try_this("choose another name; `curve fs ls` lists what exists"));
@@ -169,23 +176,40 @@ async fn remove(
         return Ok(());
     }
     confirm(&what, name, destroy.yes)?;
-    let delete = FsName { id: record.id, ..FsName::default() };
-    mds.fs(Op::Delete(delete)).await.map_err(|error| mds_failure(&error))?;
+    // The record stays until the objects are deleted: whoever asks again goes on where this was interrupted.
+    let delete = FsName { id: record.id, until_purged: !keep_objects, ..FsName::default() };
+    let until = Instant::now() + timeout.0;
+    mds.fs_until_done(Op::Delete(delete), timeout.0).await.map_err(|error| mds_failure(&error))?;
     let mut progress = Progress::start();
     progress.say("metaservers drop what they have of it");
-    wait_until_gone(mds, record.id, timeout.0).await?;
-    let deleted = if keep_objects { 0 } else { store::purge(record.id, &s3, &mut progress).await? };
+    wait_until_emptied(mds, record.id, keep_objects, until).await?;
+    let deleted = if keep_objects { 0 } else { purge(mds, name, &record, &mut progress).await? };
     drop(progress);
     let value = json!({ "name": name, "id": record.id, "removed": true, "objects_deleted": deleted });
     done(json, &format!("removed file system {name}; {deleted} objects deleted"), value);
     Ok(())
 }
 
-async fn wait_until_gone(mds: &MdsApi, id: u32, patience: Duration) -> Result<(), Failure> {
-    let until = Instant::now() + patience;
+/// Deletes the objects of a file system that nobody uses any more, and then its record.
+async fn purge(mds: &MdsApi, name: &str, record: &FsRecord, progress: &mut Progress) -> Result<u64, Failure> {
+    let s3 = record.s3.clone().unwrap_or_default();
+    let deleted = store::purge(name, record.id, &s3, progress).await?;
+    let purged = FsName { id: record.id, ..FsName::default() };
+    mds.fs_until_done(Op::Purged(purged), PURGED_PATIENCE).await.map_err(|error| {
+        let failure = mds_failure(&error);
+        failure.try_this(format!(
+            "`curve fs rm {name}` again: its objects are deleted, and its name is not free yet"
+        ))
+    })?;
+    Ok(deleted)
+}
+
+/// Waits until no metaserver has anything of it, and, `forgotten`, until the MDS has not either.
+async fn wait_until_emptied(mds: &MdsApi, id: u32, forgotten: bool, until: Instant) -> Result<(), Failure> {
     loop {
         match mds.fs(Op::Get(FsName { id, ..FsName::default() })).await {
             Err(MdsError::NotFound { .. }) => return Ok(()),
+            Ok(Answer::FileSystem(record)) if record.emptied && !forgotten => return Ok(()),
             Err(error) if !error.is_transient() => return Err(mds_failure(&error)),
             Ok(_) | Err(_) => {}
         }

@@ -37,6 +37,7 @@ pub(super) async fn answer(call: Call<'_>, request: FsRequest) -> Result<Answer,
         Op::Get(name) => FsAnswer::FileSystem(get(call, &name)?),
         Op::List(_) => FsAnswer::FileSystems(list(call)?),
         Op::Delete(name) => delete(call, &name).await?,
+        Op::Purged(name) => purged(call, &name).await?,
         Op::SetKeys(op) => set_keys(call, op).await?,
         Op::Mount(op) => mount(call, op).await?,
         Op::Refresh(op) => FsAnswer::Refreshed(refresh(call, &op)?),
@@ -62,6 +63,7 @@ pub(super) fn name(request: &FsRequest) -> &'static str {
         Some(Op::Get(_)) => "fs_get",
         Some(Op::List(_)) => "fs_list",
         Some(Op::Delete(_)) => "fs_delete",
+        Some(Op::Purged(_)) => "fs_purged",
         Some(Op::SetKeys(_)) => "fs_set_keys",
         Some(Op::Mount(_)) => "fs_mount",
         Some(Op::Refresh(_)) => "fs_refresh",
@@ -103,7 +105,10 @@ impl Call<'_> {
     }
 
     fn record(&self, row: &FsSystemRow, with_secret: bool) -> Result<FsRecord, MdsError> {
-        let mut record = self.fs(|picture, _| messages::record(picture, row))?;
+        let mut record = self.fs(|picture, memory| {
+            let emptied = plan::is_emptied(picture, memory, &times(&self.shared.config), row.id);
+            FsRecord { emptied, ..messages::record(picture, row) }
+        })?;
         if let Some(s3) = record.s3.as_mut().filter(|_| with_secret) {
             s3.secret_key = open_secret(self.shared.sealing(), row)?;
         }
@@ -201,7 +206,23 @@ async fn delete(call: Call<'_>, name: &FsName) -> Result<FsAnswer, MdsError> {
         let over = |id: &u64| memory.lease_left(*id, lease, picture.now).is_zero();
         picture.mounts_of(row.id).map(|mount| mount.id).filter(over).collect()
     })?;
-    call.fs_command(FsOp::Doom(state::FsDoom { name: row.name, lapsed })).await
+    let until_purged = name.until_purged;
+    call.fs_command(FsOp::Doom(state::FsDoom { name: row.name, lapsed, until_purged })).await
+}
+
+/// The objects of a file system that is being deleted are gone: its rows may go, too.
+async fn purged(call: Call<'_>, name: &FsName) -> Result<FsAnswer, MdsError> {
+    let row = match call.system(name) {
+        Ok(row) => row,
+        // The same was said before.
+        Err(MdsError::NotFound { .. }) => return Ok(done()),
+        Err(error) => return Err(error),
+    };
+    if !call.record(&row, false)?.emptied {
+        let why = format!("metaservers still have something of file system {}", row.name);
+        return Err(MdsError::Conflict { why });
+    }
+    call.fs_command(FsOp::Forget(state::FsForget { fs: row.id })).await
 }
 
 async fn set_keys(call: Call<'_>, op: FsSetKeys) -> Result<FsAnswer, MdsError> {

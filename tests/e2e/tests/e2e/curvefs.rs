@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use curve_e2e::{is_root, seconds_from_env, turn};
@@ -14,15 +14,19 @@ use curve_harness::{FsMount, Playground, PlaygroundOptions, run};
 const GAP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
 
 /// A playground with a file system called `fs`.
-pub(crate) struct Cluster {
-    pub(crate) playground: Playground,
-    pub(crate) dir: tempfile::TempDir,
+pub struct Cluster {
+    pub playground: Playground,
+    pub dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    pub(crate) async fn start(more: &[&str]) -> Self {
+    pub async fn start(more: &[&str]) -> Self {
+        Self::start_in(None, more).await
+    }
+
+    pub async fn start_in(dir: Option<PathBuf>, more: &[&str]) -> Self {
         let more = ["--fs"].iter().chain(more).map(|more| (*more).to_owned()).collect();
-        let options = PlaygroundOptions { more, ..PlaygroundOptions::default() };
+        let options = PlaygroundOptions { dir, more, ..PlaygroundOptions::default() };
         let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("curve-mounts-").tempdir().expect("a directory");
         let cluster = Self { playground, dir };
@@ -54,13 +58,13 @@ impl Cluster {
         created.success().unwrap_or_else(|error| panic!("{error}"));
     }
 
-    pub(crate) async fn mount(&self, at: &str) -> FsMount {
+    pub async fn mount(&self, at: &str) -> FsMount {
         FsMount::start(&self.playground, "fs", &self.dir.path().join(at), &[]).await
     }
 }
 
 /// Mounts need root here; says so where it is not.
-pub(crate) fn can_mount() -> bool {
+pub fn can_mount() -> bool {
     let can = is_root() && Path::new("/dev/fuse").exists();
     if !can {
         println!("needs root and /dev/fuse; nothing was tested");
@@ -68,7 +72,7 @@ pub(crate) fn can_mount() -> bool {
     can
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it does not panic")
 }
 
@@ -99,6 +103,34 @@ async fn two_mounts_share_files_and_everything_is_there_after_a_restart() {
     let lines = blocking(move || fs::read_to_string(shared).expect("it is there").lines().count()).await;
     assert_eq!(lines, 400);
     a.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Whoever removes a file system may go away in the middle; the same command goes on.
+#[tokio::test]
+async fn a_removal_that_was_interrupted_goes_on() {
+    let _turn = turn("a_removal_that_was_interrupted_goes_on").await;
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(&[]).await;
+    let mount = cluster.mount("a").await;
+    for n in 0..5 {
+        fs::write(mount.dir().join(format!("f{n}")), "some bytes").expect("written");
+    }
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+
+    let playground = &cluster.playground;
+    playground.kill("s3-1").await.unwrap_or_else(|error| panic!("{error}"));
+    let remove = ["fs", "rm", "fs", "--yes"];
+    let interrupted = playground.curve_within(Duration::from_secs(8), &remove).await;
+    assert!(interrupted.is_err(), "it was killed, since its store does not answer");
+    let listed = playground.json(&["fs", "ls"]).await.expect("a list").to_string();
+    assert!(listed.contains("deleting"), "{listed}");
+
+    playground.restart("s3-1").await.unwrap_or_else(|error| panic!("{error}"));
+    let removed = playground.json(&remove).await.expect("removed");
+    assert!(removed["objects_deleted"].as_u64().is_some_and(|deleted| deleted >= 5), "{removed}");
+    cluster.create("fs").await;
 }
 
 /// What is closed on one mount is seen by the next open on the other.

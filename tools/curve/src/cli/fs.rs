@@ -45,7 +45,8 @@ pub enum FsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a file system that nobody has mounted, with all its files: first the metadata, then the objects in its buckets.
+    /// Remove a file system that nobody has mounted, with all its files: first the metadata, then the objects in its buckets. If it is
+    /// interrupted, the same command goes on.
     #[command(after_help = "Examples:\n  curve fs rm demo --dry-run\n  curve fs rm demo --yes")]
     Rm {
         /// Its name.

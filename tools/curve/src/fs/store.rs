@@ -97,8 +97,13 @@ fn remedy(cause: &DataError) -> (Code, &'static str) {
     }
 }
 
-/// Deletes every object of a file system that is gone.
-pub(super) async fn purge(fs: u32, s3: &S3Backend, progress: &mut Progress) -> Result<u64, Failure> {
+/// Deletes every object of a file system that nobody uses any more. Those that are gone already are not counted.
+pub(super) async fn purge(
+    name: &str,
+    fs: u32,
+    s3: &S3Backend,
+    progress: &mut Progress,
+) -> Result<u64, Failure> {
     let buckets = buckets(s3);
     progress.say("objects are deleted");
     let progress = Mutex::new(progress);
@@ -112,13 +117,14 @@ pub(super) async fn purge(fs: u32, s3: &S3Backend, progress: &mut Progress) -> R
     let purged = purge_buckets(&buckets, FsId(fs), Patience::Soft(PURGE_PATIENCE), say).await;
     purged.map_err(|error| {
         let (code, _) = remedy(&error);
-        Failure::new(code, "the file system is removed, but some of its objects are still in the store")
-            .because(&error)
-            .try_this(format!(
-                "delete the objects named ??/{fs:08x}/* from {} at {} with the tools of the store",
+        Failure::new(code, "some of the file system's objects are still in the store").because(&error).try_this(
+            format!(
+                "`curve fs rm {name}` again: it goes on. Without the store, `curve fs rm {name} --keep-objects`, and delete \
+                 the objects named ??/{fs:08x}/* from {} at {} with the store's tools",
                 s3.buckets.join(", "),
                 s3.endpoint
-            ))
+            ),
+        )
     })
 }
 
