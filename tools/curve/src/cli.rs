@@ -2,6 +2,7 @@
 
 pub mod fs;
 pub mod iscsi;
+pub mod mounted;
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -1,6 +1,11 @@
 //! `curve fs`: file systems and their mounts.
 
+mod attributes;
+mod doctor;
+mod du;
+mod info;
 mod listings;
+mod stats;
 mod store;
 
 use std::path::Path;
@@ -19,11 +24,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::{Api, mds_failure};
 use crate::cli::DestroyArgs;
-use crate::cli::fs::{CreateArgs, FsCommand, KeyArgs};
+use crate::cli::fs::{CreateArgs, FsCommand, KeyArgs, SystemCommand};
+use crate::cli::mounted::MountedCommand;
 use crate::confirm::confirm;
 use crate::failure::{Code, Failure};
 use crate::output;
 use crate::progress::Progress;
+
+pub(crate) use doctor::{CODES as FINDINGS, meaning as finding_meaning};
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// How long the MDS is asked to forget a file system whose objects are deleted.
@@ -31,32 +39,46 @@ const PURGED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs one `curve fs` command.
 pub async fn run(config: Option<&Path>, command: FsCommand) -> Result<(), Failure> {
+    let command = match command {
+        FsCommand::Mounted(command) => return of_mount(config, command).await,
+        FsCommand::Cluster(command) => command,
+    };
     let api = Api::connect(config).await?;
     let mds = api.mds();
     match command {
-        FsCommand::Create(args) => create(mds, args).await,
-        FsCommand::Ls { json } => {
+        SystemCommand::Create(args) => create(mds, args).await,
+        SystemCommand::Ls { json } => {
             listings::file_systems(&list(mds).await?, json);
             Ok(())
         }
-        FsCommand::Stat { name, json } => {
+        SystemCommand::Stat { name, json } => {
             let record = get(mds, &name, false).await.map_err(|error| mds_failure(&error))?;
             let partitions = partitions(mds, record.id).await?;
             listings::file_system(&record, &partitions, json);
             Ok(())
         }
-        FsCommand::Rm { name, keep_objects, timeout, destroy, json } => {
+        SystemCommand::Rm { name, keep_objects, timeout, destroy, json } => {
             remove(mds, &name, keep_objects, timeout, destroy, json).await
         }
-        FsCommand::Mounts { name, json } => {
+        SystemCommand::Mounts { name, json } => {
             let (mounts, systems) = (mounts(mds, name.as_deref()).await?, list(mds).await?);
             listings::mounts(&mounts, &systems, json);
             Ok(())
         }
-        FsCommand::Evict { mount, timeout, destroy, json } => {
+        SystemCommand::Evict { mount, timeout, destroy, json } => {
             evict(mds, mount.0, timeout, destroy, json).await
         }
-        FsCommand::SetKeys { name, keys, json } => set_keys(mds, name, keys, json).await,
+        SystemCommand::SetKeys { name, keys, json } => set_keys(mds, name, keys, json).await,
+    }
+}
+
+/// Commands that ask a mount on this host: they need neither configuration nor MDS.
+async fn of_mount(config: Option<&Path>, command: MountedCommand) -> Result<(), Failure> {
+    match command {
+        MountedCommand::Du(args) => du::run(&args),
+        MountedCommand::Info(args) => info::run(&args),
+        MountedCommand::Stats(args) => stats::run(&args).await,
+        MountedCommand::Doctor(args) => doctor::run(config, &args).await,
     }
 }
 

@@ -78,6 +78,10 @@ fn on_one_thread(command: impl Future<Output = Result<(), Failure>>) -> Result<(
 }
 
 fn explain(code: Option<&str>) -> Result<(), Failure> {
+    if let Some((code, meaning)) = code.and_then(|code| Some((code, fs::finding_meaning(code)?))) {
+        println!("{} (finding): {meaning}", code.to_ascii_uppercase());
+        return Ok(());
+    }
     let wanted: Vec<Code> = match code {
         None => CODES.to_vec(),
         Some(name) => {
@@ -91,6 +95,10 @@ fn explain(code: Option<&str>) -> Result<(), Failure> {
     };
     for code in wanted {
         println!("{} (exit {}): {}", code.name(), code.exit(), code.meaning());
+    }
+    if code.is_none() {
+        println!("\nFindings of `curve fs doctor`:");
+        fs::FINDINGS.iter().for_each(|(code, meaning)| println!("{code}: {meaning}"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use curve_types::{ByteSize, HumanDuration};
 
 use super::DestroyArgs;
+use super::mounted::MountedCommand;
 
 /// `curve fs`.
 #[derive(Args, Debug)]
@@ -19,6 +20,17 @@ pub struct FsArgs {
 /// The verbs of `curve fs`.
 #[derive(Subcommand, Debug)]
 pub enum FsCommand {
+    /// Of file systems.
+    #[command(flatten)]
+    Cluster(SystemCommand),
+    /// Of a mount on this host.
+    #[command(flatten)]
+    Mounted(MountedCommand),
+}
+
+/// Verbs that ask the cluster.
+#[derive(Subcommand, Debug)]
+pub enum SystemCommand {
     /// Create a file system. The store is tried first: an object is put, read and deleted in each bucket.
     #[command(
         after_help = "Examples:\n  curve fs create demo --backend s3 --endpoint http://10.0.0.9:9000 --bucket demo --access-key K \
@@ -183,6 +195,15 @@ impl FromStr for MountName {
 impl FsCommand {
     /// Whether failures should be printed as JSON.
     pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Cluster(command) => command.wants_json(),
+            Self::Mounted(command) => command.wants_json(),
+        }
+    }
+}
+
+impl SystemCommand {
+    fn wants_json(&self) -> bool {
         match self {
             Self::Create(args) => args.json,
             Self::Ls { json }

@@ -38,7 +38,8 @@ pub(super) fn secret(keys: &KeyArgs) -> Result<String, Failure> {
     }
 }
 
-fn buckets(s3: &S3Backend) -> Vec<Arc<dyn ObjectStore>> {
+/// The buckets of a file system, by its record with the secret.
+pub(super) fn buckets(s3: &S3Backend) -> Vec<Arc<dyn ObjectStore>> {
     let secret = String::from_utf8_lossy(&s3.secret_key).into_owned();
     let bucket = |bucket: &String| -> Arc<dyn ObjectStore> {
         Arc::new(S3Bucket::new(S3Access {
@@ -62,7 +63,8 @@ pub(super) async fn check(s3: &S3Backend) -> Result<(), Failure> {
     try_join_all(probes).await.map(drop).map_err(|error| unusable(&s3.endpoint, &error))
 }
 
-fn unusable(endpoint: &str, error: &ProbeError) -> Failure {
+/// The failure for a store that did not do it.
+pub(super) fn unusable(endpoint: &str, error: &ProbeError) -> Failure {
     let message = format!("the store at {endpoint} cannot hold a file system");
     let (code, remedy) = match error {
         ProbeError::Failed { cause, .. } => remedy(cause),
