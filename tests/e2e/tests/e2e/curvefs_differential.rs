@@ -47,13 +47,15 @@ impl Pair {
         for (number, step) in steps.iter().enumerate() {
             match step {
                 Step::Remount => {
-                    (tested.close(), trusted.close());
+                    tested.close();
+                    trusted.close();
                     self.again(false);
                 }
                 Step::Crash => {
                     tested.sync();
                     self.again(true);
-                    (tested.close(), trusted.close());
+                    tested.close();
+                    trusted.close();
                 }
                 _ => {}
             }
@@ -64,7 +66,8 @@ impl Pair {
                 )));
             }
         }
-        (tested.close(), trusted.close());
+        tested.close();
+        trusted.close();
         let (found, expected) =
             (tested.tree().expect("it can be read"), trusted.tree().expect("it can be read"));
         if found != expected {
