@@ -10,7 +10,7 @@
 //! | `curve.file.extents.OFFSET` | a file | a page of its extents from there on (`extents`) |
 //!
 //! Those of the mount can be read when no server answers, and by everybody who may use the mount; those of files by who may
-//! read the file. Finding out the health costs requests, so it is done once at a time and its result kept for a second.
+//! read the file. Finding out the health costs requests, so it is done once at a time; who asks meanwhile gets the same answer.
 
 mod extents;
 mod facts;
@@ -20,7 +20,7 @@ mod verdict;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use curve_telemetry::HealthReport;
@@ -36,9 +36,6 @@ use tokio::time::Instant;
 use crate::checks::Plan;
 
 pub use readings::Reading;
-
-/// How long what was found out is as good as new.
-const HEALTH_KEPT: Duration = Duration::from_secs(1);
 
 /// The time as this machine's clock has it, in milliseconds since 1970.
 pub fn unix_ms() -> u64 {
@@ -78,7 +75,7 @@ pub struct Inspector {
     meters: Meters,
     began: Instant,
     features: OnceLock<Features>,
-    /// The last health, and when.
+    /// The last health, and when it was found out.
     health: Mutex<Option<(Instant, Bytes)>>,
 }
 
@@ -160,9 +157,10 @@ impl Inspector {
     }
 
     async fn health(&self, vfs: &Vfs) -> Bytes {
+        let asked = Instant::now();
         let mut kept = self.health.lock().await;
-        if let Some((at, report)) = kept.as_ref()
-            && at.elapsed() < HEALTH_KEPT
+        if let Some((found, report)) = kept.as_ref()
+            && *found > asked
         {
             return report.clone();
         }

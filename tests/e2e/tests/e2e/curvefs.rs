@@ -59,7 +59,11 @@ impl Cluster {
     }
 
     pub async fn mount(&self, at: &str) -> FsMount {
-        FsMount::start(&self.playground, "fs", &self.dir.path().join(at), &[]).await
+        self.mount_with(at, &[]).await
+    }
+
+    pub async fn mount_with(&self, at: &str, more: &[&str]) -> FsMount {
+        FsMount::start(&self.playground, "fs", &self.dir.path().join(at), more).await
     }
 }
 

@@ -9,6 +9,7 @@ mod curvefs_differential;
 mod curvefs_posix;
 mod curvefs_programs;
 mod curvefs_upgrade;
+mod curvefs_tools;
 mod faults;
 mod filesystems;
 mod guest;
