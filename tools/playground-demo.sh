@@ -67,7 +67,8 @@ curve playground restart chunkserver-2 --dir $dir
 nbdinfo '$uri'
 qemu-img convert -n -f qcow2 -O raw disk.qcow2 '$uri'
 fio --name=try --ioengine=nbd --uri='$uri' --rw=randwrite --bs=4k --iodepth=32 --size=1g --runtime=10 --time_based
-ls -l $dir/mnt/docs; curve fs mounts; curve playground kill metaserver-2 --dir $dir    # the mount goes on
+ls -l $dir/mnt/docs; curve fs du $dir/mnt; curve fs info $dir/mnt/docs/curvefs.md; curve fs stats $dir/mnt
+curve playground kill metaserver-2 --dir $dir; curve-fuse upgrade $dir/mnt --background    # the mount goes on through both
 curve-fuse umount $dir/mnt
 curve playground wipe --dir $dir                       # ends everything and removes the data
 END

@@ -161,7 +161,7 @@ async fn make_usable(
         let meters = Meters { store: data.meters(), ..Meters::default() };
         let metadata = Arc::new(CountedMetadata::new(metadata, meters.meta.clone()));
         let vfs = Vfs::new(metadata, data.backend(), options);
-        let inspector = Inspector::begin(plan, mount, &data, meters, (top, granted_ms), &vfs);
+        let inspector = Inspector::begin(plan, mount, &data, meters, (top, Some(granted_ms)), &vfs);
         let root = vfs.get_attr(InodeId::ROOT).await;
         root.map(|_| (vfs, top, inspector)).map_err(|error| unusable(error.to_string()))
     };

@@ -63,8 +63,9 @@ pub struct Identity {
     pub options: String,
     /// The root's number in the file system.
     pub top: InodeId,
-    /// This machine's clock before and after the mount was asked for, in milliseconds since 1970.
-    pub granted_ms: (u64, u64),
+    /// This machine's clock before and after the mount was asked for, in milliseconds since 1970; none if another process has
+    /// asked for it.
+    pub granted_ms: Option<(u64, u64)>,
 }
 
 /// Answers the virtual attributes of a mount.
@@ -87,7 +88,7 @@ impl Inspector {
         mount: &Arc<Mount>,
         data: &S3Data,
         meters: Meters,
-        (top, granted_ms): (Option<InodeId>, (u64, u64)),
+        (top, granted_ms): (Option<InodeId>, Option<(u64, u64)>),
         vfs: &Vfs,
     ) -> Arc<Self> {
         let (source, dir, options) = (plan.source(), plan.dir.clone(), plan.options_text.clone());

@@ -130,9 +130,12 @@ pub enum Step {
     Crash,
 }
 
-/// Steps as many as `len` allows.
+/// Some directories and open files, then steps as many as `len` allows.
 pub fn steps(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
-    let name = || prop::collection::vec(0u8..4, 1..=3).prop_map(Name);
+    let name = || {
+        let parts = prop_oneof![5 => 1..=1usize, 4 => 2..=2usize, 1 => 3..=3usize];
+        parts.prop_flat_map(|parts| prop::collection::vec(0u8..4, parts)).prop_map(Name)
+    };
     let slot = || 0..SLOTS;
     let at = || prop_oneof![0..64u64, 4000..4200u64, 0..150_000u64];
     let size = || prop_oneof![1..30usize, 1..9000usize, 1..70_000usize];
@@ -185,7 +188,22 @@ pub fn steps(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
         2 => name().prop_map(|name| Step::List { name }),
     ];
     let step = prop_oneof![200 => files, 200 => names, 1 => Just(Step::Remount), 1 => Just(Step::Crash)];
-    prop::collection::vec(step, len)
+    prop::collection::vec(step, len).prop_map(|steps| first_names().into_iter().chain(steps).collect())
+}
+
+/// Without some names to begin with, nearly every call would be refused.
+fn first_names() -> Vec<Step> {
+    let open =
+        |slot, name| Step::Open { slot, name: Name(name), exclusive: true, truncate: false, append: false };
+    let mkdir = |name| Step::Mkdir { name: Name(name) };
+    vec![
+        mkdir(vec![0]),
+        mkdir(vec![1]),
+        mkdir(vec![0, 1]),
+        open(0, vec![2]),
+        open(1, vec![0, 3]),
+        open(2, vec![1, 2]),
+    ]
 }
 
 /// One of the two directories.

@@ -26,7 +26,7 @@ use crate::checks::Plan;
 use crate::cli;
 use crate::daemon::{Opened, USABLE_MAX, connect, finish};
 use crate::error::FuseError;
-use crate::inspect::{Inspector, Meters, unix_ms};
+use crate::inspect::{Inspector, Meters};
 use crate::record::{self, Post};
 use crate::session::Served;
 use crate::{background, mounts};
@@ -175,8 +175,6 @@ struct Adopted {
     data: S3Data,
     mds: ClientConfig,
     top: Option<InodeId>,
-    /// This machine's clock before and after the MDS was asked.
-    asked_ms: (u64, u64),
 }
 
 async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
@@ -186,10 +184,8 @@ async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
         ..ClientConfig::default()
     };
     let (api, network) = connect(&mds);
-    let begun_ms = unix_ms();
     let mount = Mount::take_over(api, network, terms.held, RetryLimits::default(), rand::rng().random());
     let mount = Arc::new(mount.await.map_err(|error| FuseError::of_grant(&plan.name, error))?);
-    let asked_ms = (begun_ms, unix_ms());
     let grant = mount.grant();
     let data = S3Data::new(&grant.file_system, grant.writer, plan.options.fs.soft_timeout);
     let data = data.map_err(|error| FuseError::of_store(&plan.name, error))?;
@@ -201,7 +197,7 @@ async fn adopt(plan: &Plan, terms: &Terms) -> Result<Adopted, FuseError> {
     let asked = timeout(USABLE_MAX, metadata.query(Query::GetAttr { inode: InodeId::ROOT })).await;
     let why = match asked {
         Ok(Ok(Answer::Attrs { .. })) => {
-            return Ok(Adopted { mount, metadata, data, mds, top: terms.top, asked_ms });
+            return Ok(Adopted { mount, metadata, data, mds, top: terms.top });
         }
         Ok(Ok(_)) => FsError::Corrupt.to_string(),
         Ok(Err(error)) => error.to_string(),
@@ -216,14 +212,14 @@ fn put_in_place(
     state: State,
     device: OwnedFd,
 ) -> Result<(Opened, Successor), FuseError> {
-    let Adopted { mount, metadata, data, mds, top, asked_ms } = adopted;
+    let Adopted { mount, metadata, data, mds, top } = adopted;
     let State { serial, numbers, session, vfs } = state;
     mount.metadata().set_numbers(numbers.into_iter().map(|number| (number.partition, number.next)).collect());
     data.backend().set_next_serial(serial);
     let meters = Meters { store: data.meters(), ..Meters::default() };
     let metadata = Arc::new(CountedMetadata::new(metadata, meters.meta.clone()));
     let vfs = Vfs::take_over(metadata, data.backend(), plan.options.fs.clone(), vfs);
-    let inspector = Inspector::begin(plan, &mount, &data, meters, (top, asked_ms), &vfs);
+    let inspector = Inspector::begin(plan, &mount, &data, meters, (top, None), &vfs);
     let kernel = plan.kernel(rustix::process::geteuid().is_root());
     let successor = curvefs_fuse::take_over(vfs.clone(), &plan.dir, device.as_fd(), session, &kernel);
     let successor = successor.map_err(FuseError::system("the kernel's session cannot be taken over"))?;

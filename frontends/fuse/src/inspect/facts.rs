@@ -86,7 +86,9 @@ pub async fn gather(inspector: &Inspector, vfs: &Vfs) -> Facts {
         state,
         lease: mount.grant().lease,
         lease_age: mount.lease_age(),
-        clock_ahead_ms: began.map(|began| ahead(began, inspector.identity.granted_ms)),
+        clock_ahead_ms: began
+            .zip(inspector.identity.granted_ms)
+            .map(|(began, granted)| ahead(began, granted)),
         mds,
         partitions,
         buckets,

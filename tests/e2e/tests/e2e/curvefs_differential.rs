@@ -14,9 +14,11 @@ use tokio::runtime::Handle;
 use crate::curvefs::{Cluster, blocking, can_mount};
 
 /// The mount under test and what it is compared with.
+///
+/// The mount ends before the servers that it needs, also when a test fails: fields are dropped in order.
 struct Pair {
-    cluster: Cluster,
     mount: Option<FsMount>,
+    cluster: Cluster,
     trusted: Mounted,
     runtime: Handle,
     sequence: u64,
@@ -73,9 +75,11 @@ impl Pair {
         if found != expected {
             return Err(TestCaseError::fail(format!("at the end: {found:#?}; on ext4: {expected:#?}")));
         }
-        std::fs::remove_dir_all(self.trusted.join(&name)).expect("it can be removed");
         let at = self.mount.as_ref().expect("it is mounted").dir().join(&name);
-        std::fs::remove_dir_all(at).expect("it can be removed");
+        for at in [self.trusted.join(&name), at] {
+            let removed = std::fs::remove_dir_all(&at);
+            removed.map_err(|error| TestCaseError::fail(format!("rm -r {}: {error}", at.display())))?;
+        }
         Ok(())
     }
 }
@@ -104,7 +108,7 @@ async fn a_mount_answers_as_ext4_does() {
     let mut pair = blocking(move || compare(pair, cases)).await;
     let Pair { sequence, mounts, calls, refused, .. } = pair;
     println!("{sequence} sequences, {mounts} mounts, {calls} calls, {refused} of them refused");
-    assert!(refused > 0 && refused < calls * 9 / 10, "most calls have to mean something");
+    assert!(refused > 0 && refused < calls * 3 / 4, "most calls have to mean something");
     let mount = pair.mount.take().expect("it is mounted");
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
     pair.trusted.unmount().await;
