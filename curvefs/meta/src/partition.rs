@@ -55,7 +55,7 @@ pub struct Entry {
 }
 
 /// What an operation over several partitions needs of the others.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
     /// Parts, in the order in which each partition has to do its own.
     pub parts: Vec<Part>,
@@ -151,26 +151,38 @@ impl Partition {
                 return Ok(Route::NeedsSource);
             }
         }
-        let planned = split(plan(&mut txn, request, op, source))?;
+        let (done, plan) = plan(&mut txn, request, op, source);
+        let planned = split(done)?;
         txn.discard();
-        // What fails alone is proposed, so that the answer is remembered.
+        // A partition alone cannot say again what it knows from another one, or what it found behind something that another one has
+        // to do: it would only say `Busy`, for ever. And nothing has changed.
+        let with_others = source.is_some() || !plan.parts.is_empty();
         Ok(match planned {
-            Ok(plan) if !plan.parts.is_empty() => Route::Across(plan),
+            Ok(()) if !plan.parts.is_empty() => Route::Across(plan),
             Err(FsError::Busy) => Route::Known(Err(FsError::Busy)),
-            // A partition alone cannot say it again, not knowing the source; and nothing has changed.
-            Ok(_) if source.is_some() => Route::Known(Ok(Reply::Done)),
-            Err(error) if source.is_some() => Route::Known(Err(error)),
-            Ok(_) | Err(_) => Route::Alone,
+            Ok(()) if with_others => Route::Known(Ok(Reply::Done)),
+            Err(error) if with_others => Route::Known(Err(error)),
+            // What fails alone is proposed, so that the answer is remembered.
+            Ok(()) | Err(_) => Route::Alone,
         })
     }
 }
 
-fn plan(txn: &mut Txn<'_>, request: &Request, op: &NameOp, source: Option<Dentry>) -> Result<Plan, Fail> {
+/// A dry run: how it ends, and what it needs of others up to there.
+fn plan(
+    txn: &mut Txn<'_>,
+    request: &Request,
+    op: &NameOp,
+    source: Option<Dentry>,
+) -> (Result<(), Fail>, Plan) {
     let planning = Others::Planning(Planning { source, ..Planning::default() });
-    let mut change = Change::begin(txn, request.now_ns, request.mount, Term(0), planning)?;
-    change.name_op(op)?;
+    let mut change = match Change::begin(txn, request.now_ns, request.mount, Term(0), planning) {
+        Ok(change) => change,
+        Err(failed) => return (Err(failed), Plan::default()),
+    };
+    let done = change.name_op(op).map(drop);
     let Others::Planning(planning) = change.others else { unreachable!("planning stays planning") };
-    Ok(Plan { parts: planning.parts, place: planning.place, walks: planning.walks })
+    (done, Plan { parts: planning.parts, place: planning.place, walks: planning.walks })
 }
 
 fn split<T>(step: Result<T, Fail>) -> Result<Result<T, FsError>, KvError> {

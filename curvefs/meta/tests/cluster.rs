@@ -4,7 +4,7 @@ mod support;
 
 use curve_types::{Epoch, Sequence};
 use curvefs_meta::Outcome;
-use curvefs_types::{Answer, FsError, InodeId, MountId, NameOp, Op, Query, Reply, Request};
+use curvefs_types::{Answer, FsError, InodeId, MountId, NameOp, Op, Query, RenameMode, Reply, Request};
 use proptest::prelude::*;
 use support::model::{Model, Said, normal};
 use support::net::{Faults, Net};
@@ -57,6 +57,18 @@ fn is_of_one_partition(op: &Op) -> bool {
     }
 }
 
+/// As a leader does it: what is in the way goes away by itself, so the answer is some day another than `Busy`.
+fn ask_until_known(net: &mut Net, ticket: u64, request: &Request) -> Outcome {
+    for _ in 0..50 {
+        net.submit(ticket, request.clone());
+        let outcome = net.run_to_answer(ticket);
+        if outcome != Err(FsError::Busy) {
+            return outcome;
+        }
+    }
+    panic!("{:?} is never answered", request.op);
+}
+
 /// One client, whose every answer is compared with the plain tree.
 fn follow(seeds: &[Seed], seed: u64, faults: Faults) {
     let mut net = Net::new(3, seed, faults);
@@ -69,8 +81,7 @@ fn follow(seeds: &[Seed], seed: u64, faults: Faults) {
             continue;
         }
         let request = request(1, n as u64 + 1, op);
-        net.submit(n as u64, request.clone());
-        let outcome = net.run_to_answer(n as u64);
+        let outcome = ask_until_known(&mut net, n as u64, &request);
         if let (Err(_), None) = (&outcome, made(&outcome)) {
             let mut copy = model.clone();
             let said = copy.apply(&request.op, request.now_ns, Some(InodeId(u64::MAX)));
@@ -183,4 +194,25 @@ fn two_moves_make_no_cycle() {
         let problems = net.quiesce();
         assert!(problems.is_empty(), "seed {seed}: {problems:#?}");
     }
+}
+
+/// What fails behind the point where another partition is needed: a directory moved onto one that is not empty, which needs
+/// the lock on moves from the root's partition.
+#[test]
+fn a_failure_behind_what_others_have_to_do_is_answered() {
+    let mut net = Net::new(3, 1, Faults::NONE);
+    let top = mkdir(&mut net, 1, InodeId::ROOT, "top", 2);
+    let from = mkdir(&mut net, 2, top, "from", 2);
+    mkdir(&mut net, 3, from, "moved", 2);
+    let full = mkdir(&mut net, 4, top, "full", 2);
+    mkdir(&mut net, 5, full, "child", 2);
+    let op = NameOp::Rename {
+        parent: from,
+        name: "moved".try_into().unwrap(),
+        new_parent: top,
+        new_name: "full".try_into().unwrap(),
+        mode: RenameMode::Replace,
+    };
+    let outcome = ask_until_known(&mut net, 6, &request(1, 6, op.into()));
+    assert_eq!(outcome, Err(FsError::NotEmpty));
 }
