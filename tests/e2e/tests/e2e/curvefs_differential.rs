@@ -62,6 +62,8 @@ impl Pair {
                 _ => {}
             }
             let (found, expected) = (tested.apply(step), trusted.apply(step));
+            self.calls += 1;
+            self.refused += u64::from(expected.starts_with("errno"));
             if found != expected {
                 return Err(TestCaseError::fail(format!(
                     "step {number}, {step:?}: {found}; on ext4: {expected}"
