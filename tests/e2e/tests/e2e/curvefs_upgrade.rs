@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use curve_e2e::turn;
+use curve_harness::FsMount;
 use curve_harness::files::{Expected, FilesChecker, Tolerance, verify};
 use rustix::fs::{Dir, FlockOperation, fcntl_lock};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
@@ -303,11 +304,7 @@ async fn programs_go_on_across_ten_upgrades() {
     println!("who waited for a lock got it after {:?}", got - unlocked);
     let longest = steps.into_iter().max().expect("programs ran");
     println!("the longest of all steps took {longest:?}, upgrade or not");
-    let stalls = stalls_in(&a.log());
-    assert_eq!(stalls.len() as u64, UPGRADES);
-    let stall = stalls.into_iter().max().expect("one for each upgrade");
-    println!("the longest stall of an upgrade was {stall:?}");
-    assert!(stall < STALL_MAX, "{stall:?}: {}", a.log());
+    check_stalls(&a);
     drop(mine);
     let dir = at_b.clone();
     blocking(move || {
@@ -320,6 +317,14 @@ async fn programs_go_on_across_ten_upgrades() {
     assert_eq!(mounts.to_string().matches("\"directory\"").count(), 2, "the same mounts: {mounts}");
     a.unmount().await.unwrap_or_else(|error| panic!("{error}"));
     b.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn check_stalls(mount: &FsMount) {
+    let stalls = stalls_in(&mount.log());
+    assert_eq!(stalls.len() as u64, UPGRADES);
+    let stall = stalls.into_iter().max().expect("one for each upgrade");
+    println!("the longest stall of an upgrade was {stall:?}");
+    assert!(stall < STALL_MAX, "{stall:?}: {}", mount.log());
 }
 
 /// A process that wants to go on with a mount and does not: `frontends/fuse/src/handover/format.rs` has the bytes.
