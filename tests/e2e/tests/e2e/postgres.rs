@@ -201,7 +201,7 @@ impl Postgres {
         run(10, "chown", &["postgres", &home.display().to_string()]).await.expect("the user postgres exists");
         let this = Self { bin: bin.to_path_buf(), home };
         let data = this.data();
-        this.tool("initdb", &["-A", "trust", "--no-instructions", "-D", &data], 120).await;
+        this.tool("initdb", &["-A", "trust", "--no-instructions", "-D", &data], 300).await;
         this
     }
 
