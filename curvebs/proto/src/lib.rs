@@ -5,6 +5,7 @@
 //! same bytes can also travel as a frame in the simulator.
 
 mod data;
+pub mod health;
 pub mod mds;
 pub mod methods;
 pub mod pb;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use curve_proto::health::{item, listed, placed};
 use curve_proto::mds::{HealthItem, HealthLevel};
 use curve_proto::pb::fs::{MetaserverState, PartitionHealth};
 use curve_proto::pb::mds_state::FsPartitionRow;
@@ -12,9 +13,6 @@ use crate::memory::Memory;
 use crate::messages;
 use crate::picture::Picture;
 use crate::times::Times;
-
-/// Names in one line at most.
-const LISTED_MAX: usize = 8;
 
 /// How well a partition is.
 pub fn partition(picture: &Picture, row: &FsPartitionRow) -> PartitionHealth {
@@ -39,23 +37,6 @@ pub fn items(picture: &Picture, memory: &Memory, times: &Times) -> Vec<HealthIte
     items.extend(partitions(picture));
     items.extend(repairing(memory));
     items
-}
-
-fn item(level: HealthLevel, code: &str, summary: String, cause: String, remedy: &str) -> HealthItem {
-    HealthItem { level, code: code.into(), summary, cause, remedy: remedy.into() }
-}
-
-fn listed<T: ToString>(all: &[T]) -> String {
-    let mut text = all.iter().take(LISTED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if all.len() > LISTED_MAX {
-        text.push_str(&format!(" and {} more", all.len() - LISTED_MAX));
-    }
-    text
-}
-
-/// Who it is and where. One whose address another has taken over is nowhere.
-fn placed(node: u64, address: &str) -> String {
-    if address.is_empty() { format!("{node}, which was replaced") } else { format!("{node} at {address}") }
 }
 
 fn metaservers(picture: &Picture, times: &Times) -> Vec<HealthItem> {

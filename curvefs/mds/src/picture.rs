@@ -7,7 +7,7 @@ use curve_kv::KvError;
 use curve_proto::pb::fs::{MetaReplica, MetaserverState};
 use curve_proto::pb::mds_state::{FsCountersRow, FsMetaserverRow, FsMountRow, FsPartitionRow, FsSystemRow};
 use curve_rows::{Rows, all, get};
-use curve_sched::{ClusterView, CopysetView, DiskState, DiskView};
+use curve_sched::{ClusterView, CopysetView, DiskState, DiskView, Silences};
 use curve_types::{CopysetId, NodeId};
 
 use crate::keys;
@@ -179,22 +179,9 @@ impl Picture {
 
 fn disk(row: &FsMetaserverRow, memory: &Memory, times: &Times, now: Instant) -> DiskView {
     let silence = memory.silence(row.node, now);
-    let silent = silence > times.down_after;
+    let limits = Silences { down: times.down_after, dead: times.dead_after };
     // A new metaserver has its address: it will not come back.
-    let replaced = row.leaving && row.address.is_empty();
-    // Who leaves and is gone need not be waited for. Until it is certain that a replaced one is gone nothing is done for
-    // it: a member that is added beside it could be lost as well, and the two that are left would be no majority of four.
-    let state = if replaced {
-        if silent { DiskState::Gone } else { DiskState::Down }
-    } else if silence > times.dead_after || (silent && row.leaving) {
-        DiskState::Dead
-    } else if silent {
-        DiskState::Down
-    } else if row.leaving {
-        DiskState::Leaving
-    } else {
-        DiskState::Up
-    };
+    let state = DiskState::of(silence, limits, row.leaving, row.address.is_empty());
     let seen = memory.seen.get(&row.node).map(|seen| &seen.heartbeat);
     // Nothing has been heard yet: assume that there is room.
     let (total, free) = seen.map_or((row.total_bytes, row.total_bytes), |h| (h.total_bytes, h.free_bytes));

@@ -14,4 +14,4 @@ pub use create::{copysets_per_disk, plan_creation, plan_groups};
 pub use leaders::plan_leaders;
 pub use repair::{RepairLimits, plan_repair};
 pub use segment::{SegmentError, choose_segment_copysets};
-pub use view::{ClusterView, CopysetView, DiskState, DiskView, Operator, REPLICAS, Step};
+pub use view::{ClusterView, CopysetView, DiskState, DiskView, Operator, REPLICAS, Silences, Step};

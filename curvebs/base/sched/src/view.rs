@@ -1,6 +1,7 @@
 //! What the plans are made from, and what they are made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use curve_types::{CopysetId, NodeId};
 
@@ -20,6 +21,36 @@ pub enum DiskState {
     Gone,
     /// The operator takes it out of service.
     Leaving,
+}
+
+/// After how much silence a disk counts as what.
+#[derive(Clone, Copy, Debug)]
+pub struct Silences {
+    /// As down.
+    pub down: Duration,
+    /// As dead.
+    pub dead: Duration,
+}
+
+impl DiskState {
+    /// What silence means. `leaving`: the operator, or a replacement, takes the disk out of service. `replaced`: another server
+    /// has its address, so it will never come back.
+    pub fn of(silence: Duration, limits: Silences, leaving: bool, replaced: bool) -> Self {
+        let silent = silence > limits.down;
+        // Who leaves and is gone need not be waited for. Until it is certain that a replaced one is gone nothing is done for
+        // it: a member that is added beside it could be lost as well, and the two that are left would be no majority of four.
+        if leaving && replaced {
+            if silent { Self::Gone } else { Self::Down }
+        } else if silence > limits.dead || (silent && leaving) {
+            Self::Dead
+        } else if silent {
+            Self::Down
+        } else if leaving {
+            Self::Leaving
+        } else {
+            Self::Up
+        }
+    }
 }
 
 /// One disk: one chunkserver.

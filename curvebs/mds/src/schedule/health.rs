@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use curve_proto::health::{item, listed, placed};
 use curve_proto::mds::{ChunkserverState, CopysetHealth, HealthItem, HealthLevel};
 use curve_sched::{REPLICAS, Step};
 use curve_types::{ByteSize, CopysetId, NodeId};
@@ -9,9 +10,6 @@ use curve_types::{ByteSize, CopysetId, NodeId};
 use crate::config::MdsConfig;
 use crate::memory::{Memory, Running};
 use crate::schedule::Picture;
-
-/// Names in one line at most.
-const LISTED_MAX: usize = 8;
 
 /// How well a copyset is.
 pub(crate) fn copyset_health(picture: &Picture, id: CopysetId) -> CopysetHealth {
@@ -42,18 +40,6 @@ pub(crate) fn health(picture: &Picture, memory: &Memory, config: &MdsConfig) -> 
     items
 }
 
-fn item(level: HealthLevel, code: &str, summary: String, cause: String, remedy: &str) -> HealthItem {
-    HealthItem { level, code: code.into(), summary, cause, remedy: remedy.into() }
-}
-
-fn listed<T: ToString>(all: &[T]) -> String {
-    let mut text = all.iter().take(LISTED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if all.len() > LISTED_MAX {
-        text.push_str(&format!(" and {} more", all.len() - LISTED_MAX));
-    }
-    text
-}
-
 fn not_enough(picture: &Picture) -> Option<HealthItem> {
     let up = picture.up();
     (up < REPLICAS && picture.copysets.is_empty()).then(|| {
@@ -65,11 +51,6 @@ fn not_enough(picture: &Picture) -> Option<HealthItem> {
             "Start more chunkservers; volumes can be created, but not written, until then.",
         )
     })
-}
-
-/// Who it is and where. One whose address another has taken over is nowhere.
-fn placed(node: NodeId, address: &str) -> String {
-    if address.is_empty() { format!("{node}, which was replaced") } else { format!("{node} at {address}") }
 }
 
 fn silent(picture: &Picture, config: &MdsConfig) -> Vec<HealthItem> {

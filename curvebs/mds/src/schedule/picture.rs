@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use curve_kv::KvError;
 use curve_proto::mds::{ChunkserverState, ReplicaReport};
 use curve_proto::pb::mds_state::{ChunkserverRow, CopysetRow};
-use curve_sched::{ClusterView, CopysetView, DiskState, DiskView};
+use curve_sched::{ClusterView, CopysetView, DiskState, DiskView, Silences};
 use curve_types::{CopysetId, NodeId, Term};
 use tokio::time::Instant;
 
@@ -136,22 +136,9 @@ impl Picture {
 fn disk(row: &ChunkserverRow, memory: &Memory, config: &MdsConfig, now: Instant) -> DiskView {
     let node = NodeId(row.node);
     let silence = memory.silence(node, now);
-    let silent = silence > config.down_after.0;
+    let limits = Silences { down: config.down_after.0, dead: config.dead_after.0 };
     // A new chunkserver has its address: its disk was replaced or set aside.
-    let replaced = row.leaving && row.address.is_empty();
-    // Who leaves and is gone need not be waited for. Until it is certain that a replaced one is gone nothing is done for
-    // it: a member that is added beside it could be lost as well, and the two that are left would be no majority of four.
-    let state = if replaced {
-        if silent { DiskState::Gone } else { DiskState::Down }
-    } else if silence > config.dead_after.0 || (silent && row.leaving) {
-        DiskState::Dead
-    } else if silent {
-        DiskState::Down
-    } else if row.leaving {
-        DiskState::Leaving
-    } else {
-        DiskState::Up
-    };
+    let state = DiskState::of(silence, limits, row.leaving, row.address.is_empty());
     let heartbeat = memory.seen.get(&node).map(|seen| &seen.heartbeat);
     // Nothing has been heard yet: assume that there is room, the chunkserver itself refuses when there is not.
     let (total, free) =
