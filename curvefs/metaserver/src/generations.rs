@@ -16,9 +16,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use curve_io::{BoxFuture, Disk, make_dirs_durable, read_whole, replace_file};
 use curve_kv::{KeyRange, KvError, Reader, Row, Store, WriteBatch};
+
+use crate::sealed;
 
 const FILE: &str = "current";
 const MAGIC: [u8; 4] = *b"CvGn";
@@ -163,24 +165,14 @@ fn name(number: u64) -> String {
 }
 
 pub(crate) fn encode(number: u64) -> Bytes {
-    let mut out = BytesMut::with_capacity(20);
-    out.put_slice(&MAGIC);
-    out.put_u16_le(VERSION);
-    out.put_u16_le(0);
+    let mut out = sealed::begin(MAGIC, VERSION, 0);
     out.put_u64_le(number);
-    let crc = crc32fast::hash(&out);
-    out.put_u32_le(crc);
-    out.freeze()
+    sealed::seal(out)
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Option<u64> {
-    let (mut body, mut crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    if body.len() != 16 || crc32fast::hash(body) != crc.get_u32_le() || body[..4] != MAGIC {
-        return None;
-    }
-    body.advance(4);
-    let (version, _) = (body.get_u16_le(), body.get_u16_le());
-    (version == VERSION).then(|| body.get_u64_le())
+    let (_, mut content) = sealed::open(bytes, MAGIC, VERSION)?;
+    (content.len() == 8).then(|| content.get_u64_le())
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod record;
 mod replica;
 mod rocks;
 mod room;
+mod sealed;
 mod server;
 mod service;
 mod systems;

@@ -14,17 +14,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use curve_io::{Disk, make_dirs_durable, read_whole, replace_file};
 use curve_proto::pb::fs::{FsPartition, FsPartitions, PartitionMember};
 use curvefs_types::FsId;
 use prost::Message as _;
 
+use crate::sealed;
+
 /// The subdirectory of the files.
 const DIR: &str = "maps";
 const MAGIC: [u8; 4] = *b"CvPm";
 const VERSION: u16 = 1;
-const HEAD: usize = 8;
 
 /// Where the answers are kept.
 pub struct MapFiles {
@@ -97,27 +98,14 @@ pub fn lasting(answer: &FsPartitions) -> FsPartitions {
 }
 
 pub(crate) fn encode(map: &FsPartitions) -> Bytes {
-    let mut out = BytesMut::with_capacity(HEAD + map.encoded_len() + 4);
-    out.put_slice(&MAGIC);
-    out.put_u16_le(VERSION);
-    out.put_u16_le(0);
+    let mut out = sealed::begin(MAGIC, VERSION, 0);
     map.encode(&mut out).expect("a buffer that grows takes every message");
-    let crc = crc32fast::hash(&out);
-    out.put_u32_le(crc);
-    out.freeze()
+    sealed::seal(out)
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Option<FsPartitions> {
-    let (body, mut crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    if crc32fast::hash(body) != crc.get_u32_le() {
-        return None;
-    }
-    let (mut head, message) = body.split_at_checked(HEAD)?;
-    if head[..4] != MAGIC {
-        return None;
-    }
-    head.advance(4);
-    (head.get_u16_le() == VERSION).then(|| FsPartitions::decode(message).ok()).flatten()
+    let (_, message) = sealed::open(bytes, MAGIC, VERSION)?;
+    FsPartitions::decode(message).ok()
 }
 
 #[cfg(test)]

@@ -18,14 +18,18 @@
 use std::io;
 use std::path::Path;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use curve_io::{Disk, read_whole, replace_file};
 use curvefs_meta::{Birth, InodeRange};
 use curvefs_types::{FsId, InodeId, PartitionId};
 
+use crate::sealed;
+
 const FILE: &str = "replica";
 const MAGIC: [u8; 4] = *b"CvPr";
 const VERSION: u16 = 1;
+/// Bytes of the content before the ranges.
+const FIXED: usize = 36;
 /// A partition is made with one; splits will add some.
 const RANGES_MAX: u32 = 1 << 16;
 
@@ -53,10 +57,7 @@ impl ReplicaRecord {
 
     pub(crate) fn encode(&self) -> Bytes {
         let Birth { fs, partition, slot, ranges, now_ns, root } = &self.birth;
-        let mut out = BytesMut::with_capacity(64);
-        out.put_slice(&MAGIC);
-        out.put_u16_le(VERSION);
-        out.put_u16_le(if self.dropped { 2 } else { 1 });
+        let mut out = sealed::begin(MAGIC, VERSION, if self.dropped { 2 } else { 1 });
         out.put_u32_le(fs.0);
         out.put_u32_le(partition.0);
         out.put_u32_le(*slot);
@@ -69,19 +70,12 @@ impl ReplicaRecord {
             out.put_u64_le(range.first.0);
             out.put_u64_le(range.last.0);
         }
-        let crc = crc32fast::hash(&out);
-        out.put_u32_le(crc);
-        out.freeze()
+        sealed::seal(out)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (mut body, mut crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-        if body.len() < 44 || crc32fast::hash(body) != crc.get_u32_le() || body[..4] != MAGIC {
-            return None;
-        }
-        body.advance(4);
-        let (version, state) = (body.get_u16_le(), body.get_u16_le());
-        if version != VERSION || !(1..=2).contains(&state) {
+        let (state, mut body) = sealed::open(bytes, MAGIC, VERSION)?;
+        if body.len() < FIXED || !(1..=2).contains(&state) {
             return None;
         }
         let (fs, partition) = (FsId(body.get_u32_le()), PartitionId(body.get_u32_le()));
