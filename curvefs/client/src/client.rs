@@ -160,6 +160,7 @@ impl Client {
     pub fn set_numbers(&self, numbers: Vec<(PartitionId, Sequence)>) {
         self.router().set_numbers(numbers);
     }
+
     /// The partition that holds an inode, and who leads it as far as is known.
     pub fn whereabouts(&self, inode: InodeId) -> (PartitionId, Option<Member>) {
         let router = self.router();

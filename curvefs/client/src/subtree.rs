@@ -40,8 +40,7 @@ impl Subtree {
         self.top
     }
 
-    /// The number in the file system of what the mount calls by `inode`.
-    pub fn inward(&self, inode: InodeId) -> InodeId {
+    fn inward(&self, inode: InodeId) -> InodeId {
         if inode == InodeId::ROOT { self.top } else { inode }
     }
 

@@ -45,10 +45,8 @@ impl Vfs {
                 return Ok((attr, self.core.timeout_of(&attr)));
             }
         }
-        if inode.state().is_dirty() {
-            // Publishing sets the time of the last write, and attributes that are set with it: it has to come first.
-            self.core.flush(&inode).await?;
-        }
+        // Publishing sets the time of the last write, and attributes that are set with it: it has to come first.
+        self.core.flush(&inode).await?;
         let attr = self.core.change_attr(Op::SetAttr { inode: id, set }).await?;
         let attr = self.core.heard(&inode, attr);
         Ok((attr, self.core.timeout_of(&attr)))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use curvefs_types::limits::{CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX};
 use curvefs_types::{Attr, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr};
 use futures::StreamExt;
-use tokio::sync::RwLockWriteGuard;
+use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
 use crate::dirty::runs;
@@ -231,7 +231,9 @@ impl Core {
         };
         let idle: Vec<Arc<Inode>> = self.all().into_iter().filter(is_idle).collect();
         for some in idle.chunks(CLOSES_AT_ONCE) {
-            if let Err(error) = self.close_holds(some).await {
+            // Whoever is publishing has it open, or is about to be done. None is waited for, lest two wait for each other.
+            let free = some.iter().filter_map(|inode| Some((&**inode, inode.publish.try_lock().ok()?)));
+            if let Err(error) = self.close_holds(free.collect()).await {
                 tracing::debug!(files = some.len(), %error, "cannot give up idle files now");
             }
         }
@@ -241,48 +243,37 @@ impl Core {
     }
 
     /// Tells the partition that this mount does not hold a file any more, if nobody has it open.
-    pub async fn close_hold(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
-        self.close_holds(std::slice::from_ref(inode)).await
+    pub async fn close_hold(&self, inode: &Inode) -> Result<(), FsError> {
+        self.close_holds(vec![(inode, inode.publish.lock().await)]).await
     }
 
-    /// The same of several files in one change.
-    async fn close_holds(&self, inodes: &[Arc<Inode>]) -> Result<(), FsError> {
-        let (mut closing, mut locks) = (Vec::new(), Vec::new());
-        for inode in inodes {
-            // Whoever is publishing has it open, or is about to be done; of several files none is waited for, lest two wait
-            // for each other.
-            let one = match inodes.len() {
-                1 => inode.publish.lock().await,
-                _ => match inode.publish.try_lock() {
-                    Ok(one) => one,
-                    Err(_) => continue,
-                },
-            };
+    /// The same of several files in one change, of which nothing is being published.
+    async fn close_holds(&self, mut files: Vec<(&Inode, MutexGuard<'_, ()>)>) -> Result<(), FsError> {
+        files.retain(|(inode, _)| {
             let mut state = inode.state();
-            if state.held && state.opens == 0 && !state.is_dirty() {
+            let closes = state.held && state.opens == 0 && !state.is_dirty();
+            if closes {
                 // An open that comes now waits for `publish`, and holds it anew.
                 state.held = false;
                 state.idle_since = None;
-                closing.push(inode);
-                locks.push(one);
             }
-        }
-        if closing.is_empty() {
+            closes
+        });
+        if files.is_empty() {
             return Ok(());
         }
-        let closed = self.change(Op::Close { inodes: closing.iter().map(|inode| inode.id).collect() }).await;
+        let closed =
+            self.change(Op::Close { inodes: files.iter().map(|(inode, _)| inode.id).collect() }).await;
         if let Err(error) = closed
             && !is_final(error)
         {
-            for inode in closing {
+            for (inode, _) in files {
                 let mut state = inode.state();
                 state.held = true;
                 state.idle_since = Some(Instant::now());
             }
             return Err(error);
         }
-        drop(locks);
-        closing.iter().for_each(|inode| self.release_inode(inode.id));
         Ok(())
     }
 }

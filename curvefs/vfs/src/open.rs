@@ -91,7 +91,7 @@ impl Vfs {
     }
 
     /// Ends an inode that has no name and is not open: nobody can read what was written to it.
-    pub(crate) async fn drop_unnamed(&self, inode: &Arc<Inode>) {
+    pub(crate) async fn drop_unnamed(&self, inode: &Inode) {
         let is_unnamed =
             inode.state().attr().is_some_and(|(attr, _)| attr.nlink == 0) && inode.state().opens == 0;
         if !is_unnamed {

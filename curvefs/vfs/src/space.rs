@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use curvefs_types::limits::{ALLOCATE_BYTES_MAX, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX};
-use curvefs_types::{Answer, Attr, DataRef, Extent, FsError, Op, Query, Reply};
+use curvefs_types::limits::{ALLOCATE_BYTES_MAX, FILE_BYTES_MAX};
+use curvefs_types::{Attr, DataRef, Extent, FsError, Op, Reply};
 
+use crate::counters::ExtentPage;
 use crate::inode::Inode;
 use crate::shared::now_ns;
 use crate::vfs::Vfs;
@@ -123,16 +124,7 @@ impl Vfs {
         self.core.flush(&file.inode).await?;
         let mut at = offset;
         loop {
-            let limit = EXTENTS_PER_REQUEST_MAX as u32;
-            let query = Query::Extents {
-                inode: file.inode.id,
-                offset: at,
-                len: FILE_BYTES_MAX - at.min(FILE_BYTES_MAX),
-                limit,
-            };
-            let Answer::Extents { attr, extents, end } = self.core.query(query).await? else {
-                return Err(FsError::Corrupt);
-            };
+            let ExtentPage { attr, extents, end } = self.extents(file.inode.id, at).await?;
             if at >= attr.length {
                 return Err(FsError::NoData);
             }
