@@ -12,4 +12,5 @@ mod recorder;
 pub use health::{HealthItem, HealthLevel, HealthReport, HealthSource};
 pub use http::{HttpHandle, serve_http};
 pub use logging::{LoggingError, init_logging};
+pub use process::resident_bytes;
 pub use recorder::{install_metrics, render_metrics};

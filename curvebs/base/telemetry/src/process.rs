@@ -6,7 +6,7 @@ use std::fs;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Bytes in a page as `/proc/self/statm` counts.
-const PAGE_BYTES: f64 = 4096.0;
+const PAGE_BYTES: u64 = 4096;
 
 /// Sets the gauges. What `/proc` does not tell is left out.
 pub(crate) fn record() {
@@ -17,8 +17,8 @@ pub(crate) fn record() {
             metrics::gauge!("process_start_time_seconds").set(boot + stat.start_seconds);
         }
     }
-    if let Some(resident) = fs::read_to_string("/proc/self/statm").ok().as_deref().and_then(parse_resident) {
-        metrics::gauge!("process_resident_memory_bytes").set(resident);
+    if let Some(resident) = resident_bytes() {
+        metrics::gauge!("process_resident_memory_bytes").set(resident as f64);
     }
     if let Ok(entries) = fs::read_dir("/proc/self/fd") {
         metrics::gauge!("process_open_fds").set(entries.count() as f64);
@@ -49,8 +49,13 @@ fn parse_boot_time(text: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
-fn parse_resident(text: &str) -> Option<f64> {
-    Some(text.split_ascii_whitespace().nth(1)?.parse::<f64>().ok()? * PAGE_BYTES)
+/// This process's memory; `None` when `/proc` does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    fs::read_to_string("/proc/self/statm").ok().as_deref().and_then(parse_resident)
+}
+
+fn parse_resident(text: &str) -> Option<u64> {
+    Some(text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
 }
 
 fn parse_fds_max(text: &str) -> Option<f64> {

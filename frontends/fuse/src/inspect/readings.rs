@@ -4,7 +4,6 @@
 //! difference of the times divided by that of the requests.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::time::Duration;
 
 use curvefs_types::Metered;
@@ -93,9 +92,7 @@ fn cpu_micros() -> u64 {
 
 /// The process's memory; 0 when `/proc` does not tell.
 pub fn resident_bytes() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
+    curve_telemetry::resident_bytes().unwrap_or(0)
 }
 
 #[cfg(test)]
