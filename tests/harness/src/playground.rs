@@ -121,6 +121,28 @@ impl Playground {
         self.curve(&["bs", "create", path, "--size", size]).await?.success().map(drop)
     }
 
+    /// Where the object store of a playground with `--fs` answers.
+    pub async fn store_address(&self) -> Result<String, ShellError> {
+        let members = self.members().await?;
+        let store = members.iter().find(|member| member["role"] == "s3").expect("it was started with --fs");
+        Ok(store["address"].as_str().expect("every member has one").to_owned())
+    }
+
+    /// The secret key of that store; its access key is `playground`, its bucket `curve`.
+    pub fn secret_file(&self) -> PathBuf {
+        self.dir.join("etc/s3.secret")
+    }
+
+    /// Creates a file system in that store. `more` are more arguments of `curve fs create`.
+    pub async fn create_file_system(&self, name: &str, more: &[&str]) -> Result<(), ShellError> {
+        let endpoint = format!("http://{}", self.store_address().await?);
+        let secret = self.secret_file().display().to_string();
+        let place = ["--backend", "s3", "--endpoint", &endpoint, "--bucket", "curve"];
+        let keys = ["--access-key", "playground", "--secret-key-file", &secret];
+        let arguments = [&["fs", "create", name], &place[..], &keys[..], more].concat();
+        self.curve(&arguments).await?.success().map(drop)
+    }
+
     /// Serves volumes from a new background `curve-nbd`; returns the Unix socket.
     pub async fn serve_nbd(&self, paths: &[&str], more: &[&str]) -> Result<PathBuf, ShellError> {
         let mut arguments = vec!["playground", "nbd"];

@@ -1,9 +1,9 @@
 //! What a client gets from the object store that has many objects under way, each as large as those of CurveFS.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use curve_harness::Playground;
 use curvefs_data::{ObjectStore, S3Access, S3Bucket, SecretKey};
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -20,8 +20,9 @@ pub struct S3Client {
 
 impl S3Client {
     /// A client of the store of a playground.
-    pub fn new(address: &str, secret_file: &Path) -> Result<Self, String> {
-        let secret = std::fs::read_to_string(secret_file).map_err(|error| error.to_string())?;
+    pub async fn new(playground: &Playground) -> Result<Self, String> {
+        let address = playground.store_address().await.map_err(|error| error.to_string())?;
+        let secret = std::fs::read_to_string(playground.secret_file()).map_err(|error| error.to_string())?;
         let access = S3Access {
             endpoint: format!("http://{address}"),
             region: "us-east-1".to_owned(),

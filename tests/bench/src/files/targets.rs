@@ -112,25 +112,9 @@ pub async fn playground(dir: &Path, partitions: u32) -> Result<Playground, Strin
     let more = ["--fs"].map(str::to_owned).to_vec();
     let options = PlaygroundOptions { dir: Some(dir.join("p")), more, ..Default::default() };
     let playground = Playground::start(options).await.map_err(|error| error.to_string())?;
-    let endpoint = format!("http://{}", store(&playground).await?);
-    let (secret, partitions) = (secret_file(&playground).display().to_string(), partitions.to_string());
-    let place = ["--backend", "s3", "--endpoint", &endpoint, "--bucket", "curve"];
-    let keys = ["--access-key", "playground", "--secret-key-file", &secret, "--partitions", &partitions];
-    let arguments = [&["fs", "create", "bench"], &place[..], &keys[..]].concat();
-    let created = playground.curve(&arguments).await.and_then(curve_harness::Finished::success);
-    created.map_err(|error| error.to_string())?;
+    let made = playground.create_file_system("bench", &["--partitions", &partitions.to_string()]).await;
+    made.map_err(|error| error.to_string())?;
     Ok(playground)
-}
-
-fn secret_file(playground: &Playground) -> PathBuf {
-    playground.dir().join("etc/s3.secret")
-}
-
-async fn store(playground: &Playground) -> Result<String, String> {
-    let members = playground.members().await.map_err(|error| error.to_string())?;
-    let store = members.iter().find(|member| member["role"] == "s3");
-    let address = store.and_then(|store| store["address"].as_str());
-    address.map(str::to_owned).ok_or_else(|| "the playground has no object store".to_owned())
 }
 
 impl Mounted {
@@ -143,7 +127,7 @@ impl Mounted {
             FileTarget::Curvefs | FileTarget::S3fs => Servers::Playground(playground(dir.path(), 3).await?),
             FileTarget::S3Client => {
                 let playground = playground(dir.path(), 3).await?;
-                let client = S3Client::new(&store(&playground).await?, &secret_file(&playground))?;
+                let client = S3Client::new(&playground).await?;
                 Servers::S3 { playground, client }
             }
             FileTarget::CephFuse => Servers::Ceph(Ceph::start_files(dir.path(), CEPH_BYTES).await?),
@@ -266,14 +250,14 @@ async fn end(mut mount: Other) -> Result<(), String> {
 
 async fn s3fs(playground: &Playground, at: &Path) -> Result<Other, String> {
     use std::os::unix::fs::OpenOptionsExt;
-    let secret = std::fs::read_to_string(secret_file(playground)).map_err(|error| error.to_string())?;
+    let secret = std::fs::read_to_string(playground.secret_file()).map_err(|error| error.to_string())?;
     let keys = playground.dir().join("s3fs.keys");
     let made = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&keys);
     let written = made.and_then(|mut file| {
         std::io::Write::write_all(&mut file, format!("playground:{}\n", secret.trim()).as_bytes())
     });
     written.map_err(|error| format!("{}: {error}", keys.display()))?;
-    let url = store(playground).await?;
+    let url = playground.store_address().await.map_err(|error| error.to_string())?;
     // As its manual advises for many requests at a time.
     let options = format!(
         "passwd_file={},url=http://{url},use_path_request_style,parallel_count=16,multipart_size=10",

@@ -29,33 +29,8 @@ impl Cluster {
         let options = PlaygroundOptions { dir, more, ..PlaygroundOptions::default() };
         let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("curve-mounts-").tempdir().expect("a directory");
-        let cluster = Self { playground, dir };
-        cluster.create("fs").await;
-        cluster
-    }
-
-    async fn create(&self, name: &str) {
-        let members = self.playground.members().await.expect("members");
-        let store = members.iter().find(|member| member["role"] == "s3").expect("a store");
-        let endpoint = format!("http://{}", store["address"].as_str().expect("an address"));
-        let secret = self.playground.dir().join("etc/s3.secret").display().to_string();
-        let arguments = [
-            "fs",
-            "create",
-            name,
-            "--backend",
-            "s3",
-            "--endpoint",
-            &endpoint,
-            "--bucket",
-            "curve",
-            "--access-key",
-            "playground",
-            "--secret-key-file",
-            &secret,
-        ];
-        let created = self.playground.curve(&arguments).await.expect("it runs");
-        created.success().unwrap_or_else(|error| panic!("{error}"));
+        playground.create_file_system("fs", &[]).await.unwrap_or_else(|error| panic!("{error}"));
+        Self { playground, dir }
     }
 
     pub async fn mount(&self, at: &str) -> FsMount {
@@ -134,7 +109,7 @@ async fn a_removal_that_was_interrupted_goes_on() {
     playground.restart("s3-1").await.unwrap_or_else(|error| panic!("{error}"));
     let removed = playground.json(&remove).await.expect("removed");
     assert!(removed["objects_deleted"].as_u64().is_some_and(|deleted| deleted >= 5), "{removed}");
-    cluster.create("fs").await;
+    cluster.playground.create_file_system("fs", &[]).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// What is closed on one mount is seen by the next open on the other.
