@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use curvefs_fuse::{KernelOptions, Mounted, SessionState, mount, take_over};
+use curvefs_fuse::{KernelOptions, Mounted, Paused, SessionState, mount, take_over};
 use curvefs_local::{LocalFs, LocalMount};
 use curvefs_types::{MountOptions, Wire, WriterId};
 use curvefs_vfs::{MemoryBackend, Vfs, VfsState};
@@ -65,14 +65,17 @@ impl World {
         &self.mounts[mount].1
     }
 
+    fn paused(&self, mounted: &Mounted, dir: &TempDir) -> Paused {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        self.runtime.block_on(mounted.control().pause(&root)).unwrap()
+    }
+
     /// Another process goes on with a mount, as far as that can be shown in one. `meanwhile` is called while nobody serves.
     pub fn replace(&mut self, mount: usize, meanwhile: impl FnOnce()) {
         let (mounted, vfs, dir) = self.mounts.remove(mount);
         let _inside = self.runtime.enter();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let paused = self.runtime.block_on(mounted.control().pause(&root)).unwrap();
-        drop(root);
+        let paused = self.paused(&mounted, &dir);
         let told = self.runtime.block_on(vfs.rest()).unwrap();
         let told = VfsState::from_row(&told.to_row()).unwrap();
         let session = SessionState::from_row(&paused.state().to_row()).unwrap();
@@ -91,9 +94,7 @@ impl World {
     /// Stops a mount for a moment.
     pub fn pause(&self, mount: usize, meanwhile: impl FnOnce()) {
         let (mounted, _, dir) = &self.mounts[mount];
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let paused = self.runtime.block_on(mounted.control().pause(&root)).unwrap();
+        let paused = self.paused(mounted, dir);
         meanwhile();
         drop(paused);
     }
