@@ -6,6 +6,7 @@
 //! unless the mount itself was killed ([`Tolerance::Gone`]): then the file of the operation that was under way may be as
 //! before or as after it, or in between, and all others must be as they were.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -191,24 +192,33 @@ fn verify_one(root: &Path, expected: &mut Expected, violations: &mut Vec<String>
         }
     }
     let unsure = std::mem::take(&mut expected.unsure);
-    let mut of_inode: BTreeMap<u64, u64> = BTreeMap::new();
+    // A content is an inode, and the other way round.
+    let (mut inode_of, mut content_of) = (BTreeMap::new(), BTreeMap::new());
     for (name, content) in expected.files.iter().filter(|(name, _)| !unsure.contains(*name)) {
         let Some(inode) = found_files.get(name) else {
             violations.push(format!("{} is missing", root.join(name).display()));
             continue;
         };
-        if *of_inode.entry(*content).or_insert(*inode) != *inode {
+        if *inode_of.entry(*content).or_insert(*inode) != *inode {
             violations.push(format!("{} is not the same file as its other name", root.join(name).display()));
         }
+        if *content_of.entry(*inode).or_insert(*content) != *content {
+            violations.push(format!("{} is the same file as another name", root.join(name).display()));
+        }
     }
-    for name in found_files.keys() {
+    for (name, inode) in &found_files {
         let path = root.join(name);
         if unsure.contains(name) && name == SCRATCH {
             fs::remove_file(&path)?;
         } else if unsure.contains(name) {
-            expected.next += 1;
-            expected.files.insert(name.clone(), expected.next);
-            expected.contents.insert(expected.next, fs::read(&path)?);
+            let content = *content_of.entry(*inode).or_insert_with(|| {
+                expected.next += 1;
+                expected.next
+            });
+            expected.files.insert(name.clone(), content);
+            if let Entry::Vacant(vacant) = expected.contents.entry(content) {
+                vacant.insert(fs::read(&path)?);
+            }
         } else if let Some(content) = expected.files.get(name) {
             let bytes = fs::read(&path)?;
             if let Some(problem) = differs(&bytes, &expected.contents[content]) {
@@ -552,5 +562,30 @@ mod tests {
         fs::write(dir.path().join("worker-0").join(&name), "half").unwrap();
         assert_eq!(verify(dir.path(), &mut expected), Vec::<String>::new());
         assert_eq!(verify(dir.path(), &mut expected), Vec::<String>::new());
+    }
+
+    /// A write, and a link, that were under way: names of one file are names of one file afterwards.
+    #[test]
+    fn names_of_one_file_stay_so_after_a_change_that_was_under_way() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("worker-0");
+        fs::create_dir(&root).unwrap();
+        for (sure, unsure) in [(vec!["a"], vec!["b"]), (vec![], vec!["a", "b"])] {
+            let [a, b] = ["a", "b"].map(|name| root.join(name));
+            fs::write(&a, "content").unwrap();
+            fs::hard_link(&a, &b).unwrap();
+            let mut expected = Expected::default();
+            expected.contents.insert(1, b"content".to_vec());
+            expected.files.extend(sure.iter().map(|name| ((*name).to_owned(), 1)));
+            expected.next = 1;
+            expected.unsure.extend(unsure.iter().map(|name| (*name).to_owned()));
+            let mut expected = [expected];
+            assert_eq!(verify(dir.path(), &mut expected), Vec::<String>::new());
+            assert_eq!(expected[0].files["a"], expected[0].files["b"]);
+            fs::remove_file(&b).unwrap();
+            fs::write(&b, "content").unwrap();
+            assert!(verify(dir.path(), &mut expected)[0].contains("not the same file"));
+            fs::remove_file(&b).unwrap();
+        }
     }
 }
