@@ -230,6 +230,10 @@ fn whoever_waits_for_a_lock_can_be_killed() {
         assert!(waiter.try_wait().unwrap().is_none());
         waiter.kill().unwrap();
         assert!(!waiter.wait().unwrap().success());
+        // Its timer interrupts the call by a signal that it handles.
+        let mut timed = Command::new("flock");
+        timed.args(["--wait", "0.3", "--conflict-exit-code", "7"]).arg(&path).arg("true");
+        assert_eq!(timed.status().unwrap().code(), Some(7));
     });
 }
 

@@ -16,6 +16,8 @@ use curve_harness::FsMount;
 use curve_harness::files::{Expected, FilesChecker, Tolerance, verify};
 use rustix::fs::{Dir, FlockOperation, fcntl_lock};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::curvefs::{Cluster, blocking, can_mount};
 
@@ -230,6 +232,19 @@ fn locked(dir: &Path, file: &str) -> File {
     file
 }
 
+/// Sends signals to this process, whose first thread takes them: who waits for a lock has nothing to do with them.
+async fn signals_that_others_take(time: Duration) {
+    let mut taken = signal(SignalKind::user_defined2()).expect("a handler");
+    let until = Instant::now() + time;
+    blocking(move || {
+        while Instant::now() < until {
+            rustix::process::kill_process(rustix::process::getpid(), Signal::USR2).expect("sent to itself");
+        }
+    })
+    .await;
+    taken.recv().await.expect("one at least");
+}
+
 /// How long nobody served, upgrade by upgrade, as the processes that were replaced have said.
 fn stalls_in(log: &str) -> Vec<Duration> {
     let lines = log.lines().filter(|line| line.contains("stalled="));
@@ -289,6 +304,7 @@ async fn programs_go_on_across_ten_upgrades() {
         }
         let dir = at_b.clone();
         assert!(!blocking(move || can_lock(&dir, "mine")).await, "the lock excludes as before");
+        signals_that_others_take(Duration::from_millis(300)).await;
         assert!(!waits.is_finished(), "the lock is another's");
     }
     course.ended.store(true, Ordering::Relaxed);
