@@ -102,6 +102,7 @@ impl Subtree {
             | Op::Settle { .. }
             | Op::Drain { .. }
             | Op::Reclaimed { .. }
+            | Op::Stored { .. }
             | Op::Fence { .. }
             | Op::ReleaseMount { .. } => {}
         }
@@ -118,11 +119,13 @@ impl Subtree {
             | Query::GetXattr { inode, .. }
             | Query::ListXattr { inode }
             | Query::Extents { inode, .. }
+            | Query::Staged { inode, .. }
             | Query::DirUsage { inode }
             | Query::StatFs { inode }
             | Query::GetLock { inode, .. } => inward(inode),
             Query::GetAttrs { inodes } => inodes.iter_mut().for_each(inward),
             Query::Garbage { .. }
+            | Query::StagedSlices { .. }
             | Query::Untold { .. }
             | Query::PreparedTxs { .. }
             | Query::CommittedTxs { .. } => {}

@@ -63,6 +63,7 @@ fn append(inode: InodeId, serial: u64) -> Op {
         expect: None,
         kill_priv: false,
         set: SetAttr::default(),
+        staged: Vec::new(),
     }
 }
 

@@ -102,10 +102,8 @@ async fn a_mount_is_taken_over_with_its_numbers_and_its_lease() {
     let world = World::new(2, 1).await;
     let mut mount = world.mount().await;
     let key = mount.grant().key;
-    let vfs = |mount: &Mount| {
-        let data = Arc::new(MemoryBackend::new(mount.grant().writer));
-        Vfs::new(mount.metadata(), data, MountOptions::default())
-    };
+    let data = Arc::new(MemoryBackend::new(mount.grant().writer));
+    let vfs = |mount: &Mount| Vfs::new(mount.metadata(), data.clone(), MountOptions::default());
     for round in 0..5 {
         let before = vfs(&mount);
         for n in 0..3 {

@@ -210,16 +210,24 @@ impl ObjectBackend {
 
     async fn write_slice(&self, content: Vec<Bytes>) -> Result<SliceRef, DataError> {
         let bytes = content.iter().map(Bytes::len).sum::<usize>();
-        let bytes = u32::try_from(bytes).expect("a slice is within a chunk");
+        let slice = self.new_slice(u32::try_from(bytes).expect("a slice is within a chunk"));
+        self.put_slice(slice, content).await?;
+        Ok(slice)
+    }
+
+    fn new_slice(&self, bytes: u32) -> SliceRef {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let slice = SliceRef { slice: SliceId { writer: self.writer, serial }, bytes };
+        SliceRef { slice: SliceId { writer: self.writer, serial }, bytes }
+    }
+
+    /// Puts all objects of a slice. The content is as long as it says.
+    async fn put_slice(&self, slice: SliceRef, content: Vec<Bytes>) -> Result<(), DataError> {
         let mut rest = Cut(content.into());
-        let puts = self.pieces(slice, 0..bytes).map(|piece| {
+        let puts = self.pieces(slice, 0..slice.bytes).map(|piece| {
             let content = rest.take(piece.content as usize);
             async move { self.put_piece(&piece, content).await }
         });
-        futures::future::try_join_all(puts.collect::<Vec<_>>()).await?;
-        Ok(slice)
+        futures::future::try_join_all(puts.collect::<Vec<_>>()).await.map(drop)
     }
 
     async fn write_all(&self, offset: u64, data: Vec<Bytes>) -> Result<Vec<Extent>, FsError> {
@@ -330,6 +338,19 @@ impl Cut {
 impl DataBackend for ObjectBackend {
     fn write(&self, _: InodeId, offset: u64, data: Vec<Bytes>) -> FsFuture<'_, Durable<Vec<Extent>>> {
         Box::pin(async move { Ok(Durable::vouch(self.write_all(offset, data).await?)) })
+    }
+
+    fn reserve(&self, bytes: u32) -> Option<SliceRef> {
+        Some(self.new_slice(bytes))
+    }
+
+    fn put(&self, slice: SliceRef, content: Bytes) -> FsFuture<'_, ()> {
+        Box::pin(async move {
+            if content.len() != slice.bytes as usize {
+                return Err(FsError::Invalid);
+            }
+            self.put_slice(slice, vec![content]).await.map_err(|error| told(&error))
+        })
     }
 
     fn read(&self, extent: Extent) -> FsFuture<'_, Vec<Bytes>> {

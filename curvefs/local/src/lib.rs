@@ -91,6 +91,25 @@ impl LocalFs {
         }
     }
 
+    /// Puts into the store what waits for it. Gives how many slices.
+    pub async fn store_staged(&self, data: &dyn DataBackend) -> Result<usize, FsError> {
+        let mut stored = 0;
+        loop {
+            let query = Query::StagedSlices { before_ns: TimeNs::MAX, limit: SLICES };
+            let Answer::StagedSlices { slices, .. } = self.ask(MountId::SERVERS, query)? else {
+                return Err(FsError::Corrupt);
+            };
+            if slices.is_empty() {
+                return Ok(stored);
+            }
+            stored += slices.len();
+            for staged in &slices {
+                data.put(staged.slice, staged.content.clone()).await?;
+            }
+            self.serve(Op::Stored { slices: slices.into_iter().map(|staged| staged.slice).collect() })?;
+        }
+    }
+
     fn serve(&self, op: Op) -> Result<Reply, FsError> {
         apply(&locked(&self.partition), server_request(now_ns(), op))
     }

@@ -73,7 +73,7 @@ fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
             let attr = change.truncate(*inode, *length, *kill_priv)?;
             Ok(Reply::Attr { attr, created: false })
         }
-        Op::Write { inode, place, extents, length, mtime, expect, kill_priv, set } => {
+        Op::Write { inode, place, extents, length, mtime, expect, kill_priv, set, staged } => {
             let written = Written {
                 place: *place,
                 extents,
@@ -82,6 +82,7 @@ fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
                 expect: *expect,
                 kill_priv: *kill_priv,
                 set,
+                staged,
             };
             change.write(*inode, &written)
         }
@@ -122,6 +123,7 @@ fn run_internal(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
         Op::Settle { limit } => change.settle(*limit),
         Op::Drain { limit } => change.drain(*limit),
         Op::Reclaimed { slices } => Ok(change.reclaimed(slices)),
+        Op::Stored { slices } => change.stored(slices),
         Op::Fence { mount, epoch } => change.fence(*mount, *epoch),
         Op::ReleaseMount { mount, limit } => change.release_mount(*mount, *limit),
         _ => Err(FsError::NotPermitted.into()),

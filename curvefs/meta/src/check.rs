@@ -11,7 +11,7 @@ use curvefs_types::{
 
 use crate::fail::Fail;
 use crate::partition::Partition;
-use crate::rows::{ExtentRow, Header, ToldRow, UsageRow};
+use crate::rows::{ExtentRow, Header, SliceRow, ToldRow, UsageRow};
 use crate::usage::{in_partition, own};
 
 const ROWS_AT_ONCE: usize = 4096;
@@ -32,6 +32,9 @@ struct Rows {
     dirty: BTreeSet<InodeId>,
     references: BTreeMap<(PartitionId, SliceId), u32>,
     garbage: BTreeSet<(PartitionId, SliceId)>,
+    /// Slices that wait for the store by their own rows, and their bytes.
+    waiting: BTreeSet<(PartitionId, SliceId, u64)>,
+    staged: BTreeMap<(PartitionId, SliceId, u64), u64>,
     doomed: BTreeSet<InodeId>,
     unfinished: Vec<Key>,
 }
@@ -112,10 +115,17 @@ impl Rows {
                 self.dirty.insert(inode);
             }
             Key::Slice { slice } => {
-                self.references.insert((partition, slice), u32::from_row(value)?);
+                let row = SliceRow::from_row(value)?;
+                self.references.insert((partition, slice), row.references);
+                if row.staged_at > 0 {
+                    self.waiting.insert((partition, slice, row.staged_at));
+                }
             }
             Key::Garbage { slice, .. } => {
                 self.garbage.insert((partition, slice));
+            }
+            Key::Staged { staged_at, slice } => {
+                self.staged.insert((partition, slice, staged_at), value.len() as u64);
             }
             Key::Doomed { inode } => {
                 self.doomed.insert(inode);
@@ -297,6 +307,19 @@ impl Rows {
         }
         if references != self.references {
             found.push(format!("references {:?}, counted {references:?}", self.references));
+        }
+        if !self.waiting.iter().eq(self.staged.keys()) {
+            found.push(format!(
+                "waiting for the store {:?}, bytes are there of {:?}",
+                self.waiting, self.staged
+            ));
+        }
+        for header in &self.headers {
+            let here = self.staged.iter().filter(|((partition, ..), _)| *partition == header.partition);
+            let sum: u64 = here.map(|(_, bytes)| bytes).sum();
+            if sum != header.staged {
+                found.push(format!("{}: staged {}, sum {sum}", header.partition, header.staged));
+            }
         }
         found.extend(
             self.garbage

@@ -3,7 +3,7 @@
 use curvefs_types::keys::Key;
 use curvefs_types::limits::{ALLOCATE_BYTES_MAX, CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX};
 use curvefs_types::{
-    Attr, DataRef, Extent, FsError, InodeId, Kind, Place, Reply, SetAttr, TimeNs, without_privileges,
+    Attr, DataRef, Extent, FsError, InodeId, Kind, Place, Reply, SetAttr, Staged, TimeNs, without_privileges,
 };
 
 use crate::fail::Step;
@@ -20,6 +20,7 @@ pub(crate) struct Written<'a> {
     pub expect: Option<u64>,
     pub kill_priv: bool,
     pub set: &'a SetAttr,
+    pub staged: &'a [Staged],
 }
 
 /// A range of two files.
@@ -112,6 +113,7 @@ impl Change<'_, '_> {
         if written.extents.len() > EXTENTS_PER_REQUEST_MAX {
             return Err(FsError::Invalid.into());
         }
+        self.check_staged(written.staged)?;
         let before = self.free_file(inode)?;
         if written.expect.is_some_and(|generation| generation != before.generation) {
             return Err(FsError::Changed.into());
@@ -130,6 +132,7 @@ impl Change<'_, '_> {
         if length > FILE_BYTES_MAX {
             return Err(FsError::TooBig.into());
         }
+        self.stage(written.staged)?;
         attr.length = attr.length.max(length);
         attr.mtime = written.mtime;
         if written.kill_priv {

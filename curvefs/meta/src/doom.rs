@@ -5,6 +5,7 @@ use curvefs_types::keys::{Key, tag};
 use curvefs_types::{Attr, Freed, InodeId, Reply, SliceRef};
 
 use crate::fail::Step;
+use crate::rows::SliceRow;
 use crate::step::Change;
 use crate::view::{PAGE, View};
 
@@ -90,23 +91,30 @@ impl Change<'_, '_> {
     /// One extent more is in a slice.
     pub fn add_reference(&mut self, slice: SliceRef) -> Step<()> {
         let key = Key::Slice { slice: slice.slice };
-        let references = self.row::<u32>(&key)?.unwrap_or(0);
-        self.put(&key, &references.saturating_add(1));
+        let mut row = self.row::<SliceRow>(&key)?.unwrap_or_default();
+        row.references = row.references.saturating_add(1);
+        self.put(&key, &row);
         Ok(())
     }
 
     /// One extent less is in a slice. Without any it is garbage.
     pub fn drop_reference(&mut self, slice: SliceRef) -> Step<()> {
         let key = Key::Slice { slice: slice.slice };
-        let references = self.row::<u32>(&key)?.unwrap_or(1);
-        if references > 1 {
-            self.put(&key, &(references - 1));
+        let row = self.row::<SliceRow>(&key)?.unwrap_or_default();
+        if row.references > 1 {
+            self.put(&key, &SliceRow { references: row.references - 1, ..row });
             return Ok(());
         }
+        self.unstage(slice, row);
         self.delete(&key);
+        self.discard(slice);
+        Ok(())
+    }
+
+    /// A slice is to be deleted from the store.
+    pub fn discard(&mut self, slice: SliceRef) {
         let freed_at = u64::try_from(self.now).unwrap_or(0);
         self.put(&Key::Garbage { freed_at, slice: slice.slice }, &slice.bytes);
-        Ok(())
     }
 
     /// Slices that the store has deleted.

@@ -9,7 +9,7 @@
 //! | `partition`, `apply` | the state machine; one request, once |
 //! | `names`, `rename` | changes of names, the same code for one partition and for several (`others`) |
 //! | `inodes`, `usage`, `doom` | what happens to an inode; counters; the end of inodes and slices |
-//! | `attrs`, `acl`, `data`, `locks` | attributes, ACLs and the mode, extents, file locks |
+//! | `attrs`, `acl`, `data`, `stage`, `locks` | attributes, ACLs and the mode, extents, bytes that wait for the store, file locks |
 //! | `mounts` | repetition, fences |
 //! | `tx`, `coordinator` | a participant's and the coordinator's side of two-phase operations |
 //! | `query`, `view`, `step`, `rows` | reading; one request being applied; values of rows |
@@ -34,6 +34,7 @@ mod partition;
 mod query;
 mod rename;
 mod rows;
+mod stage;
 mod step;
 mod tx;
 mod usage;

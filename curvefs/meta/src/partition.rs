@@ -202,6 +202,7 @@ fn bear(txn: &mut Txn<'_>, birth: &Birth) {
         slot: birth.slot,
         next_serial: if is_root { InodeId::ROOT.serial() + 1 } else { 1 },
         totals: if is_root { Usage::DIRECTORY } else { Usage::default() },
+        staged: 0,
     };
     txn.put(Key::Header {}.encode(), header.to_row());
     if !is_root {

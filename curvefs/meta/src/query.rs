@@ -1,18 +1,20 @@
 //! Questions.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use curve_kv::{KeyRange, Reader};
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{ENTRIES_PER_PAGE_MAX, EXTENTS_PER_REQUEST_MAX};
 use curvefs_types::{
-    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Freed, FsError, InodeId, Kind, Name, Query,
-    SliceRef, Told, TxId, Wire,
+    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Extent, Freed, FsError, InodeId, Kind, Name,
+    Query, SliceId, SliceRef, Staged, Told, TxId, Wire,
 };
 
 use crate::attrs::xattr_names;
 use crate::fail::Step;
 use crate::locks::excluding;
-use crate::rows::Header;
+use crate::rows::{Header, SliceRow};
 use crate::tx::prepared;
 use crate::usage::total_of;
 use crate::view::{PAGE, Rows, View, between};
@@ -65,6 +67,12 @@ impl<'a> Asking<'a> {
                 Ok(Answer::Names { names: xattr_names(self, *inode)? })
             }
             Query::Extents { inode, offset, len, limit } => self.extents_of(*inode, *offset, *len, *limit),
+            Query::Staged { slice, .. } => {
+                let row = self.row::<SliceRow>(&Key::Slice { slice: *slice })?;
+                let staged_at = row.map_or(0, |row| row.staged_at);
+                let key = Key::Staged { staged_at, slice: *slice };
+                Ok(Answer::Staged { content: self.rows().get_row(&key.encode())? })
+            }
             Query::DirUsage { inode } => {
                 self.free_dir(*inode)?;
                 Ok(Answer::DirUsage { usage: self.usage(*inode)?.usage })
@@ -81,6 +89,7 @@ impl<'a> Asking<'a> {
     fn internal(&self, query: &Query) -> Step<Answer> {
         match query {
             Query::Garbage { before_ns, limit } => self.garbage(*before_ns, *limit),
+            Query::StagedSlices { before_ns, limit } => self.staged_slices(*before_ns, *limit),
             Query::Untold { limit } => self.untold(*limit),
             Query::PreparedTxs { limit } => Ok(Answer::PreparedTxs { txs: prepared(self, *limit as usize)? }),
             Query::CommittedTxs { limit } => self.committed(*limit),
@@ -158,7 +167,33 @@ impl<'a> Asking<'a> {
         let limit = (limit as usize).clamp(1, EXTENTS_PER_REQUEST_MAX);
         let extents = self.extents(inode, offset, offset.saturating_add(len), limit)?;
         let end = extents.len() < limit;
-        Ok(Answer::Extents { attr, extents, end })
+        let staged = if self.header.staged > 0 { self.staged_of(&extents)? } else { Vec::new() };
+        Ok(Answer::Extents { attr, extents, end, staged })
+    }
+
+    /// Which slices of these wait for the store.
+    fn staged_of(&self, extents: &[Extent]) -> Step<Vec<SliceId>> {
+        let slices: BTreeSet<SliceId> =
+            extents.iter().filter_map(|extent| Some(extent.data.slice()?.slice)).collect();
+        let mut staged = Vec::new();
+        for slice in slices {
+            if self.row::<SliceRow>(&Key::Slice { slice })?.is_some_and(|row| row.staged_at > 0) {
+                staged.push(slice);
+            }
+        }
+        Ok(staged)
+    }
+
+    fn staged_slices(&self, before_ns: i64, limit: u32) -> Step<Answer> {
+        let at = |staged_at| Key::Staged { staged_at, slice: Default::default() };
+        let range = between(&at(0), &at(u64::try_from(before_ns).unwrap_or(0)));
+        let mut slices = Vec::new();
+        for (key, content) in self.page(&range, (limit as usize).min(PAGE))? {
+            let Key::Staged { slice, .. } = key else { continue };
+            let bytes = u32::try_from(content.len()).map_err(|_| FsError::Corrupt)?;
+            slices.push(Staged { slice: SliceRef { slice, bytes }, content });
+        }
+        Ok(Answer::StagedSlices { slices, waiting: self.header.staged })
     }
 
     fn garbage(&self, before_ns: i64, limit: u32) -> Step<Answer> {
@@ -214,5 +249,6 @@ fn empty_header() -> Header {
         slot: 0,
         next_serial: 0,
         totals: Default::default(),
+        staged: 0,
     }
 }

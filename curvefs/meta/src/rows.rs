@@ -26,9 +26,11 @@ pub(crate) struct Header {
     pub next_serial: u64,
     /// Inodes that live here and the bytes of files.
     pub totals: Usage,
+    /// Bytes that wait for the store.
+    pub staged: u64,
 }
 
-wire_struct!(Header { fs, partition, ranges, slot, next_serial, totals });
+wire_struct!(Header { fs, partition, ranges, slot, next_serial, totals, staged });
 
 impl Header {
     /// Whether the partition holds an inode, be it there or not.
@@ -52,6 +54,17 @@ impl ExtentRow {
         Extent::checked(end.checked_sub(u64::from(self.len))?, self.len, self.data).ok()
     }
 }
+
+/// A slice that is in extents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SliceRow {
+    /// How many.
+    pub references: u32,
+    /// Since when it waits for the store; 0 if it does not.
+    pub staged_at: u64,
+}
+
+wire_struct!(SliceRow { references, staged_at });
 
 /// A directory's counters, with the version of its total.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -98,6 +98,7 @@ fn write(inode: InodeId, place: Place, serial: u64, offset: u64, len: u32) -> Op
         expect: None,
         kill_priv: false,
         set: SetAttr::default(),
+        staged: Vec::new(),
     }
 }
 
@@ -178,8 +179,9 @@ fn an_unexpected_generation_changes_nothing() {
     let inode = asked.create(1, "a");
     let generation = asked.attr(inode).unwrap().generation;
     let expecting = |generation| match write(inode, Place::AtOffsets, 1, 0, 10) {
-        Op::Write { place, extents, length, mtime, kill_priv, set, .. } => {
-            Op::Write { inode, place, extents, length, mtime, expect: Some(generation), kill_priv, set }
+        Op::Write { place, extents, length, mtime, kill_priv, set, staged, .. } => {
+            let expect = Some(generation);
+            Op::Write { inode, place, extents, length, mtime, expect, kill_priv, set, staged }
         }
         _ => unreachable!(),
     };

@@ -58,6 +58,8 @@ pub struct MetaserverConfig {
     pub settle_after: HumanDuration,
     /// How long the data of what was deleted or overwritten stays in the store, for readers that do not know it yet.
     pub garbage_grace: HumanDuration,
+    /// How long small writes that were synced wait here before they go to the store; overwritten ones never do.
+    pub stage_for: HumanDuration,
     /// Objects a second that are deleted, for each file system.
     pub deletes_per_second: u32,
     /// Threads that serve.
@@ -92,6 +94,7 @@ impl Default for MetaserverConfig {
             snapshot_rate: ByteSize(0),
             settle_after: HumanDuration(Duration::from_millis(200)),
             garbage_grace: HumanDuration(Duration::from_secs(60)),
+            stage_for: HumanDuration(Duration::from_secs(5)),
             deletes_per_second: 1000,
             threads: 1,
         }

@@ -25,6 +25,8 @@ pub struct Pace {
     pub settle_after: Duration,
     /// How long garbage is kept.
     pub garbage_grace: Duration,
+    /// How long bytes wait for the store that need not go there if they are overwritten.
+    pub stage_for: Duration,
 }
 
 /// What everything on a metaserver shares.

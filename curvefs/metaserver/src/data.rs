@@ -92,7 +92,7 @@ mod s3 {
                 }))
             };
             let buckets = access.buckets.iter().map(bucket).collect();
-            // It never writes, so it needs no id of its own.
+            // What it puts has numbers of others, so it needs no id of its own.
             Ok(Arc::new(ObjectBackend::new(buckets, fs, WriterId(0), options)))
         }
     }

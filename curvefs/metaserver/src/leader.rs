@@ -19,6 +19,7 @@ mod query;
 mod resolve;
 mod settle;
 mod shut_out;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -170,6 +171,7 @@ async fn lead(context: &Arc<Context>, replica: &Arc<Replica>, leader: &mut watch
             settle::run(context, replica),
             drain::run(context, replica),
             garbage::run(context, replica),
+            stage::run(context, replica),
             resolve::run(context, replica),
         )
     };

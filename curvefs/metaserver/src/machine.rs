@@ -69,6 +69,7 @@ impl Bells {
                     | MetaOp::ToldDone { .. }
                     | MetaOp::Drain { .. }
                     | MetaOp::Reclaimed { .. }
+                    | MetaOp::Stored { .. }
                     | MetaOp::Forget { .. }
                     | MetaOp::Resolve { .. }
             )

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub waits: Counter,
     /// Slices deleted from data stores.
     pub slices_deleted: Counter,
+    /// Slices that waited here and went to data stores.
+    pub slices_stored: Counter,
     /// Requests refused because too much was in flight.
     pub busy: Counter,
     /// Requests refused because a disk is full up to the reserve.
@@ -77,6 +79,7 @@ impl Default for Metrics {
             transactions_again: counter!("curve_metaserver_transactions_again_total"),
             waits: counter!("curve_metaserver_waits_total"),
             slices_deleted: counter!("curve_metaserver_slices_deleted_total"),
+            slices_stored: counter!("curve_metaserver_slices_stored_total"),
             busy: counter!("curve_metaserver_busy_total"),
             no_space: counter!("curve_metaserver_no_space_total"),
             heartbeats: counter!("curve_metaserver_heartbeats_total", "result" => "ok"),

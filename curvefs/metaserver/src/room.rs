@@ -169,6 +169,7 @@ mod tests {
                     | Op::Finish { .. }
                     | Op::Drain { .. }
                     | Op::Reclaimed { .. }
+                    | Op::Stored { .. }
             );
             assert!(!(frees && grows(&op)), "{op:?}");
         }

@@ -176,7 +176,11 @@ impl MetaserverServer {
             systems,
             room: Room::new(disk.clone(), log.clone(), config.reserve),
             metrics: Metrics::default(),
-            pace: Pace { settle_after: config.settle_after.0, garbage_grace: config.garbage_grace.0 },
+            pace: Pace {
+                settle_after: config.settle_after.0,
+                garbage_grace: config.garbage_grace.0,
+                stage_for: config.stage_for.0,
+            },
             news: Arc::default(),
             rng: Mutex::new(StdRng::from_rng(&mut rng)),
         });

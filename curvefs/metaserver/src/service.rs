@@ -193,7 +193,11 @@ fn check_peer_change(request: &Request) -> Result<(), Refusal> {
 fn check_query(ask: &Ask) -> Result<(), Refusal> {
     let internal = matches!(
         ask.query,
-        Query::Garbage { .. } | Query::Untold { .. } | Query::PreparedTxs { .. } | Query::CommittedTxs { .. }
+        Query::Garbage { .. }
+            | Query::StagedSlices { .. }
+            | Query::Untold { .. }
+            | Query::PreparedTxs { .. }
+            | Query::CommittedTxs { .. }
     );
     if ask.mount == MountId::SERVERS || internal {
         return Err(bad_request("only servers may ask this".into()));

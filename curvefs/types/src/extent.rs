@@ -1,5 +1,7 @@
 //! Where a file's bytes are.
 
+use bytes::Bytes;
+
 use crate::error::FsError;
 use crate::ids::SliceId;
 use crate::limits::{CHUNK_BYTES, FILE_BYTES_MAX, SLICE_BYTES_MAX};
@@ -61,6 +63,17 @@ pub struct SliceRef {
 }
 
 wire_struct!(SliceRef { slice, bytes });
+
+/// A slice whose bytes wait in the partition until the store has them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Staged {
+    /// The slice.
+    pub slice: SliceRef,
+    /// All of its bytes.
+    pub content: Bytes,
+}
+
+wire_struct!(Staged { slice, content });
 
 /// A slice that no extent is in any more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -16,7 +16,7 @@
 //! | 0b usage | directory 8 | [`crate::DirUsage`] |
 //! | 0c told | directory 8, child 8 | version, total, names |
 //! | 0d dirty | inode 8 | nothing: its total is not what it told |
-//! | 0e slice | writer 8, serial 8 | how many extents are in it |
+//! | 0e slice | writer 8, serial 8 | how many extents are in it, and since when it is staged (0: it is not) |
 //! | 0f garbage | freed at 8, writer 8, serial 8 | the slice's bytes |
 //! | 10 doomed | inode 8 | nothing: it has no name |
 //! | 11 session | mount 8 | lowest epoch, lowest sequence remembered |
@@ -28,6 +28,7 @@
 //! | 17 decided | term 8, number 8 | [`crate::Decision`] |
 //! | 18 floor | coordinator 4 | its lowest unfinished number |
 //! | 19 finished | coordinator 4, term 8, number 8 | nothing |
+//! | 1a staged | staged at 8, writer 8, serial 8 | the slice's bytes, which the store has not got yet |
 
 use curve_types::{Sequence, Term};
 
@@ -71,6 +72,8 @@ pub mod tag {
     pub const DECIDED: u8 = 0x17;
     /// Finished transactions.
     pub const FINISHED: u8 = 0x19;
+    /// Slices that wait for the store.
+    pub const STAGED: u8 = 0x1a;
 }
 
 /// A part of a key.
@@ -242,6 +245,8 @@ keys! {
     Floor { coordinator: PartitionId },
     0x19 /// A finished transaction.
     Finished { tx: TxId },
+    0x1a /// A slice that waits for the store.
+    Staged { staged_at: u64, slice: SliceId },
 }
 
 impl Key {

@@ -53,7 +53,7 @@ pub use attr::{
 };
 pub use dentry::{Dentry, DirEntry};
 pub use error::FsError;
-pub use extent::{DataRef, Extent, Freed, SliceRef};
+pub use extent::{DataRef, Extent, Freed, SliceRef, Staged};
 pub use ids::{FsId, InodeId, LockOwner, MountId, PartitionId, SERIAL_BITS, SliceId, WriterId};
 pub use lock::{FileLock, LockFamily, LockKind, LockRange};
 pub use map::{MapLine, PartitionMap};

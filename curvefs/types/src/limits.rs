@@ -20,6 +20,12 @@ pub const CHUNK_BYTES: u64 = 64 << 20;
 pub const SLICE_BYTES_MAX: u32 = CHUNK_BYTES as u32;
 /// Extents in one request.
 pub const EXTENTS_PER_REQUEST_MAX: usize = 1024;
+/// Bytes of a slice that can wait in a partition for the store.
+pub const STAGED_SLICE_BYTES_MAX: u32 = 128 << 10;
+/// Bytes of slices that one request can bring.
+pub const STAGED_PER_REQUEST_MAX: usize = 256 << 10;
+/// Bytes that may wait in a partition for the store, all together.
+pub const STAGED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of one `Allocate`.
 pub const ALLOCATE_BYTES_MAX: u64 = EXTENTS_PER_REQUEST_MAX as u64 * CHUNK_BYTES;
 /// Locks of one inode.
@@ -35,4 +41,5 @@ pub const CLOSES_PER_REQUEST_MAX: usize = 4096;
 
 const _: () =
     assert!(XATTR_VALUE_BYTES_MAX * 4 < REQUEST_BYTES_MAX, "a new file's attributes fit its request");
-const _: () = assert!(EXTENTS_PER_REQUEST_MAX * 128 < REQUEST_BYTES_MAX, "all extents fit");
+const _: () =
+    assert!(EXTENTS_PER_REQUEST_MAX * 128 + STAGED_PER_REQUEST_MAX < REQUEST_BYTES_MAX, "all extents fit");

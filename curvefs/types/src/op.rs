@@ -19,7 +19,7 @@ use bytes::Bytes;
 use curve_types::{Epoch, Sequence};
 
 use crate::attr::{Attr, Kind, SetAttr, TimeNs};
-use crate::extent::{Extent, Freed};
+use crate::extent::{Extent, Freed, SliceRef, Staged};
 use crate::ids::{InodeId, LockOwner, MountId, PartitionId};
 use crate::lock::{LockFamily, LockKind, LockRange};
 use crate::name::{Name, XattrName};
@@ -261,6 +261,9 @@ pub enum Op {
         kill_priv: bool,
         /// Attributes that were set after the bytes were written.
         set: SetAttr,
+        /// Slices of the extents that the store has not got: their bytes wait in the partition, as durable as it is. At
+        /// most [`crate::limits::STAGED_PER_REQUEST_MAX`] bytes. [`FsError::StageFull`] when too many wait already.
+        staged: Vec<Staged>,
     },
     /// Let a range read as zeros and give its data back. Changes no length.
     Punch {
@@ -415,6 +418,11 @@ pub enum Op {
         /// Which.
         slices: Vec<Freed>,
     },
+    /// Servers: the store has these slices now; what nobody needs any more is to be deleted.
+    Stored {
+        /// Which.
+        slices: Vec<SliceRef>,
+    },
     /// The MDS: refuse the mount below this epoch from now on.
     Fence {
         /// Which.
@@ -435,7 +443,7 @@ wire_enum!(Op {
     1 => Name { op },
     2 => SetAttr { inode, set },
     3 => Truncate { inode, length, kill_priv },
-    4 => Write { inode, place, extents, length, mtime, expect, kill_priv, set },
+    4 => Write { inode, place, extents, length, mtime, expect, kill_priv, set, staged },
     5 => Punch { inode, offset, len },
     6 => Allocate { inode, offset, len, keep_size },
     7 => CopyRange { from, from_offset, to, to_offset, len },
@@ -457,6 +465,7 @@ wire_enum!(Op {
     41 => Reclaimed { slices },
     42 => Fence { mount, epoch },
     43 => ReleaseMount { mount, limit },
+    44 => Stored { slices },
 });
 
 impl Op {
@@ -475,6 +484,7 @@ impl Op {
                 | Self::Settle { .. }
                 | Self::Drain { .. }
                 | Self::Reclaimed { .. }
+                | Self::Stored { .. }
                 | Self::Fence { .. }
                 | Self::ReleaseMount { .. }
         )

@@ -25,6 +25,8 @@ pub struct MountOptions {
     pub write_cache_bytes: u64,
     /// Bytes of data that was read.
     pub read_cache_bytes: u64,
+    /// What has to be durable at once and is no more than this waits in the metadata for the store; 0 never.
+    pub stage_bytes: u64,
 }
 
 impl Default for MountOptions {
@@ -41,6 +43,7 @@ impl Default for MountOptions {
             soft_timeout: None,
             write_cache_bytes: 256 << 20,
             read_cache_bytes: 256 << 20,
+            stage_bytes: 32 << 10,
         }
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::attr::{Attr, TimeNs};
 use crate::dentry::{Dentry, DirEntry};
-use crate::extent::{Extent, Freed};
-use crate::ids::{InodeId, MountId, PartitionId};
+use crate::extent::{Extent, Freed, Staged};
+use crate::ids::{InodeId, MountId, PartitionId, SliceId};
 use crate::lock::FileLock;
 use crate::name::{Name, XattrName};
 use crate::op::Told;
@@ -86,6 +86,13 @@ pub enum Query {
         /// At most so many.
         limit: u32,
     },
+    /// The bytes of a slice that waits in the partition for the store.
+    Staged {
+        /// A file that it is in.
+        inode: InodeId,
+        /// Which.
+        slice: SliceId,
+    },
     /// A directory's counters.
     DirUsage {
         /// Which.
@@ -106,6 +113,13 @@ pub enum Query {
     /// Servers: slices to delete.
     Garbage {
         /// Freed before this, so that readers of old maps have gone on.
+        before_ns: TimeNs,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Servers: slices that wait for the store.
+    StagedSlices {
+        /// Since before this; older ones first.
         before_ns: TimeNs,
         /// At most so many.
         limit: u32,
@@ -139,10 +153,12 @@ wire_enum!(Query {
     9 => DirUsage { inode },
     10 => StatFs { inode },
     11 => GetLock { inode, lock },
+    12 => Staged { inode, slice },
     32 => Garbage { before_ns, limit },
     33 => Untold { limit },
     34 => PreparedTxs { limit },
     35 => CommittedTxs { limit },
+    36 => StagedSlices { before_ns, limit },
 });
 
 impl Query {
@@ -156,11 +172,13 @@ impl Query {
             | Self::GetXattr { inode, .. }
             | Self::ListXattr { inode }
             | Self::Extents { inode, .. }
+            | Self::Staged { inode, .. }
             | Self::DirUsage { inode }
             | Self::StatFs { inode }
             | Self::GetLock { inode, .. } => Some(*inode),
             Self::GetAttrs { inodes } => inodes.first().copied(),
             Self::Garbage { .. }
+            | Self::StagedSlices { .. }
             | Self::Untold { .. }
             | Self::PreparedTxs { .. }
             | Self::CommittedTxs { .. } => None,
@@ -219,6 +237,13 @@ pub enum Answer {
         extents: Vec<Extent>,
         /// Nothing was left off.
         end: bool,
+        /// Slices of these extents that wait in the partition for the store.
+        staged: Vec<SliceId>,
+    },
+    /// Of `Staged`.
+    Staged {
+        /// All bytes of the slice; `None` when it waits no more: the store has it, or nobody needs it.
+        content: Option<Bytes>,
     },
     /// Of `DirUsage`.
     DirUsage {
@@ -239,6 +264,13 @@ pub enum Answer {
     Garbage {
         /// Slices.
         slices: Vec<Freed>,
+    },
+    /// Of `StagedSlices`.
+    StagedSlices {
+        /// Slices.
+        slices: Vec<Staged>,
+        /// Bytes of all that wait.
+        waiting: u64,
     },
     /// Of `Untold`.
     Untold {
@@ -263,12 +295,14 @@ wire_enum!(Answer {
     3 => Page { entries, end },
     4 => Value { value },
     5 => Names { names },
-    6 => Extents { attr, extents, end },
+    6 => Extents { attr, extents, end, staged },
     7 => DirUsage { usage },
     8 => StatFs { usage },
     9 => Lock { held },
+    10 => Staged { content },
     32 => Garbage { slices },
     33 => Untold { told },
     34 => PreparedTxs { txs },
     35 => CommittedTxs { txs },
+    36 => StagedSlices { slices, waiting },
 });

@@ -33,7 +33,7 @@ pub trait Metadata: Send + Sync + 'static {
 }
 
 /// Something that a [`DataBackend`] has made durable. **Metadata never names data that is not**: extents get into
-/// [`Op::Write`] only out of one of these.
+/// [`Op::Write`] only out of one of these, or with their bytes beside them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct Durable<T>(T);
@@ -56,6 +56,11 @@ pub trait DataBackend: Send + Sync + 'static {
     /// Puts bytes that are one range of a file into the store; durable when it completes. The extents cover exactly
     /// `offset .. offset + len` in order. With `O_APPEND` the offset counts from the end. Nothing that exists is changed.
     fn write(&self, inode: InodeId, offset: u64, data: Vec<Bytes>) -> FsFuture<'_, Durable<Vec<Extent>>>;
+    /// A number for a slice of so many bytes whose content waits in the metadata ([`Op::Write`]) until a server puts it into
+    /// the store. `None`: this backend has no use for that.
+    fn reserve(&self, bytes: u32) -> Option<SliceRef>;
+    /// Puts the content of a slice that was reserved, by whomever; durable when it completes. Repeating it changes nothing.
+    fn put(&self, slice: SliceRef, content: Bytes) -> FsFuture<'_, ()>;
     /// Reads the bytes of an extent (or of a [`Extent::part`] of one): `len` bytes together. `Unwritten` is zeros.
     /// `DataLost` when the store has not got them: the caller asks for the extents anew once and then fails.
     fn read(&self, extent: Extent) -> FsFuture<'_, Vec<Bytes>>;

@@ -117,6 +117,13 @@ impl BlockCache {
         data.read(extent).await
     }
 
+    /// Keeps a whole slice that is no larger than a block.
+    pub fn keep(&self, slice: SliceRef, content: Bytes) {
+        if content.len() <= BLOCK_BYTES as usize {
+            locked(&self.blocks).put((slice.slice, 0), content, self.limit);
+        }
+    }
+
     /// Reads an extent into the cache.
     pub async fn warm(&self, data: &dyn DataBackend, extent: Extent) {
         // Whoever reads it for real finds out why not.

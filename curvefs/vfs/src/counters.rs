@@ -111,7 +111,7 @@ impl Vfs {
         let (offset, limit) = (from.min(FILE_BYTES_MAX), EXTENTS_PER_REQUEST_MAX as u32);
         let query = Query::Extents { inode, offset, len: FILE_BYTES_MAX - offset, limit };
         match self.core.query(query).await? {
-            Answer::Extents { attr, extents, end } => Ok(ExtentPage { attr, extents, end }),
+            Answer::Extents { attr, extents, end, .. } => Ok(ExtentPage { attr, extents, end }),
             _ => Err(FsError::Corrupt),
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curvefs_types::limits::{CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX};
-use curvefs_types::{Attr, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr};
+use curvefs_types::{
+    Attr, DataBackend, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr, Staged,
+};
 use futures::StreamExt;
 use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
@@ -33,14 +35,30 @@ const HELD_IDLE: Duration = Duration::from_secs(5);
 /// Files that are given up in one change.
 const CLOSES_AT_ONCE: usize = 512;
 
+/// The way of bytes that are published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the metadata, if they are few: somebody waits.
+    Short,
+    /// Through the store at once.
+    Long,
+}
+
+/// The file after a change, where appended bytes went, and the extents with their places in the file.
+type Published = (Attr, u64, Vec<Extent>);
+
 /// Whether trying again can never help.
 fn is_final(error: FsError) -> bool {
     matches!(error, FsError::Fenced | FsError::Stale | FsError::NotFound | FsError::TooBig | FsError::IsDir)
 }
 
 impl Core {
-    /// Publishes what was written before the call.
+    /// Publishes what was written before the call, for somebody who waits for it.
     pub async fn flush(&self, inode: &Inode) -> Result<(), FsError> {
+        self.flush_by(inode, Way::Short).await
+    }
+
+    async fn flush_by(&self, inode: &Inode, way: Way) -> Result<(), FsError> {
         if !inode.state().is_dirty() {
             return Ok(());
         }
@@ -48,7 +66,7 @@ impl Core {
         let mut left = inode.state().unpublished() as i64;
         let sets = inode.state().has_deferred();
         while left > 0 || sets && inode.state().has_deferred() {
-            match self.publish_batch(inode).await? {
+            match self.publish_batch(inode, way).await? {
                 Some(published) => left -= published as i64,
                 None => break,
             }
@@ -67,17 +85,22 @@ impl Core {
     }
 
     /// Publishes one batch. The caller holds `publish`.
-    async fn publish_batch(&self, inode: &Inode) -> Result<Option<u64>, FsError> {
+    async fn publish_batch(&self, inode: &Inode, way: Way) -> Result<Option<u64>, FsError> {
         let Some(flushing) = inode.state().begin(BATCH_BYTES) else { return Ok(None) };
         let metering = self.counters.publishes.begin();
         let mut started = Started { core: self, inode, is_over: false };
-        let stored = match &flushing.batch {
-            Batch::At(pieces) => self.store_runs(inode.id, runs(pieces, CHUNK_BYTES)).await,
-            Batch::End(tail) => self.store_tail(inode.id, tail.clone()).await,
-        };
-        let published = match stored {
-            Ok(extents) => self.publish(inode.id, &flushing, extents).await,
-            Err(error) => Err(error),
+        let staged = if way == Way::Short { self.stage(&flushing) } else { None };
+        let published = match staged {
+            Some((extents, staged)) => match self.publish(inode.id, &flushing, extents, &staged).await {
+                Err(FsError::StageFull) => self.store_and_publish(inode.id, &flushing).await,
+                published => {
+                    if published.is_ok() {
+                        self.keep_staged(inode.id, staged);
+                    }
+                    published
+                }
+            },
+            None => self.store_and_publish(inode.id, &flushing).await,
         };
         started.is_over = true;
         let (attr, base, extents) = published.map_err(|error| self.publish_failed(inode, error))?;
@@ -86,6 +109,15 @@ impl Core {
         self.budget.free(freed);
         self.tell_kernel(inode);
         Ok(Some(freed))
+    }
+
+    async fn store_and_publish(&self, inode: InodeId, flushing: &Flushing) -> Result<Published, FsError> {
+        let stored = match &flushing.batch {
+            Batch::At(pieces) => self.store_runs(inode, runs(pieces, CHUNK_BYTES)).await,
+            Batch::End(tail) => self.store_tail(inode, tail.clone()).await,
+        }?;
+        let extents = stored.into_iter().flat_map(Durable::into_inner).collect();
+        self.publish(inode, flushing, extents, &[]).await
     }
 
     fn publish_failed(&self, inode: &Inode, error: FsError) -> FsError {
@@ -140,14 +172,14 @@ impl Core {
         .await
     }
 
-    /// Names durable bytes in the metadata.
+    /// Names in the metadata bytes that are durable, or that come along; few enough for one request.
     async fn publish(
         &self,
         inode: InodeId,
         flushing: &Flushing,
-        stored: Vec<Durable<Vec<Extent>>>,
-    ) -> Result<(Attr, u64, Vec<Extent>), FsError> {
-        let mut extents: Vec<Extent> = stored.into_iter().flat_map(Durable::into_inner).collect();
+        mut extents: Vec<Extent>,
+        staged: &[Staged],
+    ) -> Result<Published, FsError> {
         let place = match flushing.batch {
             Batch::At(_) => Place::AtOffsets,
             Batch::End(_) => Place::AtEnd,
@@ -167,6 +199,7 @@ impl Core {
                 expect: None,
                 kill_priv: flushing.kill_priv,
                 set: if number + 1 == parts { flushing.set } else { SetAttr::default() },
+                staged: staged.to_vec(),
             };
             let Reply::Written { attr, base } = self.change(op).await? else { return Err(FsError::Corrupt) };
             last = Some((attr, base));
@@ -211,7 +244,7 @@ impl Core {
             core.spawn(async move {
                 let permit = strong.flushers.acquire().await;
                 // The failure is kept in the inode, for whoever closes or syncs it.
-                let _ = strong.flush(&inode).await;
+                let _ = strong.flush_by(&inode, Way::Long).await;
                 drop(permit);
                 inode.state().queued = false;
                 let id = inode.id;

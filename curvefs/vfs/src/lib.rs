@@ -8,6 +8,7 @@
 //! | `open`, `read`, `write`, `space` | operations on bytes |
 //! | `inode` | what is known of an inode, and what is not published yet |
 //! | `flush` | publishing, and the background |
+//! | `staged` | few bytes that are durable at once, in the metadata; the store gets them later |
 //! | `handover` | what the next process is told that takes the mount over |
 //! | `shared` | the table of inodes, limits, tasks |
 //! | `dirty`, `extents`, `readahead`, `acl` | pure: written pieces, known extents, how far to read ahead, inherited ACLs |
@@ -37,6 +38,7 @@ mod read;
 mod readahead;
 mod shared;
 mod space;
+mod staged;
 mod vfs;
 mod write;
 mod xattrs;

@@ -58,6 +58,10 @@ impl MemoryBackend {
         self.slices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn next_slice(&self) -> SliceId {
+        SliceId { writer: self.writer, serial: self.serial.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
     fn check(&self) -> Result<(), FsError> {
         (*self.failing.lock().unwrap_or_else(PoisonError::into_inner)).map_or(Ok(()), Err)
     }
@@ -67,8 +71,7 @@ impl MemoryBackend {
         let whole: Bytes = data.concat().into();
         let mut extents = Vec::new();
         for (i, part) in whole.chunks(SLICE_BYTES_MAX as usize).enumerate() {
-            let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
-            let slice = SliceId { writer: self.writer, serial };
+            let slice = self.next_slice();
             let data = DataRef::Slice { slice, bytes: part.len() as u32, at: 0 };
             let at = offset + (i * SLICE_BYTES_MAX as usize) as u64;
             extents.push(Extent::checked(at, part.len() as u32, data)?);
@@ -97,6 +100,18 @@ impl DataBackend for MemoryBackend {
             tokio::task::yield_now().await;
             self.writes.fetch_add(1, Ordering::Relaxed);
             self.put(offset, &data).map(Durable::vouch)
+        })
+    }
+
+    fn reserve(&self, bytes: u32) -> Option<SliceRef> {
+        Some(SliceRef { slice: self.next_slice(), bytes })
+    }
+
+    fn put(&self, slice: SliceRef, content: Bytes) -> FsFuture<'_, ()> {
+        Box::pin(async move {
+            self.check()?;
+            self.slices().insert(slice.slice, content);
+            Ok(())
         })
     }
 

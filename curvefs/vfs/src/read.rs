@@ -45,7 +45,7 @@ impl Vfs {
         self.core.spawn(async move {
             // Only a hint: the read itself reports what is wrong.
             if let Ok(look) = core.look(&inode, from, to - from).await {
-                let warm = |extent| core.cache.warm(&*core.data, extent);
+                let warm = |extent| core.cache.warm(&core.data, extent);
                 futures::stream::iter(look.extents).for_each_concurrent(READS_AT_ONCE, warm).await;
             }
         });
@@ -123,7 +123,10 @@ impl Core {
         let limit = EXTENTS_PER_REQUEST_MAX as u32;
         let query = Query::Extents { inode: inode.id, offset: at, len: to - at, limit };
         match self.query(query).await? {
-            Answer::Extents { attr, extents, end } => Ok((attr, extents, end)),
+            Answer::Extents { attr, extents, end, staged } => {
+                self.data.told(inode.id, staged);
+                Ok((attr, extents, end))
+            }
             _ => Err(FsError::Corrupt),
         }
     }
@@ -132,7 +135,7 @@ impl Core {
         let end = offset.saturating_add(len).min(look.length);
         let mut out = vec![0; end.saturating_sub(offset) as usize];
         let read = |extent: Extent| async move {
-            Ok::<(Extent, Vec<Bytes>), FsError>((extent, self.cache.read(&*self.data, extent).await?))
+            Ok::<(Extent, Vec<Bytes>), FsError>((extent, self.cache.read(&self.data, extent).await?))
         };
         let parts: Vec<(Extent, Vec<Bytes>)> = futures::stream::iter(look.extents.clone())
             .map(read)

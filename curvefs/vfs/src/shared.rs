@@ -18,6 +18,7 @@ use crate::counters::{Counters, VirtualAttributes};
 use crate::flush::FILES_AT_ONCE;
 use crate::handle::{DirHandle, FileHandle};
 use crate::inode::Inode;
+use crate::staged::StagedData;
 
 /// What the kernel may have to be told. Called at any moment: must not wait.
 pub trait KernelCaches: Send + Sync + 'static {
@@ -66,7 +67,7 @@ impl Budget {
 /// Shared by all handles of a mount.
 pub(crate) struct Core {
     pub meta: Arc<dyn Metadata>,
-    pub data: Arc<dyn DataBackend>,
+    pub data: StagedData,
     pub options: MountOptions,
     pub budget: Budget,
     pub cache: BlockCache,
@@ -100,8 +101,8 @@ impl Core {
         Self {
             budget: Budget::new(options.write_cache_bytes),
             cache: BlockCache::new(options.read_cache_bytes),
+            data: StagedData::new(data, meta.clone()),
             meta,
-            data,
             options,
             work: Notify::new(),
             kernel: OnceLock::new(),

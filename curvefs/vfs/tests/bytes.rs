@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use curvefs_types::{FsError, MountOptions};
 use curvefs_vfs::{OpenMode, Seek, Space};
-use support::{ROOT, RW, World, close, create, name, read_file, root, strict, write_file};
+use support::{ROOT, RW, World, close, create, name, read_file, root, strict, unstaged, write_file};
 
 #[tokio::test]
 async fn what_was_written_is_read_before_and_after_it_is_published() {
     let world = World::new().await;
-    let vfs = world.mount();
+    let vfs = world.mount_as(unstaged()).0;
     let (_, handle) = create(&vfs, "f").await;
     vfs.write(handle, 3, b"abc".to_vec(), false).await.unwrap();
     assert_eq!(vfs.read(handle, 0, 100).await.unwrap(), b"\0\0\0abc");
@@ -126,7 +126,7 @@ async fn holes_are_made_and_found() {
 #[tokio::test]
 async fn ranges_are_copied_by_reference() {
     let world = World::new().await;
-    let vfs = world.mount();
+    let vfs = world.mount_as(unstaged()).0;
     let (_, from) = create(&vfs, "from").await;
     let (_, to) = create(&vfs, "to").await;
     vfs.write(from, 0, vec![7; 10_000], false).await.unwrap();
@@ -142,7 +142,7 @@ async fn ranges_are_copied_by_reference() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_kept_and_told_and_the_bytes_are_tried_again() {
     let world = World::new().await;
-    let vfs = world.mount();
+    let vfs = world.mount_as(unstaged()).0;
     let (_, handle) = create(&vfs, "f").await;
     vfs.write(handle, 0, b"kept".to_vec(), false).await.unwrap();
     world.data.fail(Some(FsError::StoreRefused));
@@ -197,9 +197,9 @@ async fn sync_writes_are_durable_when_they_are_answered() {
 #[tokio::test]
 async fn lost_data_is_an_error_and_no_endless_wait() {
     let world = World::new().await;
-    let inode = write_file(&world.mount(), "f", b"abc").await;
+    let inode = write_file(&world.mount_as(unstaged()).0, "f", b"abc").await;
     world.data.lose();
-    let vfs = world.mount();
+    let vfs = world.mount_as(unstaged()).0;
     let opened = vfs.open(inode, RW).await.unwrap();
     assert_eq!(vfs.read(opened.handle, 0, 10).await, Err(FsError::DataLost));
 }

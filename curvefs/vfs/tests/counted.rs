@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use curvefs_types::{FsError, FsFuture, InodeId, XattrName};
 use curvefs_vfs::{SetMode, Vfs, VirtualAttributes};
-use support::{ROOT, World, close, create, mkdir, write_file};
+use support::{ROOT, World, close, create, mkdir, unstaged, write_file};
 
 fn xattr(name: &str) -> XattrName {
     XattrName::try_from(name).unwrap()
@@ -17,7 +17,7 @@ fn xattr(name: &str) -> XattrName {
 #[tokio::test(start_paused = true)]
 async fn what_is_written_and_read_is_counted_and_what_waits_is_told() {
     let world = World::new().await;
-    let vfs = world.mount();
+    let vfs = world.mount_as(unstaged()).0;
     let (inode, handle) = create(&vfs, "f").await;
     vfs.write(handle, 0, vec![1; 5000], false).await.unwrap();
     assert_eq!(vfs.read(handle, 0, 100).await.unwrap().len(), 100);

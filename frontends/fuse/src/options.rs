@@ -7,6 +7,7 @@ use curve_config::nearest;
 use curve_types::{ByteSize, HumanDuration};
 use curvefs_fuse::{IdMap, IdMaps, KernelOptions};
 use curvefs_types::MountOptions;
+use curvefs_types::limits::STAGED_SLICE_BYTES_MAX;
 use thiserror::Error;
 
 /// What `-o` says.
@@ -108,6 +109,11 @@ const OURS: &[(&str, Shape, &str)] = &[
     ("negative_timeout", Value("TIME"), "how long it is believed that a name is not there (0s)"),
     ("write_cache", Value("SIZE"), "written data in memory that is not stored yet (256MiB)"),
     ("read_cache", Value("SIZE"), "read data in memory (256MiB)"),
+    (
+        "stage",
+        Value("BYTES"),
+        "synced writes of no more wait in the metadata, not for the data store (32KiB; 0: never)",
+    ),
     ("hard", Flag, "wait for servers and the data store for ever (default)"),
     ("soft", Flag, "fail with EIO after timeo"),
     ("timeo", Value("TIME"), "how long `soft` waits (30s)"),
@@ -204,8 +210,11 @@ pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>, sloppy: bool) -> Resu
             },
             Some((name, Value(what))) => match value.filter(|value| !value.is_empty()) {
                 None => {
-                    let example =
-                        if what == "SIZE" { "needs a value such as 64MiB" } else { "needs a value" };
+                    let example = match what {
+                        "SIZE" => "needs a value such as 64MiB",
+                        "BYTES" => "needs a value such as 32KiB",
+                        _ => "needs a value",
+                    };
                     return Err(OptionError::Shape(name.to_owned(), example));
                 }
                 Some(value) if name == "timeo" => timeo = Some(time(name, value)?),
@@ -264,6 +273,15 @@ fn size(name: &'static str, value: &str) -> Result<u64, OptionError> {
     Ok(parsed.0)
 }
 
+fn stage_size(name: &'static str, value: &str) -> Result<u64, OptionError> {
+    let parsed = value.parse::<ByteSize>().map_err(|error| bad(name, value, error.to_string()))?;
+    let most = u64::from(STAGED_SLICE_BYTES_MAX);
+    if parsed.0 > most {
+        return Err(bad(name, value, format!("at most {}", ByteSize(most))));
+    }
+    Ok(parsed.0)
+}
+
 impl Options {
     fn set_flag(&mut self, name: &str) {
         let Self { fs, kernel, .. } = self;
@@ -293,6 +311,7 @@ impl Options {
             "negative_timeout" => fs.negative_timeout = time(name, value)?,
             "write_cache" => fs.write_cache_bytes = size(name, value)?,
             "read_cache" => fs.read_cache_bytes = size(name, value)?,
+            "stage" => fs.stage_bytes = stage_size(name, value)?,
             "mds" => self.mds = Some(addresses(name, value)?),
             "config" => self.config = Some(value.into()),
             "log" => self.log = Some(value.into()),
@@ -336,7 +355,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let all = one(
             "rw,ro,nocto,noatime,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
-             write_cache=64MiB,read_cache=1GiB,soft,timeo=10s,noallow_other,nodev,nosuid,noexec,mds=a:1/b:2,log=/l,\
+             write_cache=64MiB,read_cache=1GiB,stage=4KiB,soft,timeo=10s,noallow_other,nodev,nosuid,noexec,mds=a:1/b:2,log=/l,\
              _netdev,nofail,x-systemd.automount,comment=hello,defaults",
         );
         let options = all.unwrap();
@@ -351,6 +370,7 @@ mod tests {
             soft_timeout: Some(seconds(10)),
             write_cache_bytes: 64 << 20,
             read_cache_bytes: 1 << 30,
+            stage_bytes: 4 << 10,
         };
         assert_eq!((options.fs, options.mds), (fs, Some(vec!["a:1".into(), "b:2".into()])));
         let kernel = options.kernel.kernel("data", true);
@@ -386,6 +406,8 @@ mod tests {
             ("timeo=5s", "soft"),
             ("write_cache=10", "write_cache=10"),
             ("read_cache=1MiB", "8MiB"),
+            ("stage=1MiB", "at most 128KiB"),
+            ("stage", "32KiB"),
             ("mds=host", "no port"),
             ("remount,ro", "unmount and mount again"),
             ("uid=5", "uidmap=HOST:FS"),
@@ -407,6 +429,7 @@ mod tests {
             let text = match shape {
                 Flag => (*name).to_owned(),
                 Value("SIZE") => format!("{name}=64MiB"),
+                Value("BYTES") => format!("{name}=16KiB"),
                 Value("TIME") => format!("soft,{name}=1s"),
                 Value("HOST:FS[:N]") => format!("{name}=1:2:3+50:60"),
                 Value(_) => format!("{name}=a:1"),

@@ -116,6 +116,7 @@ impl Maker {
                     0 => set_attr(seed),
                     _ => SetAttr::default(),
                 },
+                staged: Vec::new(),
             },
             25 => Op::Truncate { inode, length: offset, kill_priv: seed[7].is_multiple_of(2) },
             26 => Op::Punch { inode, offset, len },

@@ -48,6 +48,11 @@ pub fn strict() -> MountOptions {
     }
 }
 
+/// Options for a mount whose bytes go to the store at once.
+pub fn unstaged() -> MountOptions {
+    MountOptions { stage_bytes: 0, ..MountOptions::default() }
+}
+
 pub fn name(name: &str) -> Name {
     Name::try_from(name).unwrap()
 }
