@@ -18,6 +18,8 @@ use crate::store::{Spool, Spooled, Store};
 
 /// Bytes that are handed to the disk at a time. Two pieces of each request are in memory.
 const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of a refused body that are taken before it is answered.
+const REFUSED_BYTES_MAX: usize = 64 << 20;
 const ALGORITHMS: [&str; 5] = ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"];
 
 /// A body, and what the client says of it.
@@ -78,7 +80,13 @@ pub(crate) async fn ingest<T: Send + 'static>(
     then: impl FnOnce(Spooled) -> Result<T, StoreError> + Send + 'static,
 ) -> S3Result<T> {
     let announced = body.length.and_then(|length| u64::try_from(length).ok());
-    let spool = store.spool(announced.unwrap_or(0)).map_err(answer)?;
+    let spool = match store.spool(announced.unwrap_or(0)) {
+        Ok(spool) => spool,
+        Err(error) => {
+            discard(body, idle).await;
+            return Err(answer(error));
+        }
+    };
     let mut disk = Disk::Idle(Box::new(Work { spool, hasher: hasher(&body.headers) }));
     let (mut held, mut held_bytes, mut total) = (Vec::new(), 0, 0u64);
     if let Some(mut stream) = body.stream.take() {
@@ -104,6 +112,17 @@ pub(crate) async fn ingest<T: Send + 'static>(
         then(spooled).map_err(answer)
     });
     joined(task).await?
+}
+
+/// Takes a body that is refused: a client that is still sending when the connection ends may never hear why.
+async fn discard(mut body: Body, idle: Duration) {
+    let mut left = REFUSED_BYTES_MAX;
+    let Some(mut stream) = body.stream.take() else { return };
+    while let Ok(Some(piece)) = next(&mut stream, idle).await
+        && piece.len() < left
+    {
+        left -= piece.len();
+    }
 }
 
 async fn next(stream: &mut StreamingBlob, idle: Duration) -> S3Result<Option<Bytes>> {

@@ -93,8 +93,9 @@ async fn a_removal_that_was_interrupted_goes_on() {
     }
     let cluster = Cluster::start(&[]).await;
     let mount = cluster.mount("a").await;
-    for n in 0..5 {
-        fs::write(mount.dir().join(format!("f{n}")), "some bytes").expect("written");
+    for n in 0..5u8 {
+        // More than what waits in the metadata.
+        fs::write(mount.dir().join(format!("f{n}")), [n; 100_000]).expect("written");
     }
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
 
