@@ -230,7 +230,17 @@ impl Postgres {
     }
 
     pub(crate) async fn stop(&self, mode: &str) {
+        // The first line is the number of the process, which ends after its file: until then it stands in the directory.
+        let file = Path::new(&self.data()).join("postmaster.pid");
+        let number =
+            std::fs::read_to_string(file).ok().and_then(|text| Some(text.lines().next()?.to_owned()));
         self.tool("pg_ctl", &["stop", "-w", "-t", "60", "-m", mode, "-D", &self.data()], 90).await;
+        let process = Path::new("/proc").join(number.expect("the server runs"));
+        let until = Instant::now() + Duration::from_secs(60);
+        while process.exists() {
+            assert!(Instant::now() < until, "{} does not end", process.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn pgbench(&self, arguments: &[&str], seconds: u64) -> String {
