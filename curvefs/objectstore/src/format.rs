@@ -68,7 +68,7 @@ pub struct ObjectRow {
     pub size: u64,
     /// Milliseconds since 1970.
     pub modified_ms: i64,
-    /// MD5 of the content, or of the MD5s of its parts.
+    /// MD5 of the content, or of the MD5s of its parts; with `parts` 1 perhaps something else that only this object has.
     pub md5: [u8; 16],
     /// Parts it was uploaded in; 0 for one put.
     pub parts: u16,

@@ -27,6 +27,8 @@ pub(crate) struct Body {
     pub stream: Option<StreamingBlob>,
     pub length: Option<i64>,
     pub md5: Option<String>,
+    /// The object's tag need not be an MD5 if another checksum vouches for the bytes.
+    pub any_tag: bool,
     pub headers: hyper::HeaderMap,
     pub trailers: Option<TrailingHeaders>,
 }
@@ -81,6 +83,7 @@ pub(crate) async fn ingest<T: Send + 'static>(
 ) -> S3Result<T> {
     let announced = body.length.and_then(|length| u64::try_from(length).ok());
     let spool = match store.spool(announced.unwrap_or(0)) {
+        Ok(spool) if body.any_tag && body.md5.is_none() && has_checksum(&body.headers) => spool.without_md5(),
         Ok(spool) => spool,
         Err(error) => {
             discard(body, idle).await;
@@ -148,6 +151,10 @@ fn announced(headers: &hyper::HeaderMap, algorithm: &str) -> bool {
         || in_trailer.flat_map(|value| value.split(',')).any(|trailer| trailer.trim() == name)
 }
 
+fn has_checksum(headers: &hyper::HeaderMap) -> bool {
+    ALGORITHMS.into_iter().any(|algorithm| announced(headers, algorithm))
+}
+
 fn hasher(headers: &hyper::HeaderMap) -> ChecksumHasher {
     let wanted = |algorithm| announced(headers, algorithm);
     ChecksumHasher {
@@ -161,7 +168,7 @@ fn hasher(headers: &hyper::HeaderMap) -> ChecksumHasher {
 
 fn compare(body: &Body, spooled: &Spooled, found: Checksum) -> S3Result<()> {
     if let Some(expected) = &body.md5
-        && *expected != base64(&spooled.md5())
+        && spooled.md5().is_none_or(|md5| *expected != base64(&md5))
     {
         return Err(s3_error!(BadDigest, "the Content-MD5 is not that of the body"));
     }

@@ -87,6 +87,35 @@ fn code<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(result: R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_is_no_md5_where_another_checksum_vouches() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let client = server.good_client();
+    let sum = |bytes: &[u8]| aws_smithy_types::base64::encode(crc32c::crc32c(bytes).to_be_bytes());
+    let put = |bytes: &[u8], sum: String| {
+        let put = client.put_object().bucket("first").key("k").body(ByteStream::from(bytes.to_vec()));
+        put.checksum_crc32_c(sum).customize().disable_payload_signing().send()
+    };
+    let mut tags = Vec::new();
+    for seed in [1, 1, 2] {
+        let content = bytes(100_000, seed);
+        let tag = put(&content, sum(&content)).await.unwrap().e_tag().unwrap().to_owned();
+        assert!(tag.len() == 36 && tag.ends_with("-1\"") && !tags.contains(&tag), "{tag}");
+        assert!(get(&client, "k").await == content);
+        let matching = client.get_object().bucket("first").key("k").if_match(&tag).send().await;
+        assert_eq!(matching.unwrap().e_tag(), Some(&*tag));
+        tags.push(tag);
+    }
+    let damaged = put(&bytes(10, 3), sum(&bytes(10, 4))).await;
+    assert_eq!(code(damaged), "BadDigest");
+    assert!(get(&client, "k").await == bytes(100_000, 2), "what was there stays");
+    let both = client.put_object().bucket("first").key("k").body(ByteStream::from(b"foo".to_vec()));
+    let both =
+        both.checksum_crc32_c(sum(b"foo")).content_md5("rL0Y20zC+Fzt72VPzMSk2A==").send().await.unwrap();
+    assert_eq!(both.e_tag(), Some("\"acbd18db4cc2f85cedef654fccc4a4d8\""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_come_back_whole_in_parts_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;

@@ -56,6 +56,7 @@ impl Service {
             stream: input.body,
             length: input.content_length,
             md5: input.content_md5,
+            any_tag: true,
             headers: req.headers,
             trailers: req.trailing_headers,
         };

@@ -22,7 +22,8 @@ pub struct Spool {
     blob: u64,
     size: u64,
     size_max: u64,
-    md5: Md5,
+    /// `None`: the object gets a tag of another kind.
+    md5: Option<Md5>,
     /// Checksums of whole blocks, and the one that grows.
     crcs: Vec<u32>,
     /// What is not in a file yet.
@@ -31,17 +32,32 @@ pub struct Spool {
     kept: bool,
 }
 
-/// Bytes that are durable, under a number that nobody knows yet.
-pub struct Spooled(Spool, [u8; 16]);
+/// Bytes that are durable, under a number that nobody knows yet, and their tag.
+pub struct Spooled(Spool, Tag);
+
+#[derive(Clone, Copy)]
+enum Tag {
+    Md5([u8; 16]),
+    /// Says nothing of the content, but that it is this one.
+    Unique([u8; 16]),
+}
 
 impl Spool {
+    /// Leaves the MD5 out, which is a third of what taking a large object costs. Before the first bytes.
+    pub fn without_md5(mut self) -> Self {
+        self.md5 = None;
+        self
+    }
+
     /// Adds bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let size = self.size + bytes.len() as u64;
         if size > self.size_max {
             return Err(StoreError::TooLarge(self.size_max));
         }
-        self.md5.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.checksum(bytes);
         self.size = size;
         if self.file.is_none() && size <= INLINE_BYTES_MAX {
@@ -80,8 +96,12 @@ impl Spool {
             file.sync()?;
             self.store.files.sync_name(self.blob)?;
         }
-        let md5 = self.md5.clone().finalize().into();
-        Ok(Spooled(self, md5))
+        let tag = match &self.md5 {
+            Some(md5) => Tag::Md5(md5.clone().finalize().into()),
+            // No blob gets the number of another.
+            None => Tag::Unique((u128::from(self.blob) << 64 | u128::from(self.size)).to_be_bytes()),
+        };
+        Ok(Spooled(self, tag))
     }
 }
 
@@ -97,9 +117,12 @@ impl Drop for Spool {
 }
 
 impl Spooled {
-    /// MD5 of the bytes.
-    pub fn md5(&self) -> [u8; 16] {
-        self.1
+    /// MD5 of the bytes, unless it was left out.
+    pub fn md5(&self) -> Option<[u8; 16]> {
+        match self.1 {
+            Tag::Md5(md5) => Some(md5),
+            Tag::Unique(_) => None,
+        }
     }
 
     /// How many.
@@ -122,14 +145,12 @@ impl Spooled {
     }
 
     pub(super) fn row(&self, segment: Segment, headers: Vec<(String, String)>) -> ObjectRow {
-        ObjectRow {
-            size: segment.size,
-            modified_ms: now_ms(),
-            md5: self.1,
-            parts: 0,
-            segments: vec![segment],
-            headers,
-        }
+        // A tag with a number of parts is known not to be an MD5.
+        let (md5, parts) = match self.1 {
+            Tag::Md5(md5) => (md5, 0),
+            Tag::Unique(tag) => (tag, 1),
+        };
+        ObjectRow { size: segment.size, modified_ms: now_ms(), md5, parts, segments: vec![segment], headers }
     }
 }
 
@@ -146,7 +167,7 @@ impl Store {
             blob: self.new_blob(),
             size: 0,
             size_max,
-            md5: Md5::new(),
+            md5: Some(Md5::new()),
             crcs: Vec::new(),
             held: Vec::new(),
             file: None,
