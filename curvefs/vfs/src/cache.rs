@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use curvefs_types::{DataBackend, DataRef, Extent, FsError, SliceId, SliceRef};
 use futures::future::try_join_all;
 use tokio::sync::watch;
@@ -161,16 +161,10 @@ impl BlockCache {
         let len = (run.end * BLOCK_BYTES).min(slice.bytes).saturating_sub(at);
         let whole = DataRef::Slice { slice: slice.slice, bytes: slice.bytes, at };
         let parts = data.read(Extent::checked(0, len, whole)?).await?;
-        let bytes: Bytes = match &parts[..] {
-            [whole] => whole.clone(),
-            many => many.concat().into(),
-        };
-        if bytes.len() != len as usize {
+        if parts.iter().map(Bytes::len).sum::<usize>() != len as usize {
             return Err(FsError::DataDamaged);
         }
-        let size = BLOCK_BYTES as usize;
-        // Each block has its own memory, so that dropping one frees it.
-        let blocks: Vec<(u32, Bytes)> = run.zip(bytes.chunks(size).map(Bytes::copy_from_slice)).collect();
+        let blocks: Vec<(u32, Bytes)> = run.zip(blocks_of(&parts)).collect();
         let mut held = locked(&self.blocks);
         for (block, bytes) in &blocks {
             held.put((slice.slice, *block), bytes.clone(), self.limit);
@@ -214,6 +208,26 @@ impl Drop for Announced<'_> {
 }
 
 /// Cuts the wanted bytes out of blocks.
+/// The bytes as blocks. Each has its own memory, so that dropping one frees it.
+fn blocks_of(parts: &[Bytes]) -> Vec<Bytes> {
+    let size = BLOCK_BYTES as usize;
+    let mut left: usize = parts.iter().map(Bytes::len).sum();
+    let (mut blocks, mut block) = (Vec::new(), BytesMut::with_capacity(size.min(left)));
+    for part in parts {
+        let mut rest = &part[..];
+        while !rest.is_empty() {
+            let (now, after) = rest.split_at(rest.len().min(size - block.len()));
+            block.extend_from_slice(now);
+            (rest, left) = (after, left - now.len());
+            if block.len() == size || left == 0 {
+                let next = BytesMut::with_capacity(size.min(left));
+                blocks.push(std::mem::replace(&mut block, next).freeze());
+            }
+        }
+    }
+    blocks
+}
+
 fn cut(blocks: &[Bytes], first: u32, at: u32, len: u32) -> Result<Vec<Bytes>, FsError> {
     let (mut skip, mut left) = ((at - first * BLOCK_BYTES) as usize, len as usize);
     let mut parts = Vec::with_capacity(blocks.len());
@@ -235,6 +249,21 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryBackend;
+
+    #[test]
+    fn blocks_are_the_bytes_in_order() {
+        let whole: Bytes = (0..3 * BLOCK_BYTES + 5).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
+        for cuts in [vec![], vec![1], vec![7, BLOCK_BYTES as usize], vec![BLOCK_BYTES as usize + 1, 300_000]]
+        {
+            let ends = cuts.iter().copied().chain([whole.len()]);
+            let parts: Vec<Bytes> =
+                ends.scan(0, |at, end| Some(whole.slice(std::mem::replace(at, end)..end))).collect();
+            let blocks = blocks_of(&parts);
+            assert_eq!(blocks.iter().map(Bytes::len).collect::<Vec<_>>(), [131_072, 131_072, 131_072, 5]);
+            assert!(blocks.concat() == whole, "{cuts:?}");
+        }
+        assert_eq!(blocks_of(&[]), Vec::<Bytes>::new());
+    }
 
     #[tokio::test]
     async fn blocks_are_read_once_and_memory_is_bounded() {

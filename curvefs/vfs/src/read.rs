@@ -133,7 +133,8 @@ impl Core {
 
     async fn assemble(&self, look: &Look, offset: u64, len: u64) -> Result<Vec<u8>, FsError> {
         let end = offset.saturating_add(len).min(look.length);
-        let mut out = vec![0; end.saturating_sub(offset) as usize];
+        let wanted = end.saturating_sub(offset) as usize;
+        let mut out = Vec::with_capacity(wanted);
         let read = |extent: Extent| async move {
             Ok::<(Extent, Vec<Bytes>), FsError>((extent, self.cache.read(&self.data, extent).await?))
         };
@@ -142,13 +143,12 @@ impl Core {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
+        // In order, within the range, and never overlapping: only what is between them is zeros.
         for (extent, pieces) in parts {
-            let mut at = extent.offset;
-            for piece in pieces {
-                overlay_one(at, &piece, offset, &mut out);
-                at += piece.len() as u64;
-            }
+            out.resize((extent.offset - offset) as usize, 0);
+            pieces.iter().for_each(|piece| out.extend_from_slice(piece));
         }
+        out.resize(wanted, 0);
         for (at, bytes) in &look.over {
             overlay_one(*at, bytes, offset, &mut out);
         }
