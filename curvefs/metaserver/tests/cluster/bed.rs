@@ -8,7 +8,7 @@ use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimNetwork};
 use curve_io::{BoxFuture, Disk};
 use curve_kv::{KvError, MemStore, Store};
 use curve_types::HumanDuration;
-use curvefs_data::{BackendOptions, ObjectBackend};
+use curvefs_data::{BackendOptions, MemoryBucket, ObjectBackend};
 use curvefs_meta::{Partition, check};
 use curvefs_metaserver::{
     DataFactory, MetaserverConfig, MetaserverParts, MetaserverServer, Replica, StoreAccess, StoreFactory,
@@ -51,7 +51,9 @@ pub struct Bed {
     disks: Vec<SimDisk>,
     servers: Vec<Option<MetaserverServer>>,
     pub mds: Arc<Mds>,
-    data: Arc<dyn DataBackend>,
+    pub data: Arc<dyn DataBackend>,
+    /// Where the data is.
+    pub bucket: Arc<MemoryBucket>,
     pub random: StdRng,
     pub seed: u64,
     begun: Instant,
@@ -99,13 +101,14 @@ impl Bed {
             let delay = Duration::from_micros(100)..Duration::from_millis(2);
             SimDisk::new(SimDiskConfig { seed, sync_delay: delay, ..SimDiskConfig::default() })
         });
-        let (data, _) = ObjectBackend::in_memory(FS, WriterId(1), BackendOptions::default());
+        let (data, bucket) = ObjectBackend::in_memory(FS, WriterId(1), BackendOptions::default());
         let mut bed = Self {
             disks: disks.collect(),
             servers: (0..servers).map(|_| None).collect(),
             mds: Arc::new(Mds::new(PARTITIONS)),
             network,
             data: Arc::new(data),
+            bucket,
             random: StdRng::seed_from_u64(seed),
             seed,
             begun: Instant::now(),
@@ -123,6 +126,7 @@ impl Bed {
             zone: format!("zone-{at}"),
             listen_address: address(at),
             garbage_grace: HumanDuration(Duration::from_secs(5)),
+            stage_for: HumanDuration(Duration::from_secs(1)),
             ..MetaserverConfig::default()
         };
         let disk = self.disks[at].mount();
@@ -231,9 +235,11 @@ impl Bed {
                 wrong.push("not all partitions are led".into());
             }
             for (_, replica) in &leaders {
-                let garbage = curve_kv::KeyRange::prefix(Key::kind(tag::GARBAGE));
-                if !replica.partition().store().scan(&garbage, 1).unwrap().is_empty() {
-                    wrong.push(format!("{} has garbage", replica.id()));
+                for kind in [tag::GARBAGE, tag::STAGED] {
+                    let rows = curve_kv::KeyRange::prefix(Key::kind(kind));
+                    if !replica.partition().store().scan(&rows, 1).unwrap().is_empty() {
+                        wrong.push(format!("{} has data to be deleted or stored ({kind:#x})", replica.id()));
+                    }
                 }
             }
             wrong.extend(self.differences());

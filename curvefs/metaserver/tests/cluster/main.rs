@@ -11,6 +11,7 @@ mod model;
 #[path = "../../../meta/tests/support/ops.rs"]
 #[allow(dead_code, reason = "of another crate's tests, which use all of it")]
 mod ops;
+mod synced;
 mod workload;
 
 use std::ops::Range;
@@ -25,6 +26,7 @@ use curvefs_types::{
     XattrName,
 };
 use rand::Rng;
+use synced::Syncing;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use workload::{Private, disturb, shared_maker};
@@ -415,6 +417,36 @@ fn nothing_that_was_answered_is_lost_whatever_fails() {
             // Those who were in each other's way hold files open.
             others.iter().for_each(|mount| bed.mds.end(*mount, 2));
             bed.settle().await;
+        });
+    }
+}
+
+#[test]
+fn synced_bytes_are_found_wherever_they_are_and_all_come_to_the_store() {
+    for seed in seeds(2) {
+        bed::run(seed, SERVERS, async |bed: &mut Bed| {
+            bed.wait_until_led().await;
+            let (done, mut ready) = tokio::sync::mpsc::unbounded_channel();
+            let mut clients = JoinSet::new();
+            for n in 0..3 {
+                let (client, data) = (bed.client(), bed.data.clone());
+                let mut syncing = Syncing::new(client, data, PARTITIONS, seed * 100 + n).await;
+                let done = done.clone();
+                clients.spawn(async move {
+                    syncing.work(100).await;
+                    done.send(syncing).unwrap();
+                });
+            }
+            torment(bed, clients).await;
+            bed.heal().await;
+            drop(done);
+            bed.settle().await;
+            let mut slices = 0;
+            while let Some(mut syncing) = ready.recv().await {
+                slices += syncing.check_stored().await;
+                bed.mds.end(syncing.client.mount.0, 2);
+            }
+            assert_eq!(bed.bucket.objects().len(), slices, "what nobody needs is not in the store");
         });
     }
 }
