@@ -112,7 +112,7 @@ errors! {
     /// A row or message that cannot be understood.
     49 Corrupt 5 "metadata is damaged",
     /// So many bytes wait for the store already that the partition takes no more: put them into the store first.
-    50 StageFull 5 "too much waits for the data store",
+    51 StageFull 5 "too much waits for the data store",
 }
 
 impl FsError {

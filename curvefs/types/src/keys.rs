@@ -28,7 +28,7 @@
 //! | 17 decided | term 8, number 8 | [`crate::Decision`] |
 //! | 18 floor | coordinator 4 | its lowest unfinished number |
 //! | 19 finished | coordinator 4, term 8, number 8 | nothing |
-//! | 1a staged | staged at 8, writer 8, serial 8 | the slice's bytes, which the store has not got yet |
+//! | 1d staged | staged at 8, writer 8, serial 8 | the slice's bytes, which the store has not got yet |
 
 use curve_types::{Sequence, Term};
 
@@ -73,7 +73,7 @@ pub mod tag {
     /// Finished transactions.
     pub const FINISHED: u8 = 0x19;
     /// Slices that wait for the store.
-    pub const STAGED: u8 = 0x1a;
+    pub const STAGED: u8 = 0x1d;
 }
 
 /// A part of a key.
@@ -245,7 +245,7 @@ keys! {
     Floor { coordinator: PartitionId },
     0x19 /// A finished transaction.
     Finished { tx: TxId },
-    0x1a /// A slice that waits for the store.
+    0x1d /// A slice that waits for the store.
     Staged { staged_at: u64, slice: SliceId },
 }
 

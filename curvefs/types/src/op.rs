@@ -465,7 +465,7 @@ wire_enum!(Op {
     41 => Reclaimed { slices },
     42 => Fence { mount, epoch },
     43 => ReleaseMount { mount, limit },
-    44 => Stored { slices },
+    45 => Stored { slices },
 });
 
 impl Op {
