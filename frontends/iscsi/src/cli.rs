@@ -61,11 +61,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Serve {
-    /// Listen here; may be given several times. Port 0 takes a free one.
-    #[arg(long, value_name = "HOST:PORT", required = true)]
+    /// Listen on these. Port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1..)]
     pub listen: Vec<String>,
     /// What discovery tells initiators to connect to [default: what they have connected to].
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
     pub advertise: Vec<String>,
     /// Serve the targets of the cluster, under this name. Any number of gateways serve the same units, each with a name of
     /// its own, which it keeps: reservations remember through which gateway they were made.
@@ -181,8 +181,14 @@ mod tests {
     fn refusals_say_what_to_do() {
         let good = ["serve", "--listen", "h:1", "--iqn", "iqn.x:y", "--lun", "0=/a"];
         assert!(Cli::try_parse_from([&["curve-iscsi"], &good[..]].concat()).is_ok());
-        let gateway = ["curve-iscsi", "serve", "--gateway", "gw-1", "--listen", "h:1", "--advertise", "g:1"];
-        assert!(Cli::try_parse_from(gateway).is_ok());
+        for more in [
+            &["--listen", "h:1", "--advertise", "g:1"][..],
+            &["--listen", "h:1", "i:1"],
+            &["--listen", "h:1", "--listen", "i:1"],
+        ] {
+            let gateway = [&["curve-iscsi", "serve", "--gateway", "gw-1"], more].concat();
+            assert!(Cli::try_parse_from(gateway).is_ok(), "{more:?}");
+        }
         for (args, hint) in [
             (&["serve", "--iqn", "iqn.x:y", "--lun", "0=/a"][..], "--listen"),
             (&["serve", "--listen", "h:1", "--lun", "0=/a"], "--iqn"),

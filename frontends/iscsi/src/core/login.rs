@@ -105,6 +105,8 @@ pub struct Login {
     assembler: TextAssembler,
     status: Serial,
     window: u32,
+    /// Who it says it is, also if it wants what it does not get.
+    initiator: Option<NodeName>,
     identity: Option<Identity>,
     auth: Auth,
     negotiation: Negotiation,
@@ -143,6 +145,7 @@ impl Login {
             assembler: TextAssembler::default(),
             status: Serial(1),
             window,
+            initiator: None,
             identity: None,
             auth: Auth::Open(challenge),
             negotiation: Negotiation::new(SessionKind::Normal),
@@ -205,7 +208,7 @@ impl Login {
 
     /// Who wants to log in, as far as it has said.
     pub fn initiator(&self) -> Option<&NodeName> {
-        self.identity.as_ref().map(|identity| &identity.initiator)
+        self.initiator.as_ref()
     }
 
     fn answer(
@@ -309,6 +312,7 @@ impl Login {
         };
         let initiator = value("InitiatorName").ok_or(LoginRefusal::MissingParameter)?;
         let initiator = NodeName::new(initiator).ok_or(LoginRefusal::InitiatorError)?;
+        self.initiator = Some(initiator.clone());
         let target = match (kind, value("TargetName")) {
             (SessionKind::Discovery, _) => None,
             (SessionKind::Normal, None) => return Err(LoginRefusal::MissingParameter),

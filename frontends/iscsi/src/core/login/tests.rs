@@ -192,6 +192,16 @@ fn first_requests_that_are_refused() {
 }
 
 #[test]
+fn who_is_refused_is_known_by_name() {
+    for target in ["none", "mine"] {
+        let mut client = Client::new();
+        let (step, _) = client.say(request("1", &format!("InitiatorName=iqn.i:a TargetName=iqn.t:{target}")));
+        assert!(matches!(step, LoginStep::Refused(_)), "{target}: {step:?}");
+        assert_eq!(client.login.initiator().map(NodeName::as_str), Some("iqn.i:a"), "{target}");
+    }
+}
+
+#[test]
 fn headers_that_are_refused() {
     type Change = fn(&mut LoginRequest);
     let changes: [(Change, LoginRefusal); 4] = [
