@@ -78,6 +78,11 @@ Examples:
   curve-nbd takeover --all                           after an upgrade; I/O waits for less than a second
   curve-nbd unmap /dev/nbd0";
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  curve-nbd list-mapped
+  curve-nbd list-mapped --json | jq -r '.[] | .device + \" \" + .path'";
+
 /// What to map.
 #[derive(Debug, Args)]
 #[command(after_help = MAP_EXAMPLES, group(ArgGroup::new("what").required(true).args(["path", "all"])))]
@@ -148,6 +153,7 @@ pub struct Unmap {
 
 /// How to show the devices.
 #[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
 pub struct ListMapped {
     /// As JSON.
     #[arg(long)]
