@@ -48,7 +48,8 @@ pub async fn measure(plan: &Plan<'_>) -> Result<Report, String> {
     let mut benches = Vec::new();
     for target in plan.targets {
         eprintln!("preparing {target}");
-        benches.push(Bench::prepare(*target, plan.dir, plan.size, plan.playground).await?);
+        let bench = Bench::prepare(*target, plan.dir, plan.size, plan.playground, &benches).await?;
+        benches.push(bench);
     }
     let mut report = Report::default();
     for round in 1..=plan.repeats {

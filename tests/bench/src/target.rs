@@ -1,8 +1,9 @@
 //! What is measured: the disk, the front ends alone, a cluster through each of them, and Ceph and tgt beside it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -31,11 +32,11 @@ pub enum Target {
     Ceph,
     /// `curve-nbd` over memory, by the initiator that the iSCSI targets are measured with.
     NbdMemoryQemu,
-    /// A cluster and `curve-nbd`, likewise.
+    /// A cluster and `curve-nbd`, likewise. The volume is the one of [`Self::IscsiCluster`] if that is measured, too.
     ClusterQemu,
     /// `curve-iscsi` over memory.
     IscsiMemory,
-    /// Three MDSs, three chunkservers, `curve-iscsi`.
+    /// A gateway of such a cluster.
     IscsiCluster,
     /// Debian's tgt on a file in memory.
     Tgt,
@@ -128,67 +129,70 @@ pub struct Bench {
     engine: Engine,
     size: u64,
     pids: Vec<u32>,
-    // Ended before the directory with its data is removed: fields are dropped in order.
     running: Running,
+}
+
+/// A cluster, and the directory of its data, which is removed after it has ended: fields are dropped in order. Two front
+/// ends of one volume share it.
+struct Cluster {
+    playground: Playground,
     _dir: TempDir,
 }
 
 /// What has to be ended.
 enum Running {
-    Nothing,
-    Memory { _server: Child },
-    Cluster(Playground),
-    IscsiCluster { _server: Child, playground: Playground },
-    Ceph(Ceph),
+    Nothing { _dir: TempDir },
+    Memory { _server: Child, _dir: TempDir },
+    Cluster { _server: Child, cluster: Rc<Cluster> },
+    Ceph { ceph: Ceph, _dir: TempDir },
     Tgt { _server: Tgt },
-    TgtRbd { _server: Tgt, ceph: Ceph },
+    TgtRbd { _server: Tgt, ceph: Ceph, _dir: TempDir },
 }
 
 impl Bench {
-    /// Starts the target and writes it through once. `playground` are more arguments for the cluster's start.
+    /// Starts the target and writes it through once. `playground` are more arguments for the cluster's start; `others` run
+    /// already.
     pub async fn prepare(
         target: Target,
         dir: &Path,
         size: u64,
         playground: &[String],
+        others: &[Bench],
     ) -> Result<Self, String> {
         let dir =
             tempfile::Builder::new().prefix("curve-bench-").tempdir_in(dir).map_err(|e| e.to_string())?;
+        let file = dir.path().join("file");
         let (engine, pids, running) = match target {
-            Target::Disk => (Engine::direct_file(&dir.path().join("file")), Vec::new(), Running::Nothing),
+            Target::Disk => (Engine::direct_file(&file), Vec::new(), Running::Nothing { _dir: dir }),
             Target::DiskSync => {
-                (Engine::direct_file(&dir.path().join("file")).syncing(), Vec::new(), Running::Nothing)
+                (Engine::direct_file(&file).syncing(), Vec::new(), Running::Nothing { _dir: dir })
             }
-            Target::NbdMemory => {
-                let (uri, pids, running) = nbd_memory(dir.path(), size).await?;
-                (Engine::nbd(&uri), pids, running)
-            }
+            Target::NbdMemory => nbd_memory(dir, size, Engine::nbd).await?,
+            Target::NbdMemoryQemu => nbd_memory(dir, size, Engine::qemu).await?,
             Target::Cluster => {
-                let (uri, pids, running) = nbd_cluster(dir.path(), size, playground).await?;
-                (Engine::nbd(&uri), pids, running)
-            }
-            Target::Ceph => {
-                let ceph = Ceph::start(dir.path(), size).await?;
-                (ceph.engine(), ceph.pids(), Running::Ceph(ceph))
-            }
-            Target::NbdMemoryQemu => {
-                let (uri, pids, running) = nbd_memory(dir.path(), size).await?;
-                (Engine::qemu(&uri), pids, running)
+                let cluster = Cluster::start(dir, size, playground).await?;
+                nbd_cluster(cluster, &[], Engine::nbd).await?
             }
             Target::ClusterQemu => {
-                let (uri, pids, running) = nbd_cluster(dir.path(), size, playground).await?;
-                (Engine::qemu(&uri), pids, running)
+                let cluster = Cluster::shared(dir, size, playground, others).await?;
+                nbd_cluster(cluster, &["--shared"], Engine::qemu).await?
             }
-            Target::IscsiMemory => iscsi_memory(size).await?,
-            Target::IscsiCluster => iscsi_cluster(dir.path(), size, playground).await?,
+            Target::IscsiCluster => {
+                iscsi_cluster(Cluster::shared(dir, size, playground, others).await?).await?
+            }
+            Target::IscsiMemory => iscsi_memory(dir, size).await?,
+            Target::Ceph => {
+                let ceph = Ceph::start(dir.path(), size).await?;
+                (ceph.engine(), ceph.pids(), Running::Ceph { ceph, _dir: dir })
+            }
             Target::Tgt => {
                 let tgt = Tgt::start(Store::Memory(size)).await?;
                 (Engine::qemu(&tgt.url()), tgt.pids(), Running::Tgt { _server: tgt })
             }
-            Target::TgtRbd => tgt_rbd(dir.path(), size).await?,
+            Target::TgtRbd => tgt_rbd(dir, size).await?,
         };
         fio::fill(&engine, size).await?;
-        Ok(Self { target, engine, size, pids, running, _dir: dir })
+        Ok(Self { target, engine, size, pids, running })
     }
 
     /// CPU seconds that the target's processes have spent.
@@ -216,12 +220,46 @@ impl Bench {
 
     async fn flushes(&self) -> Result<Option<f64>, String> {
         match &self.running {
-            Running::Nothing | Running::Memory { .. } | Running::Tgt { .. } => Ok(None),
-            Running::Cluster(playground) | Running::IscsiCluster { playground, .. } => {
-                log_flushes(playground).await.map(Some)
-            }
-            Running::Ceph(ceph) | Running::TgtRbd { ceph, .. } => ceph.flushes().await.map(Some),
+            Running::Nothing { .. } | Running::Memory { .. } | Running::Tgt { .. } => Ok(None),
+            Running::Cluster { cluster, .. } => log_flushes(&cluster.playground).await.map(Some),
+            Running::Ceph { ceph, .. } | Running::TgtRbd { ceph, .. } => ceph.flushes().await.map(Some),
         }
+    }
+}
+
+impl Cluster {
+    async fn start(dir: TempDir, size: u64, more: &[String]) -> Result<Rc<Self>, String> {
+        let place = Some(dir.path().join("p"));
+        let options = PlaygroundOptions { dir: place, more: more.to_vec(), ..Default::default() };
+        let playground = Playground::start(options).await.map_err(|e| e.to_string())?;
+        playground.create("/bench", &format!("{size}B")).await.map_err(|e| e.to_string())?;
+        Ok(Rc::new(Self { playground, _dir: dir }))
+    }
+
+    /// The cluster whose volume is measured through the other front end, or a new one: what two front ends make of one
+    /// volume is to be compared, not two clusters.
+    async fn shared(dir: TempDir, size: u64, more: &[String], others: &[Bench]) -> Result<Rc<Self>, String> {
+        let of_volume = |bench: &Bench| match (&bench.running, bench.target) {
+            (Running::Cluster { cluster, .. }, Target::ClusterQemu | Target::IscsiCluster) => {
+                Some(cluster.clone())
+            }
+            _ => None,
+        };
+        match others.iter().find_map(of_volume) {
+            Some(cluster) => Ok(cluster),
+            None => Self::start(dir, size, more).await,
+        }
+    }
+
+    fn config(&self) -> String {
+        self.playground.config().display().to_string()
+    }
+
+    /// The cluster's processes and the front end's.
+    async fn pids(&self, server: &Child) -> Result<Vec<u32>, String> {
+        let mut pids = self.playground.pids().await.map_err(|e| e.to_string())?;
+        pids.extend(server.id());
+        Ok(pids)
     }
 }
 
@@ -241,57 +279,62 @@ async fn serve(program: &str, arguments: &[&str]) -> Result<(String, Child), Str
     Ok((url.ok_or_else(|| format!("{program} did not start"))?.to_owned(), server))
 }
 
-async fn nbd_memory(dir: &Path, size: u64) -> Result<(String, Vec<u32>, Running), String> {
-    let socket = dir.join("s").display().to_string();
+/// How to reach a target, its processes, and what has to be ended.
+type Started = (Engine, Vec<u32>, Running);
+
+async fn nbd_memory(dir: TempDir, size: u64, engine: fn(&str) -> Engine) -> Result<Started, String> {
+    let socket = dir.path().join("s").display().to_string();
     let arguments = ["/bench", "--memory", &format!("{size}B"), "--socket", &socket];
     let (uri, server) = serve("curve-nbd", &arguments).await?;
-    Ok((uri, server.id().into_iter().collect(), Running::Memory { _server: server }))
+    let pids = server.id().into_iter().collect();
+    Ok((engine(&uri), pids, Running::Memory { _server: server, _dir: dir }))
 }
 
-async fn start_cluster(dir: &Path, size: u64, more: &[String]) -> Result<Playground, String> {
-    let options = PlaygroundOptions { dir: Some(dir.join("p")), more: more.to_vec(), ..Default::default() };
-    let playground = Playground::start(options).await.map_err(|e| e.to_string())?;
-    playground.create("/bench", &format!("{size}B")).await.map_err(|e| e.to_string())?;
-    Ok(playground)
+async fn nbd_cluster(
+    cluster: Rc<Cluster>,
+    more: &[&str],
+    engine: fn(&str) -> Engine,
+) -> Result<Started, String> {
+    let socket = cluster.playground.dir().join("bench.sock").display().to_string();
+    let config = cluster.config();
+    let arguments = [&["/bench", "--socket", &socket, "--config", &config], more].concat();
+    let (uri, server) = serve("curve-nbd", &arguments).await?;
+    let pids = cluster.pids(&server).await?;
+    Ok((engine(&uri), pids, Running::Cluster { _server: server, cluster }))
 }
 
-async fn nbd_cluster(dir: &Path, size: u64, more: &[String]) -> Result<(String, Vec<u32>, Running), String> {
-    let playground = start_cluster(dir, size, more).await?;
-    let socket: PathBuf = playground.serve_nbd(&["/bench"], &[]).await.map_err(|e| e.to_string())?;
-    let uri = format!("nbd+unix:///bench?socket={}", socket.display());
-    let pids = playground.pids().await.map_err(|e| e.to_string())?;
-    Ok((uri, pids, Running::Cluster(playground)))
-}
+const IQN: &str = "iqn.2026-01.bench:curve";
 
-/// What every gateway is told. The blocks are those that every initiator takes.
-const GATEWAY: [&str; 6] =
-    ["--listen", "127.0.0.1:0", "--iqn", "iqn.2026-01.bench:curve", "--lun", "0=/bench"];
-
-async fn iscsi_memory(size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
+/// The blocks are those that every initiator takes.
+async fn iscsi_memory(dir: TempDir, size: u64) -> Result<Started, String> {
     let size = format!("{size}B");
-    let (url, server) = serve("curve-iscsi", &[&GATEWAY[..], &["--memory", &size]].concat()).await?;
-    Ok((Engine::qemu(&url), server.id().into_iter().collect(), Running::Memory { _server: server }))
+    let arguments = ["--listen", "127.0.0.1:0", "--iqn", IQN, "--lun", "0=/bench", "--memory", &size];
+    let (url, server) = serve("curve-iscsi", &arguments).await?;
+    let pids = server.id().into_iter().collect();
+    Ok((Engine::qemu(&url), pids, Running::Memory { _server: server, _dir: dir }))
 }
 
-async fn iscsi_cluster(
-    dir: &Path,
-    size: u64,
-    more: &[String],
-) -> Result<(Engine, Vec<u32>, Running), String> {
-    let playground = start_cluster(dir, size, more).await?;
-    let config = playground.config().display().to_string();
-    let (url, server) = serve("curve-iscsi", &[&GATEWAY[..], &["--config", &config]].concat()).await?;
-    let mut pids = playground.pids().await.map_err(|e| e.to_string())?;
-    pids.extend(server.id());
-    Ok((Engine::qemu(&url), pids, Running::IscsiCluster { _server: server, playground }))
+async fn iscsi_cluster(cluster: Rc<Cluster>) -> Result<Started, String> {
+    for arguments in [
+        &["iscsi", "target", "create", IQN][..],
+        &["iscsi", "lun", "add", IQN, "--lun", "0", "--volume", "/bench", "--block-size", "512"],
+    ] {
+        let done = cluster.playground.curve(arguments).await;
+        done.and_then(curve_harness::Finished::success).map_err(|error| error.to_string())?;
+    }
+    let config = cluster.config();
+    let arguments = ["--gateway", "bench", "--listen", "127.0.0.1:0", "--config", &config];
+    let (portal, server) = serve("curve-iscsi", &arguments).await?;
+    let pids = cluster.pids(&server).await?;
+    Ok((Engine::qemu(&format!("{portal}/{IQN}/0")), pids, Running::Cluster { _server: server, cluster }))
 }
 
-async fn tgt_rbd(dir: &Path, size: u64) -> Result<(Engine, Vec<u32>, Running), String> {
-    let ceph = Ceph::start(dir, size).await?;
+async fn tgt_rbd(dir: TempDir, size: u64) -> Result<Started, String> {
+    let ceph = Ceph::start(dir.path(), size).await?;
     let store = Store::Rbd { conf: &ceph.conf(), image: Ceph::image() };
     let tgt = Tgt::start(store).await?;
     let pids = [ceph.pids(), tgt.pids()].concat();
-    Ok((Engine::qemu(&tgt.url()), pids, Running::TgtRbd { _server: tgt, ceph }))
+    Ok((Engine::qemu(&tgt.url()), pids, Running::TgtRbd { _server: tgt, ceph, _dir: dir }))
 }
 
 /// Flushes that the chunkservers' logs made.
