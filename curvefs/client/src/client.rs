@@ -364,7 +364,7 @@ impl Client {
     }
 
     async fn ask_at(&self, home: InodeId, query: Query) -> Result<Answer, FsError> {
-        let _timed = Timed::begin("query");
+        let _timed = Timed::begin(if matches!(query, Query::Recalls { .. }) { "recalls" } else { "query" });
         let MountKey { mount, epoch, .. } = self.key;
         let mut ask = Ask { mount, epoch, query };
         let mut trail = Trail::new(self.limits);

@@ -46,6 +46,10 @@ impl Metadata for CountedMetadata {
     }
 
     fn query(&self, query: Query) -> FsFuture<'_, Answer> {
+        if matches!(query, Query::Recalls { .. }) {
+            // It waits for other mounts, which is no server's slowness.
+            return self.inner.query(query);
+        }
         self.counted(self.inner.query(query))
     }
 

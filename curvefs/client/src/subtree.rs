@@ -84,6 +84,7 @@ impl Subtree {
             | Op::SetXattr { inode, .. }
             | Op::RemoveXattr { inode, .. }
             | Op::Open { inode, .. }
+            | Op::Delegate { dir: inode, .. }
             | Op::Lock { inode, .. }
             | Op::Unlock { inode, .. } => inward(inode),
             Op::CopyRange { from, to, .. } => {
@@ -91,6 +92,10 @@ impl Subtree {
                 inward(to);
             }
             Op::Close { inodes } => inodes.iter_mut().for_each(inward),
+            Op::Publish { dirs, .. } => dirs.iter_mut().for_each(|published| {
+                inward(&mut published.dir);
+                published.born.iter_mut().for_each(|born| inward(&mut born.attr.parent));
+            }),
             // Servers ask for these; they do not come from a mount.
             Op::Prepare { .. }
             | Op::Decide { .. }
@@ -104,7 +109,8 @@ impl Subtree {
             | Op::Reclaimed { .. }
             | Op::Stored { .. }
             | Op::Fence { .. }
-            | Op::ReleaseMount { .. } => {}
+            | Op::ReleaseMount { .. }
+            | Op::Revoke { .. } => {}
         }
         op
     }
@@ -123,6 +129,10 @@ impl Subtree {
             | Query::DirUsage { inode }
             | Query::StatFs { inode }
             | Query::GetLock { inode, .. } => inward(inode),
+            Query::Recalls { inode, known } => {
+                inward(inode);
+                known.iter_mut().for_each(inward);
+            }
             Query::GetAttrs { inodes } => inodes.iter_mut().for_each(inward),
             Query::Garbage { .. }
             | Query::StagedSlices { .. }
@@ -140,6 +150,11 @@ impl Subtree {
             Reply::Renamed { moved, other } => {
                 Reply::Renamed { moved: self.attr(moved), other: other.map(|attr| self.attr(attr)) }
             }
+            Reply::Delegated { attr, reserved } => Reply::Delegated { attr: self.attr(attr), reserved },
+            Reply::Published { mut refused, reserved } => {
+                refused.iter_mut().for_each(|inode| *inode = self.outward(*inode));
+                Reply::Published { refused, reserved }
+            }
             other => other,
         }
     }
@@ -149,6 +164,7 @@ impl Subtree {
             Answer::Entry { attr, .. } => *attr = attr.map(|attr| self.attr(attr)),
             Answer::Attrs { attrs } => attrs.iter_mut().for_each(|attr| *attr = self.attr(*attr)),
             Answer::Extents { attr, .. } => *attr = self.attr(*attr),
+            Answer::Recalls { dirs } => dirs.iter_mut().for_each(|dir| *dir = self.outward(*dir)),
             Answer::Page { entries, .. } => {
                 entries.iter_mut().for_each(|entry| entry.attr = entry.attr.map(|attr| self.attr(attr)));
             }

@@ -1,6 +1,8 @@
 //! A CurveFS in one process: one metadata partition over a store in memory, for any number of mounts. What runs is the
 //! partition of the metaservers, without Raft and network: for tests of what stands on [`Metadata`].
 
+mod recall;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +15,8 @@ use curvefs_types::{
     Reply, Request, SliceRef, TimeNs, Usage,
 };
 
+use recall::Recalls;
+
 /// Rows or extents that one step of the servers' work takes.
 const STEP: u32 = 256;
 /// Slices that one deletion takes.
@@ -22,6 +26,7 @@ const SLICES: u32 = 512;
 pub struct LocalFs {
     partition: Mutex<Partition>,
     mounts: Mutex<u64>,
+    recalls: Recalls,
 }
 
 /// A mount of a [`LocalFs`].
@@ -47,7 +52,11 @@ impl LocalFs {
         let birth =
             Birth { now_ns: now_ns(), root: (0, 0, 0o755), ..Birth::of_slot(FsId(1), PartitionId(1), 0) };
         let partition = Partition::open(store, &birth)?;
-        Ok(Arc::new(Self { partition: Mutex::new(partition), mounts: Mutex::new(0) }))
+        Ok(Arc::new(Self {
+            partition: Mutex::new(partition),
+            mounts: Mutex::new(0),
+            recalls: Recalls::default(),
+        }))
     }
 
     /// Another mount.
@@ -61,6 +70,7 @@ impl LocalFs {
     pub fn expire(&self, mount: MountId) -> Result<(), FsError> {
         self.serve(Op::Fence { mount, epoch: Epoch(2) })?;
         while self.serve(Op::ReleaseMount { mount, limit: STEP })? == (Reply::Progress { more: true }) {}
+        self.recalls.ring();
         Ok(())
     }
 
@@ -118,6 +128,25 @@ impl LocalFs {
         let ask = Ask { mount, epoch: Epoch(1), query };
         locked(&self.partition).query(&ask).unwrap_or(Err(FsError::Stopped))
     }
+
+    /// Whether something is in the way, after which it may be tried again: the holder was asked for the directory, and has
+    /// given it back or lost it.
+    async fn is_delegated(&self, error: Option<FsError>) -> bool {
+        let Some(FsError::Delegated { dir }) = error else { return false };
+        // First, so that a directory that is given back meanwhile is not waited for.
+        let news = self.recalls.follow();
+        let holder = locked(&self.partition).holder_of(dir).ok().flatten();
+        match holder {
+            Some(mount) if self.recalls.wait_for(dir, mount, news).await => {
+                // A directory that is not taken away now is waited for again.
+                let _ = self.serve(Op::Revoke { dir, mount });
+                self.recalls.done(dir);
+            }
+            Some(_) => {}
+            None => self.recalls.done(dir),
+        }
+        true
+    }
 }
 
 fn apply(partition: &Partition, request: Request) -> Result<Reply, FsError> {
@@ -131,6 +160,21 @@ impl LocalMount {
     pub fn id(&self) -> MountId {
         self.mount
     }
+
+    fn apply(&self, op: Op) -> Result<Reply, FsError> {
+        let mut sequence = locked(&self.sequence);
+        *sequence += 1;
+        let request = Request {
+            mount: self.mount,
+            epoch: Epoch(1),
+            sequence: Sequence(*sequence),
+            // Changes are made one after the other, so all earlier answers are known.
+            ack_below: Sequence(*sequence),
+            now_ns: now_ns(),
+            op,
+        };
+        apply(&locked(&self.fs.partition), request)
+    }
 }
 
 impl Metadata for LocalMount {
@@ -140,18 +184,16 @@ impl Metadata for LocalMount {
 
     fn change(&self, op: Op) -> FsFuture<'_, Reply> {
         Box::pin(async move {
-            let mut sequence = locked(&self.sequence);
-            *sequence += 1;
-            let request = Request {
-                mount: self.mount,
-                epoch: Epoch(1),
-                sequence: Sequence(*sequence),
-                // Changes are made one after the other, so all earlier answers are known.
-                ack_below: Sequence(*sequence),
-                now_ns: now_ns(),
-                op,
-            };
-            apply(&locked(&self.fs.partition), request)
+            loop {
+                let outcome = self.apply(op.clone());
+                if !self.fs.is_delegated(outcome.as_ref().err().copied()).await {
+                    if let Op::Publish { dirs, .. } = &op {
+                        let given = dirs.iter().filter(|published| published.give_back);
+                        given.for_each(|published| self.fs.recalls.done(published.dir));
+                    }
+                    return outcome;
+                }
+            }
         })
     }
 
@@ -168,7 +210,16 @@ impl Metadata for LocalMount {
                 }
                 other => other,
             };
-            self.fs.ask(self.mount, query)
+            if let Query::Recalls { known, .. } = &query {
+                self.fs.ask(self.mount, query.clone())?;
+                return Ok(Answer::Recalls { dirs: self.fs.recalls.of(self.mount, known).await });
+            }
+            loop {
+                let answer = self.fs.ask(self.mount, query.clone());
+                if !self.fs.is_delegated(answer.as_ref().err().copied()).await {
+                    return answer;
+                }
+            }
         })
     }
 

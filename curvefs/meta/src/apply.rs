@@ -99,6 +99,8 @@ fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
         Op::RemoveXattr { inode, name } => change.remove_xattr(*inode, name),
         Op::Open { inode, truncate } => change.open(*inode, *truncate),
         Op::Close { inodes } => change.close(inodes),
+        Op::Delegate { dir, knows, reserve } => change.delegate(*dir, knows, *reserve),
+        Op::Publish { dirs, lowest, reserve } => change.publish(dirs, *lowest, *reserve),
         Op::Lock { inode, owner, pid, family, kind, range } => {
             let (mount, owner, pid, family) = (change.mount, *owner, *pid, *family);
             change.lock(*inode, FileLock { mount, owner, pid, family, kind: *kind, range: *range })
@@ -126,6 +128,7 @@ fn run_internal(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
         Op::Stored { slices } => change.stored(slices),
         Op::Fence { mount, epoch } => change.fence(*mount, *epoch),
         Op::ReleaseMount { mount, limit } => change.release_mount(*mount, *limit),
+        Op::Revoke { dir, mount } => change.revoke(*dir, *mount),
         _ => Err(FsError::NotPermitted.into()),
     }
 }

@@ -27,7 +27,11 @@ impl Change<'_, '_> {
     /// An inode of this partition that may be changed.
     pub fn own_inode(&self, inode: InodeId) -> Step<Attr> {
         self.check_here(inode)?;
-        self.free_inode(inode)
+        let attr = self.free_inode(inode)?;
+        if attr.is_dir() {
+            self.check_holder(inode)?;
+        }
+        Ok(attr)
     }
 
     /// Sets attributes.

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use curve_kv::{KeyRange, KvError, Reader, Store};
 use curvefs_types::keys::Key;
 use curvefs_types::{
-    Attr, DataRef, Decision, Dentry, Extent, InodeId, Kind, MountId, Name, PartitionId, SliceId, Usage, Wire,
-    WireError,
+    Attr, DataRef, Decision, Dentry, Extent, InodeId, Kind, MountId, Name, PartitionId, Reserved, SliceId,
+    Usage, Wire, WireError,
 };
 
+use crate::delegation::reserved_in;
 use crate::fail::Fail;
 use crate::partition::Partition;
 use crate::rows::{ExtentRow, Header, SliceRow, ToldRow, UsageRow};
@@ -36,6 +37,9 @@ struct Rows {
     waiting: BTreeSet<(PartitionId, SliceId, u64)>,
     staged: BTreeMap<(PartitionId, SliceId, u64), u64>,
     doomed: BTreeSet<InodeId>,
+    delegations: BTreeMap<InodeId, MountId>,
+    delegated: BTreeSet<(InodeId, MountId)>,
+    reserved: Vec<(PartitionId, Reserved)>,
     unfinished: Vec<Key>,
 }
 
@@ -58,6 +62,7 @@ pub fn problems(partitions: &[&Partition], quiet: bool) -> Result<Vec<String>, F
     rows.check_tree(&mut found);
     rows.check_usage(&mut found, quiet);
     rows.check_data(&mut found);
+    rows.check_delegations(&mut found);
     Ok(found)
 }
 
@@ -130,6 +135,15 @@ impl Rows {
             Key::Doomed { inode } => {
                 self.doomed.insert(inode);
             }
+            Key::Delegation { dir } => {
+                self.delegations.insert(dir, MountId::from_row(value)?);
+            }
+            Key::Delegated { mount, dir } => {
+                self.delegated.insert((dir, mount));
+            }
+            Key::Reserved { .. } => {
+                self.reserved.extend(reserved_in(&key, value)?.map(|reserved| (partition, reserved)));
+            }
             Key::Prepared { .. } | Key::NameLock { .. } | Key::InodeLock { .. } | Key::TreeLock {} => {
                 self.unfinished.push(key)
             }
@@ -139,6 +153,32 @@ impl Rows {
             _ => {}
         }
         Ok(())
+    }
+
+    fn check_delegations(&self, found: &mut Vec<String>) {
+        for (dir, mount) in &self.delegations {
+            if !self.inodes.get(dir).is_some_and(|attr| attr.is_dir() && attr.nlink > 0) {
+                found.push(format!("{dir}: delegated to {mount}, and not there"));
+            }
+        }
+        let both: BTreeSet<_> = self.delegations.iter().map(|(dir, mount)| (*dir, *mount)).collect();
+        if both != self.delegated {
+            found.push(format!("delegations {both:?}, of mounts {:?}", self.delegated));
+        }
+        let mut ranges: Vec<_> = self.reserved.iter().collect();
+        ranges.sort_by_key(|(_, reserved)| reserved.first);
+        for (i, (partition, reserved)) in ranges.iter().enumerate() {
+            let header = self.headers.iter().find(|header| header.partition == *partition);
+            let last = reserved.last().unwrap_or(reserved.first);
+            let below = header.is_some_and(|header| {
+                reserved.first.slot() == header.slot
+                    && last.slot() == header.slot
+                    && last.serial() < header.next_serial
+            });
+            if !below || ranges.get(i + 1).is_some_and(|(_, next)| next.first <= last) {
+                found.push(format!("{reserved:?} is not set aside"));
+            }
+        }
     }
 
     fn check_names(&self, found: &mut Vec<String>) {

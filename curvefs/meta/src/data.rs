@@ -59,7 +59,8 @@ impl Change<'_, '_> {
         self.account(Some(before), Some(attr))
     }
 
-    fn put_extent(&mut self, attr: &mut Attr, extent: &Extent) -> Step<()> {
+    /// Stores an extent where there is none.
+    pub fn put_extent(&mut self, attr: &mut Attr, extent: &Extent) -> Step<()> {
         attr.allocated += u64::from(extent.len);
         let key = Key::Extent { inode: attr.inode, end: extent.end() };
         self.put(&key, &ExtentRow { len: extent.len, data: extent.data });

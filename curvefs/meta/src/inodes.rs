@@ -102,6 +102,10 @@ impl Change<'_, '_> {
         if self.has_entries(inode)? {
             return Err(FsError::NotEmpty.into());
         }
+        if self.holder_of(inode)?.is_some() {
+            // Whoever has it may have made names that are not here yet, be it the one who asks.
+            return Err(FsError::Delegated { dir: inode }.into());
+        }
         attr.nlink = 0;
         self.touch(&mut attr);
         self.delete(&Key::Dirty { inode });

@@ -11,6 +11,7 @@
 //! | `inodes`, `usage`, `doom` | what happens to an inode; counters; the end of inodes and slices |
 //! | `attrs`, `acl`, `data`, `stage`, `locks` | attributes, ACLs and the mode, extents, bytes that wait for the store, file locks |
 //! | `mounts` | repetition, fences |
+//! | `delegation` | directories in which a mount makes files by itself |
 //! | `tx`, `coordinator` | a participant's and the coordinator's side of two-phase operations |
 //! | `query`, `view`, `step`, `rows` | reading; one request being applied; values of rows |
 //! | `local` | one partition behind `Metadata`, for tests of `vfs` |
@@ -22,6 +23,7 @@ mod attrs;
 pub mod check;
 mod coordinator;
 mod data;
+mod delegation;
 mod doom;
 mod fail;
 mod inodes;

@@ -84,7 +84,8 @@ impl Change<'_, '_> {
         let held = self.page(&range, (limit as usize).min(PAGE * 8))?;
         let answers = KeyRange::prefix(Key::prefix(tag::ANSWER, mount.0));
         let answers = self.page(&answers, PAGE * 8)?;
-        if held.is_empty() && answers.is_empty() {
+        let taken = self.take_all_back(mount)?;
+        if held.is_empty() && answers.is_empty() && !taken {
             return Ok(Reply::Progress { more: false });
         }
         for (key, _) in held {

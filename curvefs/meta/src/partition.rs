@@ -121,7 +121,13 @@ impl Partition {
     /// Answers a question. What it touches of a transaction gives `Busy`: ask again when that has gone on.
     pub fn query(&self, ask: &Ask) -> Result<Result<Answer, FsError>, KvError> {
         let view = self.store.view()?;
-        split(Asking::new(&*view).and_then(|asking| asking.answer(ask)))
+        split(Asking::new(&*view, ask.mount).and_then(|asking| asking.answer(ask)))
+    }
+
+    /// The mount that a directory is delegated to.
+    pub fn holder_of(&self, dir: InodeId) -> Result<Option<MountId>, KvError> {
+        let row = self.store.get(&Key::Delegation { dir }.encode())?;
+        Ok(row.and_then(|row| MountId::from_row(&row).ok()))
     }
 
     /// The answer to a request that was applied before, or what forbids it.
@@ -159,7 +165,7 @@ impl Partition {
         let with_others = source.is_some() || !plan.parts.is_empty();
         Ok(match planned {
             Ok(()) if !plan.parts.is_empty() => Route::Across(plan),
-            Err(FsError::Busy) => Route::Known(Err(FsError::Busy)),
+            Err(error @ (FsError::Busy | FsError::Delegated { .. })) => Route::Known(Err(error)),
             Ok(()) if with_others => Route::Known(Ok(Reply::Done)),
             Err(error) if with_others => Route::Known(Err(error)),
             // What fails alone is proposed, so that the answer is remembered.

@@ -7,7 +7,7 @@ use curve_kv::{KeyRange, Reader};
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{ENTRIES_PER_PAGE_MAX, EXTENTS_PER_REQUEST_MAX};
 use curvefs_types::{
-    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Extent, Freed, FsError, InodeId, Kind, Name,
+    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Extent, Freed, FsError, InodeId, Kind, MountId, Name,
     Query, SliceId, SliceRef, Staged, Told, TxId, Wire,
 };
 
@@ -23,18 +23,23 @@ use crate::view::{PAGE, Rows, View, between};
 pub(crate) struct Asking<'a> {
     reader: &'a dyn Reader,
     header: Header,
+    mount: MountId,
 }
 
 impl View for Asking<'_> {
     fn rows(&self) -> &dyn Rows {
         &self.reader
     }
+
+    fn asker(&self) -> MountId {
+        self.mount
+    }
 }
 
 impl<'a> Asking<'a> {
     /// Over these rows.
-    pub fn new(reader: &'a dyn Reader) -> Step<Self> {
-        let mut asking = Self { reader, header: empty_header() };
+    pub fn new(reader: &'a dyn Reader, mount: MountId) -> Step<Self> {
+        let mut asking = Self { reader, header: empty_header(), mount };
         asking.header = asking.header()?;
         Ok(asking)
     }
@@ -50,7 +55,13 @@ impl<'a> Asking<'a> {
         }
         match &ask.query {
             Query::Lookup { parent, name } => self.lookup(*parent, name),
-            Query::GetAttr { inode } => Ok(Answer::Attrs { attrs: vec![self.free_inode(*inode)?] }),
+            Query::GetAttr { inode } => {
+                let attr = self.free_inode(*inode)?;
+                if attr.is_dir() && self.mount != MountId::SERVERS {
+                    self.check_holder(*inode)?;
+                }
+                Ok(Answer::Attrs { attrs: vec![attr] })
+            }
             Query::GetAttrs { inodes } => self.get_attrs(inodes),
             Query::ReadDir { inode, after, limit, plus } => {
                 self.read_dir(*inode, after.as_ref(), *limit, *plus)
@@ -82,6 +93,8 @@ impl<'a> Asking<'a> {
                 self.free_inode(*inode)?;
                 Ok(Answer::Lock { held: excluding(&self.locks(*inode)?.locks, lock) })
             }
+            // What is waited for is in the memory of the leader.
+            Query::Recalls { .. } => Ok(Answer::Recalls { dirs: Vec::new() }),
             internal => self.internal(internal),
         }
     }
@@ -102,6 +115,7 @@ impl<'a> Asking<'a> {
         if !dir.is_dir() {
             return Err(FsError::NotDir.into());
         }
+        self.check_holder(parent)?;
         let dentry = self.free_dentry(parent, name)?.ok_or(FsError::NotFound)?;
         let here = self.header.holds(dentry.inode);
         let attr = if here { Some(self.free_inode(dentry.inode)?) } else { None };
@@ -124,6 +138,7 @@ impl<'a> Asking<'a> {
         if !self.free_inode(dir)?.is_dir() {
             return Err(FsError::NotDir.into());
         }
+        self.check_holder(dir)?;
         let key = |name: &Name| Key::Dentry { dir, name: name.clone() }.encode();
         let mut range = KeyRange::prefix(Key::prefix(tag::DENTRY, dir.0));
         let mut locked = KeyRange::prefix(Key::prefix(tag::NAME_LOCK, dir.0));

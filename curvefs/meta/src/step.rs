@@ -31,6 +31,10 @@ impl View for Change<'_, '_> {
     fn rows(&self) -> &dyn Rows {
         &*self.txn
     }
+
+    fn asker(&self) -> MountId {
+        self.mount
+    }
 }
 
 /// A view of a transaction before there is a [`Change`].

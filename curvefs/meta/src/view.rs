@@ -49,6 +49,11 @@ pub(crate) trait View {
     /// Where the rows are.
     fn rows(&self) -> &dyn Rows;
 
+    /// Who wants to know, where names of directories are concerned that others may have.
+    fn asker(&self) -> MountId {
+        MountId::SERVERS
+    }
+
     /// A row's value.
     fn row<T: Wire>(&self, key: &Key) -> Step<Option<T>> {
         Ok(match self.rows().get_row(&key.encode())? {
@@ -89,13 +94,27 @@ pub(crate) trait View {
         self.inode(inode)
     }
 
-    /// A directory that is there, with a name, and that no transaction holds.
+    /// A directory that is there, with a name, and that neither a transaction nor another mount holds.
     fn free_dir(&self, inode: InodeId) -> Step<Attr> {
         let attr = self.free_inode(inode)?;
         if attr.kind != Kind::Directory {
             return Err(FsError::NotDir.into());
         }
+        self.check_holder(inode)?;
         if attr.nlink == 0 { Err(FsError::NotFound.into()) } else { Ok(attr) }
+    }
+
+    /// The mount that a directory is delegated to.
+    fn holder_of(&self, dir: InodeId) -> Step<Option<MountId>> {
+        self.row(&Key::Delegation { dir })
+    }
+
+    /// `Delegated` if another mount than the one that asks has a directory.
+    fn check_holder(&self, dir: InodeId) -> Step<()> {
+        match self.holder_of(dir)? {
+            Some(holder) if holder != self.asker() => Err(FsError::Delegated { dir }.into()),
+            _ => Ok(()),
+        }
     }
 
     /// `Busy` if a transaction holds the inode.

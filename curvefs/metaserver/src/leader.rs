@@ -6,6 +6,7 @@
 //! | `driver`, `actions` | the coordinator of operations over several partitions |
 //! | `settle`, `drain`, `garbage`, `resolve` | the workers |
 //! | `shut_out` | fencing mounts |
+//! | `recall` | delegated directories that others wait for |
 //!
 //! Everything of a term is one task, [`run`], and ends with the term. What it knows must not survive: a new leader begins with
 //! the partition's rows.
@@ -16,6 +17,7 @@ mod drain;
 mod driver;
 mod garbage;
 mod query;
+mod recall;
 mod resolve;
 mod settle;
 mod shut_out;
@@ -71,6 +73,8 @@ pub struct Leadership {
     /// Something that an earlier leader decided is not finished everywhere.
     recovering: watch::Sender<bool>,
     is_recovering: AtomicBool,
+    /// Delegated directories that others wait for.
+    recalls: recall::Recalls,
     /// Mounts that were shut out as ordered.
     shut_out: Mutex<BTreeMap<MountId, Epoch>>,
 }
@@ -84,6 +88,7 @@ impl Leadership {
             running: Mutex::default(),
             recovering: watch::Sender::new(recovering),
             is_recovering: AtomicBool::new(recovering),
+            recalls: recall::Recalls::default(),
             shut_out: Mutex::default(),
         };
         (Arc::new(leadership), begun)
@@ -173,6 +178,7 @@ async fn lead(context: &Arc<Context>, replica: &Arc<Replica>, leader: &mut watch
             garbage::run(context, replica),
             stage::run(context, replica),
             resolve::run(context, replica),
+            recall::run(context, replica, &leadership),
         )
     };
     tokio::select! {

@@ -50,7 +50,7 @@ fn request_of(op: &Op) -> Option<Request> {
 /// Rings when something was applied that others may wait for.
 #[derive(Debug, Default)]
 pub struct Bells {
-    /// A transaction has ended here: what it held is free.
+    /// A transaction has ended here, or a mount has given something back: what it held is free.
     pub freed: watch::Sender<()>,
     /// Rows may have changed that workers look at; the workers' own changes do not ring.
     pub changed: watch::Sender<()>,
@@ -58,7 +58,11 @@ pub struct Bells {
 
 impl Bells {
     fn ring(&self, ops: &[&MetaOp]) {
-        let freed = |op: &&MetaOp| matches!(op, MetaOp::Finish { .. });
+        let freed = |op: &&MetaOp| match op {
+            MetaOp::Finish { .. } | MetaOp::Revoke { .. } | MetaOp::ReleaseMount { .. } => true,
+            MetaOp::Publish { dirs, .. } => dirs.iter().any(|published| published.give_back),
+            _ => false,
+        };
         if ops.iter().any(freed) {
             self.freed.send_replace(());
         }

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub change: OpMetrics,
     /// Questions by mounts.
     pub query: OpMetrics,
+    /// Mounts that wait for what is asked back.
+    pub recall_poll: OpMetrics,
     /// Changes by other metaservers.
     pub peer_change: OpMetrics,
     /// Questions by other metaservers.
@@ -40,6 +42,10 @@ pub struct Metrics {
     pub transactions_again: Counter,
     /// Times that a request waited for a transaction.
     pub waits: Counter,
+    /// Delegated directories that were asked back.
+    pub recalls: Counter,
+    /// Those that were taken away.
+    pub revocations: Counter,
     /// Slices deleted from data stores.
     pub slices_deleted: Counter,
     /// Slices that waited here and went to data stores.
@@ -73,11 +79,14 @@ impl Default for Metrics {
         Self {
             change: OpMetrics::new("change"),
             query: OpMetrics::new("query"),
+            recall_poll: OpMetrics::new("recalls"),
             peer_change: OpMetrics::new("peer_change"),
             peer_query: OpMetrics::new("peer_query"),
             transactions: counter!("curve_metaserver_transactions_total"),
             transactions_again: counter!("curve_metaserver_transactions_again_total"),
             waits: counter!("curve_metaserver_waits_total"),
+            recalls: counter!("curve_metaserver_recalls_total"),
+            revocations: counter!("curve_metaserver_revocations_total"),
             slices_deleted: counter!("curve_metaserver_slices_deleted_total"),
             slices_stored: counter!("curve_metaserver_slices_stored_total"),
             busy: counter!("curve_metaserver_busy_total"),

@@ -122,6 +122,7 @@ pub fn grows(op: &Op) -> bool {
             NameOp::Unlink { .. } | NameOp::Rmdir { .. } | NameOp::Rename { .. } => false,
         },
         Op::Write { extents, .. } => !extents.is_empty(),
+        Op::Publish { dirs, .. } => dirs.iter().any(|published| !published.born.is_empty()),
         Op::Allocate { .. } | Op::CopyRange { .. } | Op::SetXattr { .. } => true,
         // Of another partition's operation: what makes an inode here.
         Op::Prepare { parts, .. } => parts.iter().any(|part| matches!(part, Part::MakeDir { .. })),

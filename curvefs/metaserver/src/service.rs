@@ -36,12 +36,15 @@ pub struct Service {
     servers: Arc<Inflight>,
 }
 
+/// Where a request is counted.
+type Counted = fn(&Metrics) -> &OpMetrics;
+
 /// A request that waits for its answer. It is answered exactly once.
 struct Call {
     context: Arc<Context>,
     reply: Box<dyn Reply>,
     method: u16,
-    of: fn(&Metrics) -> &OpMetrics,
+    of: Counted,
     started: Instant,
 }
 
@@ -81,6 +84,8 @@ impl Call {
 struct Rules<'a, C> {
     room: &'a Arc<Inflight>,
     check: fn(&C) -> Result<(), Refusal>,
+    /// Where it is counted, if not as its method says.
+    counted: fn(&C) -> Option<Counted>,
 }
 
 impl Service {
@@ -90,7 +95,7 @@ impl Service {
         Self { context, raft, mounts, servers }
     }
 
-    fn begin(&self, reply: Box<dyn Reply>, method: u16, of: fn(&Metrics) -> &OpMetrics) -> Call {
+    fn begin(&self, reply: Box<dyn Reply>, method: u16, of: Counted) -> Call {
         Call { context: self.context.clone(), reply, method, of, started: Instant::now() }
     }
 
@@ -98,8 +103,8 @@ impl Service {
     fn serve<C, R>(
         &self,
         request: &Message,
-        call: Call,
-        Rules { room, check }: Rules<'_, C>,
+        mut call: Call,
+        Rules { room, check, counted }: Rules<'_, C>,
         run: impl FnOnce(Arc<Context>, Arc<Replica>, C) -> R,
     ) where
         C: curvefs_proto::Call,
@@ -112,6 +117,7 @@ impl Service {
         });
         match checked {
             Ok((permit, replica, what)) => {
+                call.of = counted(&what).unwrap_or(call.of);
                 let running = run(self.context.clone(), replica, what);
                 call.run(async move {
                     let _permit = permit;
@@ -123,28 +129,28 @@ impl Service {
     }
 
     fn change(&self, request: &Message, call: Call) {
-        let rules = Rules { room: &self.mounts, check: check_change };
+        let rules = Rules { room: &self.mounts, check: check_change, counted: |_| None };
         self.serve(request, call, rules, |context, replica, change| async move {
             leader::change(&context, &replica, change).await
         });
     }
 
     fn query(&self, request: &Message, call: Call) {
-        let rules = Rules { room: &self.mounts, check: check_query };
+        let rules = Rules { room: &self.mounts, check: check_query, counted: counted_query };
         self.serve(request, call, rules, |context, replica, ask: Ask| async move {
             leader::query(&context, &replica, ask).await
         });
     }
 
     fn peer_change(&self, request: &Message, call: Call) {
-        let rules = Rules { room: &self.servers, check: check_peer_change };
+        let rules = Rules { room: &self.servers, check: check_peer_change, counted: |_| None };
         self.serve(request, call, rules, |context, replica, change| async move {
             leader::peer_change(&context, &replica, &change).await
         });
     }
 
     fn peer_query(&self, request: &Message, call: Call) {
-        let rules = Rules { room: &self.servers, check: check_peer_query };
+        let rules = Rules { room: &self.servers, check: check_peer_query, counted: |_| None };
         self.serve(request, call, rules, |context, replica, ask: Ask| async move {
             leader::peer_query(&context, &replica, &ask).await.map(|outcome| outcome_bytes(&outcome))
         });
@@ -203,6 +209,11 @@ fn check_query(ask: &Ask) -> Result<(), Refusal> {
         return Err(bad_request("only servers may ask this".into()));
     }
     Ok(())
+}
+
+/// What waits for others is not to be taken for slow.
+fn counted_query(ask: &Ask) -> Option<Counted> {
+    matches!(ask.query, Query::Recalls { .. }).then_some(|metrics| &metrics.recall_poll)
 }
 
 fn check_peer_query(ask: &Ask) -> Result<(), Refusal> {

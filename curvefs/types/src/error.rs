@@ -1,6 +1,6 @@
 //! Why an operation was not done: one variant for each thing a program or a mount does about it.
 
-use crate::ids::PartitionId;
+use crate::ids::{InodeId, PartitionId};
 use crate::wire_enum;
 
 macro_rules! errors {
@@ -16,6 +16,12 @@ macro_rules! errors {
                 /// Who was asked.
                 partition: PartitionId,
             },
+            /// Another mount has the directory, and is asked for it. It left no trace: send the same sequence again.
+            #[error("{dir} is delegated to another mount")]
+            Delegated {
+                /// Which.
+                dir: InodeId,
+            },
         }
 
         impl FsError {
@@ -24,6 +30,7 @@ macro_rules! errors {
                 match self {
                     $(Self::$name => $errno,)*
                     Self::NotHere { .. } => 5,
+                    Self::Delegated { .. } => 16,
                 }
             }
 
@@ -32,11 +39,12 @@ macro_rules! errors {
                 match self {
                     $(Self::$name => $tag,)*
                     Self::NotHere { .. } => 64,
+                    Self::Delegated { .. } => 65,
                 }
             }
         }
 
-        wire_enum!(FsError { $($tag => $name {},)* 64 => NotHere { partition } });
+        wire_enum!(FsError { $($tag => $name {},)* 64 => NotHere { partition }, 65 => Delegated { dir } });
     };
 }
 
@@ -111,6 +119,8 @@ errors! {
     48 Stopped 5 "stopped",
     /// A row or message that cannot be understood.
     49 Corrupt 5 "metadata is damaged",
+    /// The directory in which it was made was taken away from this mount before it was published: it is lost.
+    50 Revoked 5 "lost with a directory that was taken away",
     /// So many bytes wait for the store already that the partition takes no more: put them into the store first.
     51 StageFull 5 "too much waits for the data store",
 }
@@ -119,6 +129,6 @@ impl FsError {
     /// Whether the request left no trace and the same sequence is to be sent again, here or elsewhere. The answer is not
     /// remembered.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::Busy | Self::NotHere { .. } | Self::Stopped)
+        matches!(self, Self::Busy | Self::NotHere { .. } | Self::Delegated { .. } | Self::Stopped)
     }
 }

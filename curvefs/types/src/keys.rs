@@ -28,6 +28,9 @@
 //! | 17 decided | term 8, number 8 | [`crate::Decision`] |
 //! | 18 floor | coordinator 4 | its lowest unfinished number |
 //! | 19 finished | coordinator 4, term 8, number 8 | nothing |
+//! | 1a delegation | directory 8 | the mount that has it |
+//! | 1b delegated | mount 8, directory 8 | nothing |
+//! | 1c reserved | mount 8, inode 8 | how many numbers from there are the mount's |
 //! | 1d staged | staged at 8, writer 8, serial 8 | the slice's bytes, which the store has not got yet |
 
 use curve_types::{Sequence, Term};
@@ -72,6 +75,10 @@ pub mod tag {
     pub const DECIDED: u8 = 0x17;
     /// Finished transactions.
     pub const FINISHED: u8 = 0x19;
+    /// Directories that a mount has.
+    pub const DELEGATED: u8 = 0x1b;
+    /// Numbers that are reserved for a mount.
+    pub const RESERVED: u8 = 0x1c;
     /// Slices that wait for the store.
     pub const STAGED: u8 = 0x1d;
 }
@@ -245,6 +252,12 @@ keys! {
     Floor { coordinator: PartitionId },
     0x19 /// A finished transaction.
     Finished { tx: TxId },
+    0x1a /// Who has a directory.
+    Delegation { dir: InodeId },
+    0x1b /// What a mount has.
+    Delegated { mount: MountId, dir: InodeId },
+    0x1c /// Numbers for a mount.
+    Reserved { mount: MountId, first: InodeId },
     0x1d /// A slice that waits for the store.
     Staged { staged_at: u64, slice: SliceId },
 }

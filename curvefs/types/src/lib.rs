@@ -7,6 +7,7 @@
 //! | `attr`, `dentry`, `extent`, `usage`, `lock` | what rows say |
 //! | `op`, `query` | what changes a partition, and what is asked of it |
 //! | `tx` | **operations over several partitions: the protocol** |
+//! | `delegation` | **directories in which a mount makes files by itself: the protocol** |
 //! | `map` | which partition holds which inodes |
 //! | `error` | why not, with errno and stable code |
 //! | `wire`, `keys` | the bytes of values and of keys |
@@ -28,6 +29,7 @@
 //! 8. **Once**: a request is applied once however often it arrives, and never after its mount's fence.
 
 mod attr;
+mod delegation;
 mod dentry;
 mod error;
 mod extent;
@@ -51,6 +53,7 @@ pub use attr::{
     Attr, DIRECTORY_BYTES, Kind, MODE_BITS, MODE_SETGID, MODE_SETUID, MODE_STICKY, SetAttr, SetTime, TimeNs,
     without_privileges,
 };
+pub use delegation::{Born, Published, Reserved};
 pub use dentry::{Dentry, DirEntry};
 pub use error::FsError;
 pub use extent::{DataRef, Extent, Freed, SliceRef, Staged};

@@ -38,6 +38,16 @@ pub const DEPTH_MAX: usize = 4096;
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Inodes in one `Close`.
 pub const CLOSES_PER_REQUEST_MAX: usize = 4096;
+/// New files in one `Publish`, and directories in it.
+pub const BORN_PER_REQUEST_MAX: usize = 512;
+/// Directories of one partition that one mount has.
+pub const DELEGATIONS_PER_MOUNT_MAX: usize = 256;
+/// Names of a directory that a mount may say it knows when it asks for it.
+pub const KNOWN_NAMES_MAX: usize = 64;
+/// Inode numbers that a mount gets at once.
+pub const RESERVED_AT_ONCE_MAX: u32 = 4096;
+/// Ranges of numbers that a partition keeps for one mount.
+pub const RESERVED_RANGES_MAX: usize = 32;
 
 const _: () =
     assert!(XATTR_VALUE_BYTES_MAX * 4 < REQUEST_BYTES_MAX, "a new file's attributes fit its request");

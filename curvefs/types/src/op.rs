@@ -19,6 +19,7 @@ use bytes::Bytes;
 use curve_types::{Epoch, Sequence};
 
 use crate::attr::{Attr, Kind, SetAttr, TimeNs};
+use crate::delegation::{Published, Reserved};
 use crate::extent::{Extent, Freed, SliceRef, Staged};
 use crate::ids::{InodeId, LockOwner, MountId, PartitionId};
 use crate::lock::{LockFamily, LockKind, LockRange};
@@ -356,6 +357,25 @@ pub enum Op {
         /// Range.
         range: LockRange,
     },
+    /// Have a directory delegated to the mount (see `delegation`). `NotEmpty` if there is a name that the mount does not know,
+    /// `NoLocks` if it has too many.
+    Delegate {
+        /// Which.
+        dir: InodeId,
+        /// Names that may be there.
+        knows: Vec<Name>,
+        /// Inode numbers that are wanted with it.
+        reserve: u32,
+    },
+    /// Publish what was made in delegated directories, all of one partition. The data is durable, as that of `Write`.
+    Publish {
+        /// Of each directory what is new.
+        dirs: Vec<Published>,
+        /// Of the reserved numbers the mount has no use any more for smaller ones.
+        lowest: InodeId,
+        /// Inode numbers that are wanted.
+        reserve: u32,
+    },
     /// Servers: a coordinator asks for parts.
     Prepare {
         /// Transaction.
@@ -437,6 +457,13 @@ pub enum Op {
         /// At most so many inodes.
         limit: u32,
     },
+    /// Servers: take a directory away from a mount that does not give it back.
+    Revoke {
+        /// Which.
+        dir: InodeId,
+        /// From whom.
+        mount: MountId,
+    },
 }
 
 wire_enum!(Op {
@@ -453,6 +480,8 @@ wire_enum!(Op {
     11 => Close { inodes },
     12 => Lock { inode, owner, pid, family, kind, range },
     13 => Unlock { inode, owner, family, range },
+    14 => Delegate { dir, knows, reserve },
+    15 => Publish { dirs, lowest, reserve },
     32 => Prepare { tx, floor, parts },
     33 => Decide { tx, op, votes },
     34 => Finish { tx, floor, commit },
@@ -465,6 +494,7 @@ wire_enum!(Op {
     41 => Reclaimed { slices },
     42 => Fence { mount, epoch },
     43 => ReleaseMount { mount, limit },
+    44 => Revoke { dir, mount },
     45 => Stored { slices },
 });
 
@@ -487,6 +517,7 @@ impl Op {
                 | Self::Stored { .. }
                 | Self::Fence { .. }
                 | Self::ReleaseMount { .. }
+                | Self::Revoke { .. }
         )
     }
 
@@ -503,8 +534,10 @@ impl Op {
             | Self::SetXattr { inode, .. }
             | Self::RemoveXattr { inode, .. }
             | Self::Open { inode, .. }
+            | Self::Delegate { dir: inode, .. }
             | Self::Lock { inode, .. }
             | Self::Unlock { inode, .. } => Some(*inode),
+            Self::Publish { dirs, .. } => dirs.first().map(|published| published.dir),
             Self::Close { inodes } => inodes.first().copied(),
             _ => None,
         }
@@ -558,6 +591,20 @@ pub enum Reply {
         /// There is.
         more: bool,
     },
+    /// Of `Delegate`.
+    Delegated {
+        /// The directory as it is now.
+        attr: Attr,
+        /// Numbers for new files.
+        reserved: Reserved,
+    },
+    /// Of `Publish`: everything but what is refused is done.
+    Published {
+        /// Directories that are not this mount's any more, and new files that could not be.
+        refused: Vec<InodeId>,
+        /// Numbers for new files.
+        reserved: Reserved,
+    },
 }
 
 wire_enum!(Reply {
@@ -568,4 +615,6 @@ wire_enum!(Reply {
     5 => Prepared { attrs },
     6 => Resolved { decision },
     7 => Progress { more },
+    8 => Delegated { attr, reserved },
+    9 => Published { refused, reserved },
 });

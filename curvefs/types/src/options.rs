@@ -21,6 +21,8 @@ pub struct MountOptions {
     pub negative_timeout: Duration,
     /// `soft`: I/O fails with EIO after this; `None` waits.
     pub soft_timeout: Option<Duration>,
+    /// Files are made in directories of its own without asking (see `delegation`).
+    pub delegate: bool,
     /// Bytes of written data that wait for the store.
     pub write_cache_bytes: u64,
     /// Bytes of data that was read.
@@ -41,6 +43,7 @@ impl Default for MountOptions {
             entry_timeout: second,
             negative_timeout: Duration::ZERO,
             soft_timeout: None,
+            delegate: true,
             write_cache_bytes: 256 << 20,
             read_cache_bytes: 256 << 20,
             stage_bytes: 32 << 10,

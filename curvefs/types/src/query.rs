@@ -110,6 +110,14 @@ pub enum Query {
         /// What would be taken.
         lock: FileLock,
     },
+    /// Which of the mount's delegated directories others wait for. Answered when there is one that the mount does not know of
+    /// yet, or after a while with nothing new.
+    Recalls {
+        /// An inode of the partition.
+        inode: InodeId,
+        /// Directories that the mount is about to give back.
+        known: Vec<InodeId>,
+    },
     /// Servers: slices to delete.
     Garbage {
         /// Freed before this, so that readers of old maps have gone on.
@@ -153,6 +161,7 @@ wire_enum!(Query {
     9 => DirUsage { inode },
     10 => StatFs { inode },
     11 => GetLock { inode, lock },
+    12 => Recalls { inode, known },
     13 => Staged { inode, slice },
     32 => Garbage { before_ns, limit },
     33 => Untold { limit },
@@ -175,7 +184,8 @@ impl Query {
             | Self::Staged { inode, .. }
             | Self::DirUsage { inode }
             | Self::StatFs { inode }
-            | Self::GetLock { inode, .. } => Some(*inode),
+            | Self::GetLock { inode, .. }
+            | Self::Recalls { inode, .. } => Some(*inode),
             Self::GetAttrs { inodes } => inodes.first().copied(),
             Self::Garbage { .. }
             | Self::StagedSlices { .. }
@@ -260,6 +270,11 @@ pub enum Answer {
         /// The first lock that excludes it.
         held: Option<FileLock>,
     },
+    /// Of `Recalls`.
+    Recalls {
+        /// Directories.
+        dirs: Vec<InodeId>,
+    },
     /// Of `Garbage`.
     Garbage {
         /// Slices.
@@ -299,6 +314,7 @@ wire_enum!(Answer {
     7 => DirUsage { usage },
     8 => StatFs { usage },
     9 => Lock { held },
+    10 => Recalls { dirs },
     11 => Staged { content },
     32 => Garbage { slices },
     33 => Untold { told },

@@ -14,7 +14,7 @@ use curvefs_types::{Answer, Dentry, FsError, InodeId, Name, NameOp, Op, Partitio
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Leadership, Start, key_of};
+use super::{Leadership, Start, key_of, recall};
 use crate::context::Context;
 use crate::peers::Target;
 use crate::replica::{Replica, not_leader, propose_refusal, read_refusal, server_ask};
@@ -45,7 +45,7 @@ pub async fn change(
     if !is_name || is_likely_alone(replica, &request.op) {
         let outcome = propose(context, replica, &request).await?;
         let settled = !is_name || is_settled(replica, &request);
-        if settled && error_in(&outcome) != Some(FsError::Busy) {
+        if settled && !must_wait(context, replica, error_in(&outcome)) {
             return Ok(outcome);
         }
     }
@@ -62,7 +62,22 @@ pub async fn peer_change(
         context.metrics.no_space.increment(1);
         return Ok(outcome_bytes::<curvefs_types::Reply>(&Err(FsError::NoSpace)));
     }
-    propose(context, replica, request).await
+    let outcome = propose(context, replica, request).await?;
+    if must_wait(context, replica, error_in(&outcome)) {
+        return Ok(outcome_bytes::<curvefs_types::Reply>(&Err(FsError::Busy)));
+    }
+    Ok(outcome)
+}
+
+/// For whoever waits the same: something is in the way.
+pub(super) fn as_busy(error: FsError) -> FsError {
+    if matches!(error, FsError::Delegated { .. }) { FsError::Busy } else { error }
+}
+
+/// Whether something is in the way, which will go. A delegated directory is asked for.
+fn must_wait(context: &Context, replica: &Replica, error: Option<FsError>) -> bool {
+    recall::note(context, replica, error);
+    error.map(as_busy) == Some(FsError::Busy)
 }
 
 /// Without room only that goes on which was begun when there was some, or which was done and is asked for again: a mount
@@ -140,12 +155,12 @@ enum Try {
     Again,
 }
 
-impl From<Outcome> for Try {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Err(FsError::Busy) => Self::Again,
-            outcome => Self::Done(outcome_bytes(&outcome)),
+impl Try {
+    fn of(context: &Context, replica: &Replica, outcome: &Outcome) -> Self {
+        if must_wait(context, replica, outcome.as_ref().err().copied()) {
+            return Self::Again;
         }
+        Self::Done(outcome_bytes(outcome))
     }
 }
 
@@ -187,7 +202,7 @@ async fn try_change(
         return Ok(Try::Again);
     };
     if let Some(coming) = leadership.join(key_of(request)) {
-        return answer(coming).await;
+        return answer(context, replica, coming).await;
     }
     let barrier = replica.barrier().await;
     barrier.map_err(|error| read_refusal(error, |node| context.address(node)))?;
@@ -195,15 +210,15 @@ async fn try_change(
     if route == Route::NeedsSource {
         route = match source(context, replica, request).await {
             Some(Ok(dentry)) => self::route(replica, request, Some(dentry))?,
-            Some(Err(error)) => return Ok(Err(error).into()),
+            Some(Err(error)) => return Ok(Try::of(context, replica, &Err(error))),
             None => return Ok(Try::Again),
         };
     }
     match route {
         // It may have been decided since we looked.
         Route::Known(outcome) => match leadership.join(key_of(request)) {
-            Some(coming) => answer(coming).await,
-            None => Ok(outcome.into()),
+            Some(coming) => answer(context, replica, coming).await,
+            None => Ok(Try::of(context, replica, &outcome)),
         },
         Route::Alone => alone(context, replica, request).await,
         Route::NeedsSource => Ok(Try::Again),
@@ -214,14 +229,14 @@ async fn try_change(
             if leadership.starts.send(start).await.is_err() {
                 return Ok(Try::Again);
             }
-            answer(coming).await
+            answer(context, replica, coming).await
         }
     }
 }
 
 async fn alone(context: &Context, replica: &Replica, request: &Request) -> Result<Try, Refusal> {
     let outcome = propose(context, replica, request).await?;
-    if error_in(&outcome) == Some(FsError::Busy) {
+    if must_wait(context, replica, error_in(&outcome)) {
         return Ok(Try::Again);
     }
     if matches!(request.op, Op::Name { .. }) && !is_settled(replica, request) {
@@ -231,9 +246,13 @@ async fn alone(context: &Context, replica: &Replica, request: &Request) -> Resul
 }
 
 /// The answer of what is coordinated. Nobody will send it if the term ends before.
-async fn answer(coming: oneshot::Receiver<Outcome>) -> Result<Try, Refusal> {
+async fn answer(
+    context: &Context,
+    replica: &Replica,
+    coming: oneshot::Receiver<Outcome>,
+) -> Result<Try, Refusal> {
     match timeout(ANSWER_PATIENCE, coming).await {
-        Ok(Ok(outcome)) => Ok(outcome.into()),
+        Ok(Ok(outcome)) => Ok(Try::of(context, replica, &outcome)),
         Ok(Err(_)) => Ok(Try::Again),
         Err(_) => Err(Refusal::Unavailable { why: "another partition does not answer".into() }),
     }

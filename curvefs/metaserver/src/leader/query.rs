@@ -10,7 +10,8 @@ use curvefs_types::limits::ENTRIES_PER_PAGE_MAX;
 use curvefs_types::{Answer, Ask, FsError, Query};
 use tokio::time::{Instant, timeout};
 
-use super::change::BUSY_PATIENCE;
+use super::change::{BUSY_PATIENCE, as_busy};
+use super::recall;
 use crate::context::Context;
 use crate::replica::{Replica, read_refusal};
 
@@ -21,17 +22,24 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub async fn peer_query(context: &Context, replica: &Replica, ask: &Ask) -> Result<Outcome<Answer>, Refusal> {
     let barrier = replica.barrier().await;
     barrier.map_err(|error| read_refusal(error, |node| context.address(node)))?;
-    Ok(replica.look(ask))
+    let answer = replica.look(ask);
+    recall::note(context, replica, answer.as_ref().err().copied());
+    Ok(answer.map_err(as_busy))
 }
 
-/// Answers a mount from this replica's rows, which have everything that was acknowledged. What a transaction holds is waited for:
-/// it may be about to change, and the change may have been seen elsewhere.
+/// Answers a mount from this replica's rows, which have everything that was acknowledged. What a transaction or another mount
+/// holds is waited for: it may be about to change, and the change may have been seen elsewhere.
 pub async fn query(context: &Arc<Context>, replica: &Arc<Replica>, mut ask: Ask) -> Result<Bytes, Refusal> {
+    if matches!(ask.query, Query::Recalls { .. }) {
+        return recall::poll(context, replica, ask).await;
+    }
     let mut waiting = None;
     loop {
         let barrier = replica.barrier().await;
         barrier.map_err(|error| read_refusal(error, |node| context.address(node)))?;
         let answer = replica.look(&ask);
+        recall::note(context, replica, answer.as_ref().err().copied());
+        let answer = answer.map_err(as_busy);
         if answer != Err(FsError::Busy) {
             let bytes = outcome_bytes(&answer);
             if bytes.len() > FRAME_PAYLOAD_BYTES_MAX && is_halved(&mut ask) {

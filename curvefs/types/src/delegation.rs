@@ -1,0 +1,127 @@
+//! Delegated directories: a mount makes files in them without asking, and tells later, many at a time.
+//!
+//! **Who gets one.** A mount asks ([`crate::Op::Delegate`]) for a directory that it made itself, when it is about to make a second
+//! name there, and says which names it knows of. The partition grants it if no other name is in the directory, none is locked by a
+//! transaction, and nobody else has it. The row `delegation: directory -> mount` is replicated. With it come inode numbers
+//! that nobody else will use, reserved for the mount and not for the directory, of the partition's own slot, so that a new file lives
+//! beside its parent as always.
+//!
+//! **What it means.** As long as the row is there, names in the directory are changed by this mount only. So the mount knows
+//! which names are not there, and the attributes that new files are born with, and can make regular files by itself: number from the
+//! reserve, times of its own clock. Everything else goes the way it always did; what it meets that is not published yet is
+//! published before.
+//!
+//! **Publishing.** [`crate::Op::Publish`] is one change with the final state of many new files of many directories: whatever was done to a
+//! file since it was made is in its attributes and extents, and costs nothing more. Extents come out of [`crate::Durable`] as always:
+//! metadata never names data that is not durable.
+//!
+//! **Recall.** Whoever else touches a delegated directory's names, or asks for its attributes, gets [`crate::FsError::Delegated`], which leaves
+//! no trace and is waited for as `Busy` is. The partition's leader notes the directory and answers the holder's
+//! long poll ([`crate::Query::Recalls`]) with it; the holder publishes and gives it back in one change; who waits goes on. A holder that
+//! does not even poll is dead or cut off: [`crate::Op::Revoke`] takes the directory away, and what it sends later is refused. Fencing a mount
+//! does the same to all it has. What the leader notes is in memory: who waits asks its successor again.
+//!
+//! **What always holds.**
+//! 1. Only directories that are there, with a name, are delegated, each to one mount. None is removed before it is given back.
+//! 2. A reserved number is below the partition's next one, in one range only, and no other mount's inode has it.
+//! 3. No other mount ever sees or changes a name of a delegated directory.
+//! 4. What was synced is in a change that was answered. Revocation loses what was not, as a crash of the mount does.
+//!
+//! Rejected: a grant with each `Mkdir` (most directories never get a second file soon, and a directory elsewhere is made by a
+//! transaction, whose parts would have to carry it); a log of the single operations instead of final states (each row would be written
+//! several times); leases by time (clocks, and a wait after each crash, even with nobody interested).
+
+use crate::attr::{Attr, SetAttr, TimeNs};
+use crate::extent::Extent;
+use crate::ids::InodeId;
+use crate::name::Name;
+use crate::op::Xattr;
+use crate::wire_struct;
+
+/// A regular file that was made at a mount, as it is now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Born {
+    /// Its name in the directory.
+    pub name: Name,
+    /// Its attributes. The number is a reserved one; `allocated` is what the extents say.
+    pub attr: Attr,
+    /// Attributes it was born with.
+    pub xattrs: Vec<Xattr>,
+    /// Where its bytes are, in order, without overlaps.
+    pub extents: Vec<Extent>,
+    /// The mount holds it open.
+    pub open: bool,
+}
+
+wire_struct!(Born { name, attr, xattrs, extents, open });
+
+/// What is published of one directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// Which.
+    pub dir: InodeId,
+    /// New files.
+    pub born: Vec<Born>,
+    /// When the last of them was made.
+    pub mtime: TimeNs,
+    /// Attributes of the directory that were set after that.
+    pub set: SetAttr,
+    /// The mount has it no longer.
+    pub give_back: bool,
+}
+
+wire_struct!(Published { dir, born, mtime, set, give_back });
+
+/// Inode numbers for one mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reserved {
+    /// The first.
+    pub first: InodeId,
+    /// How many follow each other from there; none is possible.
+    pub count: u32,
+}
+
+wire_struct!(Reserved { first, count });
+
+impl Reserved {
+    /// No number.
+    pub const NONE: Self = Self { first: InodeId(0), count: 0 };
+
+    /// The last number, if there is one.
+    pub fn last(&self) -> Option<InodeId> {
+        let beyond = u64::from(self.count.checked_sub(1)?);
+        self.first.0.checked_add(beyond).map(InodeId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Wire;
+
+    #[test]
+    fn golden_bytes() {
+        let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+        let published = Published { dir: InodeId(5), born: Vec::new(), mtime: 7, set, give_back: true };
+        let mut expected = 5u64.to_le_bytes().to_vec();
+        expected.extend([0; 4]);
+        expected.extend(7i64.to_le_bytes());
+        expected.extend([1, 0o700u32.to_le_bytes()[0], 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(published.to_row(), expected);
+        let reserved = Reserved { first: InodeId(9), count: 2 };
+        assert_eq!(reserved.to_row(), [&9u64.to_le_bytes()[..], &2u32.to_le_bytes()[..]].concat());
+    }
+
+    #[test]
+    fn a_range_has_a_last_number_if_it_has_any() {
+        for (first, count, last) in [
+            (9, 2, Some(10)),
+            (9, 1, Some(9)),
+            (9, 0, None),
+            (u64::MAX, 1, Some(u64::MAX)),
+            (u64::MAX, 2, None),
+        ] {
+            assert_eq!(Reserved { first: InodeId(first), count }.last(), last.map(InodeId));
+        }
+    }
+}
