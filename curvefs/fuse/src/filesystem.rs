@@ -496,8 +496,7 @@ impl Filesystem for CurveFuse {
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
-        checked!(self.vfs.fsync_dir(fh.0), reply);
-        reply.ok();
+        serve!(self, reply, |vfs| vfs.fsync_dir(fh.0), |()| reply.ok());
     }
 
     fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {

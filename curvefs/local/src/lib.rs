@@ -74,6 +74,13 @@ impl LocalFs {
         Ok(())
     }
 
+    /// Takes a directory away from a mount, as a leader does when it does not give it back.
+    pub fn revoke(&self, dir: InodeId, mount: MountId) -> Result<(), FsError> {
+        self.serve(Op::Revoke { dir, mount })?;
+        self.recalls.done(dir);
+        Ok(())
+    }
+
     /// Does what servers do by themselves: counters, ends of inodes.
     pub fn settle(&self) -> Result<(), FsError> {
         for op in [Op::Drain { limit: STEP }, Op::Settle { limit: STEP }] {

@@ -200,8 +200,8 @@ impl Change<'_, '_> {
         }
         if !keep_size {
             attr.length = attr.length.max(end);
-            attr.mtime = self.now;
         }
+        attr.mtime = self.now;
         self.touch_data(&before, &mut attr)?;
         Ok(Reply::Attr { attr, created: false })
     }

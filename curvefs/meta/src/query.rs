@@ -7,8 +7,8 @@ use curve_kv::{KeyRange, Reader};
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{ENTRIES_PER_PAGE_MAX, EXTENTS_PER_REQUEST_MAX};
 use curvefs_types::{
-    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Extent, Freed, FsError, InodeId, Kind, MountId, Name,
-    Query, SliceId, SliceRef, Staged, Told, TxId, Wire,
+    Answer, Ask, Attr, CommittedTx, Decision, Dentry, DirEntry, Extent, Freed, FsError, InodeId, Kind,
+    MountId, Name, Query, SliceId, SliceRef, Staged, Told, TxId, Wire,
 };
 
 use crate::attrs::xattr_names;

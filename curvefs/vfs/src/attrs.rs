@@ -61,7 +61,8 @@ impl Vfs {
     ) -> Result<(Attr, Duration), FsError> {
         self.core.writable()?;
         let inode = self.core.inode(id);
-        if inode.state().meets_tail(u64::MAX) {
+        if inode.state().meets_tail(u64::MAX) || self.core.meta.is_unpublished(id) {
+            // What is not cut off is stored before the file may be published.
             self.core.flush(&inode).await?;
         }
         let _order = self.core.alone(&inode).await?;

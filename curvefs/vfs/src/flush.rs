@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
+use crate::delegation::Delegations;
 use crate::dirty::runs;
 use crate::inode::{Batch, Flushing, Inode};
 use crate::shared::Core;
@@ -49,7 +50,15 @@ type Published = (Attr, u64, Vec<Extent>);
 
 /// Whether trying again can never help.
 fn is_final(error: FsError) -> bool {
-    matches!(error, FsError::Fenced | FsError::Stale | FsError::NotFound | FsError::TooBig | FsError::IsDir)
+    matches!(
+        error,
+        FsError::Fenced
+            | FsError::Revoked
+            | FsError::Stale
+            | FsError::NotFound
+            | FsError::TooBig
+            | FsError::IsDir
+    )
 }
 
 impl Core {
@@ -89,7 +98,7 @@ impl Core {
         let Some(flushing) = inode.state().begin(BATCH_BYTES) else { return Ok(None) };
         let metering = self.counters.publishes.begin();
         let mut started = Started { core: self, inode, is_over: false };
-        let staged = if way == Way::Short { self.stage(&flushing) } else { None };
+        let staged = if way == Way::Short { self.stage(inode.id, &flushing) } else { None };
         let published = match staged {
             Some((extents, staged)) => match self.publish(inode.id, &flushing, extents, &staged).await {
                 Err(FsError::StageFull) => self.store_and_publish(inode.id, &flushing).await,
@@ -221,6 +230,7 @@ impl Core {
             if !strong.is_turn(turn) {
                 return;
             }
+            Delegations::publish_due(&strong);
             Self::flush_due(&strong);
             strong.close_idle().await;
         }

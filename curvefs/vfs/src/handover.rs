@@ -109,7 +109,7 @@ impl Vfs {
     pub async fn rest(&self) -> Result<VfsState, FsError> {
         // Of its own: an append whose answer nobody waits for would be made again.
         let vfs = self.clone();
-        let synced = tokio::spawn(async move { vfs.sync().await });
+        let synced = tokio::spawn(async move { vfs.sync().await.and(vfs.core.meta.give_all_back().await) });
         synced.await.unwrap_or(Err(FsError::Stopped))?;
         self.core.rest().await;
         if self.unpublished_bytes() > 0 {
@@ -132,7 +132,7 @@ impl Vfs {
     ) -> Self {
         let core = Core::new(meta, data, options);
         core.take_over(state);
-        Self { core: Arc::new(core) }
+        Self { core }
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
     use crate::memory::MemoryBackend;
     use curvefs_types::WriterId;
 
-    fn core() -> Core {
+    fn core() -> Arc<Core> {
         struct Nobody;
         impl Metadata for Nobody {
             fn fs(&self) -> curvefs_types::FsId {

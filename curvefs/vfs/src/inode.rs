@@ -419,6 +419,18 @@ impl State {
         covered
     }
 
+    /// The file is gone, with everything that was written to it. Gives how many bytes. What is on its way fails by itself.
+    pub fn lose(&mut self, error: FsError) -> u64 {
+        self.failure = Some(error);
+        self.failures += 1;
+        self.held = false;
+        let lost = self.dirty.bytes() + self.tail.pending.len() as u64;
+        self.dirty = Dirty::default();
+        self.tail.pending = Vec::new();
+        self.settle();
+        lost
+    }
+
     /// Keeps extents that a partition told, unless the mount knows later ones. False: ask again.
     pub fn learn(&mut self, attr: Attr, window: Window) -> bool {
         if self.changing > 0 || self.known.is_some_and(|(known, _)| attr.version < known.version) {

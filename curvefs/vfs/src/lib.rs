@@ -10,6 +10,7 @@
 //! | `flush` | publishing, and the background |
 //! | `staged` | few bytes that are durable at once, in the metadata; the store gets them later |
 //! | `handover` | what the next process is told that takes the mount over |
+//! | `delegation` | files that are made here without asking, in directories that are delegated to the mount |
 //! | `shared` | the table of inodes, limits, tasks |
 //! | `dirty`, `extents`, `readahead`, `acl` | pure: written pieces, known extents, how far to read ahead, inherited ACLs |
 //! | `cache` | blocks that were read |
@@ -23,6 +24,7 @@ mod acl;
 mod attrs;
 mod cache;
 mod counters;
+mod delegation;
 mod dirs;
 mod dirty;
 mod extents;
@@ -45,6 +47,7 @@ mod xattrs;
 
 pub use crate::shared::KernelCaches;
 pub use counters::{Counters, ExtentPage, Pending, VirtualAttributes};
+pub use delegation::DelegationCounts;
 pub use dirs::Line;
 pub use handle::OpenMode;
 pub use handover::{DirPage, KnownInode, OpenDir, OpenFile, VfsState};

@@ -114,9 +114,13 @@ impl Vfs {
         self.core.writable()?;
         let making = Making { kind: Kind::Directory, mode, rdev: 0, target: Bytes::new() };
         let new = self.new_inode(parent, making, caller).await?;
+        let default = new.xattrs.iter().find(|xattr| xattr.name.as_bytes() == acl::DEFAULT);
+        let default = default.map(|xattr| xattr.value.clone());
         let attr = self.core.change_attr(NameOp::Mkdir { parent, name, new, place }).await;
         self.names_changed(parent);
-        Ok(self.enter(attr?).1)
+        let (inode, entry) = self.enter(attr?);
+        inode.state().default_acl = Some((default, tokio::time::Instant::now()));
+        Ok(entry)
     }
 
     /// Removes a name of what is no directory.
@@ -224,7 +228,13 @@ impl Vfs {
 
     /// The directory's default ACL.
     async fn default_acl(&self, dir: &Inode) -> Result<Option<Bytes>, FsError> {
-        let known = inode_default(dir, self.core.options.dir_attr_timeout);
+        // Of a delegated directory nobody else can change it.
+        let believed = if self.core.meta.has(dir.id) {
+            std::time::Duration::MAX
+        } else {
+            self.core.options.dir_attr_timeout
+        };
+        let known = inode_default(dir, believed);
         if let Some(known) = known {
             return Ok(known);
         }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::cache::BlockCache;
 use crate::counters::{Counters, VirtualAttributes};
+use crate::delegation::Delegations;
 use crate::flush::FILES_AT_ONCE;
 use crate::handle::{DirHandle, FileHandle};
 use crate::inode::Inode;
@@ -66,7 +67,7 @@ impl Budget {
 
 /// Shared by all handles of a mount.
 pub(crate) struct Core {
-    pub meta: Arc<dyn Metadata>,
+    pub meta: Arc<Delegations>,
     pub data: StagedData,
     pub options: MountOptions,
     pub budget: Budget,
@@ -97,8 +98,9 @@ pub(crate) fn now_ns() -> TimeNs {
 }
 
 impl Core {
-    pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Self {
-        Self {
+    pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Arc<Self> {
+        let meta = Arc::new(Delegations::new(meta, options.delegate && !options.read_only));
+        let core = Arc::new(Self {
             budget: Budget::new(options.write_cache_bytes),
             cache: BlockCache::new(options.read_cache_bytes),
             data: StagedData::new(data, meta.clone()),
@@ -116,7 +118,9 @@ impl Core {
             tasks: Mutex::default(),
             background: AtomicU64::new(0),
             flushers: Semaphore::new(FILES_AT_ONCE),
-        }
+        });
+        core.meta.set_core(&core);
+        core
     }
 
     /// A number for a new handle.
@@ -151,6 +155,27 @@ impl Core {
         if unused && Arc::strong_count(inode) == 1 {
             inodes.remove(&id);
         }
+    }
+
+    /// Whether a file that was held open is to be held on: otherwise it is not from now on.
+    pub fn still_held(&self, id: InodeId) -> bool {
+        let Some(inode) = self.known(id) else { return false };
+        let mut state = inode.state();
+        // Whoever opens it has counted itself before it looks whether it is held.
+        let holds = state.opens > 0 || state.is_dirty();
+        if !holds {
+            state.held = false;
+            state.idle_since = None;
+        }
+        holds
+    }
+
+    /// A file that was never published is gone.
+    pub fn lose(&self, id: InodeId, error: FsError) {
+        let Some(inode) = self.known(id) else { return };
+        let lost = inode.state().lose(error);
+        self.counters.lost(lost);
+        self.budget.free(lost);
     }
 
     /// Asks for attributes, and remembers them.

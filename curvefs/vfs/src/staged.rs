@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use curvefs_types::limits::{CHUNK_BYTES, STAGED_PER_REQUEST_MAX, STAGED_SLICE_BYTES_MAX};
 use curvefs_types::{
-    Answer, DataBackend, DataRef, Durable, Extent, FsError, FsFuture, InodeId, Metadata, Query, SliceId,
-    SliceRef, Staged,
+    Answer, DataBackend, DataRef, Durable, Extent, FsError, FsFuture, InodeId, Query, SliceId, SliceRef,
+    Staged,
 };
 
+use crate::delegation::Delegations;
 use crate::dirty::{Frozen, runs};
 use crate::inode::{Batch, Flushing};
 use crate::shared::{Core, locked};
@@ -27,13 +28,13 @@ const RUNS_MAX: usize = 16;
 /// The data of a mount: some of it in the metadata, the rest in the store.
 pub(crate) struct StagedData {
     store: Arc<dyn DataBackend>,
-    meta: Arc<dyn Metadata>,
+    meta: Arc<Delegations>,
     /// A file that each is in.
     known: Mutex<HashMap<SliceId, InodeId>>,
 }
 
 impl StagedData {
-    pub fn new(store: Arc<dyn DataBackend>, meta: Arc<dyn Metadata>) -> Self {
+    pub fn new(store: Arc<dyn DataBackend>, meta: Arc<Delegations>) -> Self {
         Self { store, meta, known: Mutex::default() }
     }
 
@@ -95,7 +96,10 @@ impl DataBackend for StagedData {
 
 impl Core {
     /// The extents of a batch and their bytes, if it may wait in the metadata.
-    pub fn stage(&self, flushing: &Flushing) -> Option<(Vec<Extent>, Vec<Staged>)> {
+    pub fn stage(&self, inode: InodeId, flushing: &Flushing) -> Option<(Vec<Extent>, Vec<Staged>)> {
+        if self.meta.is_unpublished(inode) {
+            return None;
+        }
         let limit = self.options.stage_bytes.min(STAGED_PER_REQUEST_MAX as u64);
         let tail;
         let pieces = match &flushing.batch {

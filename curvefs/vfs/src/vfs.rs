@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use curvefs_types::{Attr, DataBackend, FsError, InodeId, Metadata, MountOptions, Usage};
 
+use futures::StreamExt;
+
+use crate::flush::FILES_AT_ONCE;
 use crate::handle::{DirHandle, FileHandle};
 use crate::inode::Inode;
 use crate::shared::{Core, KernelCaches, locked};
@@ -60,7 +63,8 @@ pub struct Opened {
 /// is not the next one tells of another's change. Extents are then asked for anew, and the kernel is told to drop its pages.
 /// `open` asks the partition (close-to-open); in between attributes are believed for their timeouts.
 ///
-/// Names are cached by the kernel alone, for the times that [`Entry`] gives. Must be made inside a tokio runtime.
+/// Names are cached by the kernel alone, for the times that [`Entry`] gives; those of directories that are delegated to the mount are
+/// known (see `delegation`). Must be made inside a tokio runtime.
 #[derive(Clone)]
 pub struct Vfs {
     pub(crate) core: Arc<Core>,
@@ -69,7 +73,7 @@ pub struct Vfs {
 impl Vfs {
     /// Mounts: a task in the background begins.
     pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Self {
-        let core = Arc::new(Core::new(meta, data, options));
+        let core = Core::new(meta, data, options);
         Core::begin_background(&core);
         Self { core }
     }
@@ -88,6 +92,7 @@ impl Vfs {
     /// Publishes everything and gives up all holds: the end of a mount. Later calls fail or find nothing.
     pub async fn shutdown(&self) -> Result<(), FsError> {
         let flushed = self.sync().await;
+        let flushed = flushed.and(self.core.in_time(self.core.meta.give_all_back()).await);
         let (files, dirs) =
             (std::mem::take(&mut *locked(&self.core.files)), std::mem::take(&mut *locked(&self.core.dirs)));
         drop((files, dirs));
@@ -106,11 +111,18 @@ impl Vfs {
 
     /// Publishes everything that was written.
     pub async fn sync(&self) -> Result<(), FsError> {
-        let mut result = Ok(());
-        for inode in self.core.all() {
-            result = result.and(self.core.flush(&inode).await);
-        }
-        result
+        let flushes = self.core.all().into_iter().map(|inode| {
+            let core = &self.core;
+            async move { core.flush(&inode).await }
+        });
+        let flushed = futures::stream::iter(flushes).buffer_unordered(FILES_AT_ONCE);
+        let result = flushed.fold(Ok(()), |all, one| std::future::ready(Result::and(all, one))).await;
+        result.and(self.core.in_time(self.core.meta.publish_all()).await)
+    }
+
+    /// Directories that are delegated to this mount, and what it has made there.
+    pub fn delegations(&self) -> crate::DelegationCounts {
+        self.core.meta.counts()
     }
 
     /// The whole file system's inodes and bytes.

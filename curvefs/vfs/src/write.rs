@@ -6,9 +6,13 @@ use curvefs_types::limits::FILE_BYTES_MAX;
 use curvefs_types::{FsError, LockOwner};
 
 use crate::flush::STREAM_BYTES;
+use crate::handle::FileHandle;
 use crate::inode::Inode;
-use crate::shared::now_ns;
+use crate::shared::{Core, now_ns};
 use crate::vfs::Vfs;
+
+/// Bytes of a file that may be closed before they are stored.
+const WAITING_BYTES_MAX: u64 = 1 << 20;
 
 impl Vfs {
     /// Writes. With `O_APPEND` the offset is where the caller believes the end to be, and is not used otherwise. `kill_priv`:
@@ -27,6 +31,7 @@ impl Vfs {
         let written = self.write_bytes(&file.inode, offset, data, file.mode.append, kill_priv).await?;
         if file.mode.sync {
             self.core.flush(&file.inode).await?;
+            self.core.sync_name(&file.inode).await?;
         }
         Ok(written)
     }
@@ -88,6 +93,12 @@ impl Vfs {
     /// background, is told here, once to each handle.
     pub async fn fsync(&self, handle: u64) -> Result<(), FsError> {
         let file = self.file(handle)?;
+        let stored = self.store(&file).await;
+        let named = self.core.sync_name(&file.inode).await;
+        stored.and(named)
+    }
+
+    async fn store(&self, file: &FileHandle) -> Result<(), FsError> {
         let flushed = self.core.flush(&file.inode).await;
         let earlier = file.failure();
         flushed?;
@@ -106,8 +117,9 @@ impl Vfs {
             Some(owner) => self.unlock_owner(&file.inode, owner).await,
             None => Ok(()),
         };
-        let synced = if self.core.options.close_to_open && file.mode.write {
-            self.fsync(handle).await
+        let waits = file.mode.write && self.core.may_wait(&file.inode);
+        let synced = if self.core.options.close_to_open && file.mode.write && !waits {
+            self.store(&file).await
         } else {
             file.failure().filter(|error| is_lost(*error)).map_or(Ok(()), Err)
         };
@@ -115,9 +127,34 @@ impl Vfs {
     }
 }
 
+impl Core {
+    /// Makes the name of a file durable that was made without asking.
+    async fn sync_name(&self, inode: &Inode) -> Result<(), FsError> {
+        self.in_time(self.meta.sync(inode.id)).await
+    }
+
+    /// Whether a file may be closed with its bytes in memory: nobody else can see it before they are stored.
+    fn may_wait(&self, inode: &Inode) -> bool {
+        let (bytes, has_failed) = {
+            let state = inode.state();
+            (state.unpublished(), state.failure.is_some())
+        };
+        let is_little = bytes == 0 || bytes <= WAITING_BYTES_MAX && !self.budget.is_tight();
+        is_little && !has_failed && self.meta.may_wait(inode.id, bytes > 0)
+    }
+}
+
 /// Whether what could not be published is gone. Otherwise it is kept and was tried again.
 fn is_lost(error: FsError) -> bool {
-    matches!(error, FsError::Fenced | FsError::Stale | FsError::NotFound | FsError::TooBig | FsError::IsDir)
+    matches!(
+        error,
+        FsError::Fenced
+            | FsError::Revoked
+            | FsError::Stale
+            | FsError::NotFound
+            | FsError::TooBig
+            | FsError::IsDir
+    )
 }
 
 /// Memory that was asked for and not used.

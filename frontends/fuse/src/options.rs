@@ -103,6 +103,11 @@ const OURS: &[(&str, Shape, &str)] = &[
         "open does not ask whether others have changed the file: they are seen after attr_timeout",
     ),
     ("noatime", Flag, "access times are not kept"),
+    (
+        "nodelegate",
+        Flag,
+        "every file is made by its partition: one that was not synced outlives a crash of the mount",
+    ),
     ("attr_timeout", Value("TIME"), "how long attributes of files are believed (1s)"),
     ("dir_attr_timeout", Value("TIME"), "how long attributes of directories are believed (1s)"),
     ("entry_timeout", Value("TIME"), "how long names are believed (1s)"),
@@ -290,6 +295,7 @@ impl Options {
             "rw" => fs.read_only = false,
             "nocto" => fs.close_to_open = false,
             "noatime" => fs.no_atime = true,
+            "nodelegate" => fs.delegate = false,
             "allow_other" => kernel.allow_other = Some(true),
             "noallow_other" => kernel.allow_other = Some(false),
             "dev" => kernel.dev = Some(true),
@@ -354,7 +360,7 @@ mod tests {
     fn options_mean_what_they_say() {
         let seconds = Duration::from_secs;
         let all = one(
-            "rw,ro,nocto,noatime,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
+            "rw,ro,nocto,noatime,nodelegate,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
              write_cache=64MiB,read_cache=1GiB,stage=4KiB,soft,timeo=10s,noallow_other,nodev,nosuid,noexec,mds=a:1/b:2,log=/l,\
              _netdev,nofail,x-systemd.automount,comment=hello,defaults",
         );
@@ -368,6 +374,7 @@ mod tests {
             entry_timeout: seconds(60),
             negative_timeout: seconds(0),
             soft_timeout: Some(seconds(10)),
+            delegate: false,
             write_cache_bytes: 64 << 20,
             read_cache_bytes: 1 << 30,
             stage_bytes: 4 << 10,

@@ -225,10 +225,20 @@ impl Side {
         Self { root, open: Default::default() }
     }
 
-    /// Syncs what is open.
+    /// Syncs what is open, and all directories: a file that was made and closed may go with a crash before.
     pub fn sync(&self) {
         for file in self.open.iter().flatten() {
             file.sync_all().expect("what was written can be synced");
+        }
+        let mut dirs = vec![self.root.clone()];
+        while let Some(dir) = dirs.pop() {
+            File::open(&dir).and_then(|dir| dir.sync_all()).expect("a directory can be synced");
+            let entries = fs::read_dir(&dir).expect("a directory can be read").flatten();
+            dirs.extend(
+                entries
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
         }
     }
 

@@ -424,7 +424,7 @@ impl Model {
                     node.attr.length = node.attr.length.max(end);
                 }
                 node.count();
-                self.changed(*inode, !keep_size);
+                self.changed(*inode, true);
                 Ok(Said::Inode { inode: *inode, created: false })
             }
             Op::CopyRange { .. } => self.copy_range(op),

@@ -11,6 +11,7 @@ mod model;
 #[path = "../../../meta/tests/support/ops.rs"]
 #[allow(dead_code, reason = "of another crate's tests, which use all of it")]
 mod ops;
+mod recall;
 mod synced;
 mod workload;
 
@@ -406,6 +407,11 @@ fn nothing_that_was_answered_is_lost_whatever_fails() {
                 let disturbing = disturb(client, maker.clone(), seed * 100 + 50 + n, 100);
                 clients.spawn(async move { drop(disturbing.await) });
             }
+            let (told, mut owned) = tokio::sync::mpsc::unbounded_channel();
+            let client = bed.client();
+            others.push(client.mount.0);
+            let delegating = recall::delegate(client, maker.clone(), seed * 100 + 60, 25);
+            clients.spawn(async move { told.send(delegating.await).unwrap() });
             torment(bed, clients).await;
             bed.heal().await;
             drop(done);
@@ -413,6 +419,10 @@ fn nothing_that_was_answered_is_lost_whatever_fails() {
                 private.check_all().await;
                 private.close_all().await;
                 private.check_all().await;
+            }
+            let mut looker = bed.client();
+            for own in owned.recv().await.unwrap() {
+                own.check(&mut looker).await;
             }
             // Those who were in each other's way hold files open.
             others.iter().for_each(|mount| bed.mds.end(*mount, 2));

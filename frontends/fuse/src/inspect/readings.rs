@@ -19,6 +19,7 @@ pub type Reading = (&'static str, u64);
 pub fn readings(vfs: &Vfs, meters: &Meters, store_memory: u64, uptime: Duration) -> Vec<Reading> {
     let (counters, store, options) = (vfs.counters(), &meters.store, vfs.options());
     let mut all = Vec::new();
+    let made = vfs.delegations();
     let read = |meter: &curvefs_types::Meter| meter.read();
     let [requests, reads, writes, publishes] =
         [&counters.requests, &counters.reads, &counters.writes, &counters.publishes].map(read);
@@ -35,6 +36,12 @@ pub fn readings(vfs: &Vfs, meters: &Meters, store_memory: u64, uptime: Duration)
         ("publish_failures_total", publishes.failures),
         ("published_bytes_total", publishes.bytes),
         ("lost_bytes_total", counters.lost_bytes()),
+        ("delegated_directories", made.directories as u64),
+        ("unpublished_files", made.unpublished as u64),
+        ("files_made_here_total", made.made),
+        ("made_here_batches_total", made.batches),
+        ("recalls_total", made.recalls),
+        ("lost_files_total", made.lost),
         ("meta_requests_total", meta.calls),
         ("meta_failures_total", meta.failures),
         ("meta_microseconds_total", meta.micros),

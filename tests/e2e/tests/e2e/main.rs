@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod corruption;
 mod curvefs;
+mod curvefs_delegated;
 mod curvefs_differential;
 mod curvefs_posix;
 mod curvefs_programs;

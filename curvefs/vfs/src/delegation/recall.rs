@@ -1,0 +1,120 @@
+//! Asking for directories, and giving back those that others wait for.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use curvefs_types::limits::DELEGATIONS_PER_MOUNT_MAX;
+use curvefs_types::{Answer, FsError, InodeId, Op, Published, Query, Reply, SetAttr};
+use tokio::sync::oneshot;
+
+use super::Delegations;
+use crate::shared::Core;
+
+/// Numbers that come with the first directory.
+const NUMBERS: u32 = 1024;
+/// Directories of a slot that are given back when there are as many as there may be.
+const GIVEN_BACK: usize = 64;
+/// After a question that was not answered.
+const PAUSE: Duration = Duration::from_millis(200);
+
+impl Delegations {
+    /// Asks for a directory, once. Whatever comes of it, files can be made.
+    pub(super) async fn ask_for(&self, dir: InodeId) -> Result<(), FsError> {
+        let core = self.core()?;
+        let Some((knows, reserve)) = self.table().ask(dir, NUMBERS) else { return Ok(()) };
+        self.make_room(dir.slot(), DELEGATIONS_PER_MOUNT_MAX - 1, GIVEN_BACK).await?;
+        let (tell, told) = oneshot::channel();
+        let (inner, meta, weak) = (self.inner.clone(), core.meta.clone(), Arc::downgrade(&core));
+        // Of its own: a grant that nobody heard of would be in the way of others.
+        core.spawn(async move {
+            match inner.change(Op::Delegate { dir, knows, reserve }).await {
+                Ok(Reply::Delegated { attr, reserved }) => {
+                    if meta.table().granted(dir, attr, reserved) {
+                        meta.begin_polling(&weak, dir.slot());
+                    } else {
+                        let _ = meta.give_back(dir).await;
+                    }
+                }
+                Ok(_) => meta.refused(dir),
+                Err(error) => {
+                    tracing::debug!(%dir, %error, "not delegated");
+                    meta.refused(dir);
+                }
+            }
+            // Whoever asked may have gone.
+            let _ = tell.send(());
+        });
+        told.await.map_err(|_| FsError::Stopped)
+    }
+
+    fn refused(&self, dir: InodeId) {
+        self.table().fresh.remove(&dir);
+    }
+
+    fn begin_polling(&self, core: &Weak<Core>, slot: u32) {
+        if let (true, Some(strong)) = (self.table().polling.insert(slot), core.upgrade()) {
+            strong.spawn(poll(core.clone(), slot));
+        }
+    }
+
+    /// Others wait for a directory.
+    fn recalled(&self, core: &Arc<Core>, dir: InodeId) {
+        self.totals.recalls.fetch_add(1, Ordering::Relaxed);
+        let is_known = {
+            let mut table = self.table();
+            if let Some(fresh) = table.fresh.get_mut(&dir).filter(|fresh| fresh.asked) {
+                fresh.recalled = true;
+                return;
+            }
+            table.dirs.get_mut(&dir).map(|dir| dir.closing = true).is_some()
+        };
+        let meta = core.meta.clone();
+        core.spawn(async move {
+            let given = if is_known {
+                meta.give_back(dir).await
+            } else {
+                // Of a process before this one.
+                let none =
+                    Published { dir, born: Vec::new(), mtime: 0, set: SetAttr::default(), give_back: true };
+                let op = Op::Publish { dirs: vec![none], lowest: InodeId(0), reserve: 0 };
+                meta.inner.change(op).await.map(drop)
+            };
+            if let Err(error) = given {
+                tracing::warn!(%dir, %error, code = error.code(), "cannot give a directory back now");
+            }
+        });
+    }
+}
+
+/// Asks for recalls of a slot as long as something there is delegated.
+async fn poll(core: Weak<Core>, slot: u32) {
+    loop {
+        let Some(strong) = core.upgrade() else { return };
+        let meta = strong.meta.clone();
+        drop(strong);
+        let mut gone = meta.gone.subscribe();
+        let Some((inode, known)) = meta.table().poll_for(slot) else { return };
+        let asking = meta.inner.query(Query::Recalls { inode, known: known.clone() });
+        let answer = tokio::select! {
+            answer = asking => answer,
+            // The sender lives as long as `meta`.
+            _ = gone.wait_for(|()| !meta.table().has_slot(slot)) => continue,
+        };
+        match answer {
+            Ok(Answer::Recalls { dirs }) => {
+                let Some(core) = core.upgrade() else { return };
+                dirs.into_iter().filter(|dir| !known.contains(dir)).for_each(|dir| meta.recalled(&core, dir));
+            }
+            Err(error @ (FsError::Fenced | FsError::Stopped)) => {
+                meta.table().polling.remove(&slot);
+                tracing::debug!(%error, "nobody is asked for recalls any more");
+                return;
+            }
+            other => {
+                tracing::debug!(?other, "no recalls are told");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}

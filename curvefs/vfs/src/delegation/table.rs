@@ -1,0 +1,747 @@
+//! What a mount knows of directories that are delegated to it, and what it has made there. Pure: the rule of what is done here
+//! is in `way`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use curvefs_types::limits::{BORN_PER_REQUEST_MAX, KNOWN_NAMES_MAX};
+use curvefs_types::{
+    Attr, Born, FsError, InodeId, Name, Op, Published, Reply, Reserved, SetAttr, SetTime, TimeNs,
+};
+use tokio::time::Instant;
+
+use super::birth::Birth;
+
+/// Directories of its own that a mount remembers as new.
+const FRESH_MAX: usize = 1024;
+/// Lost files that are remembered.
+const LOST_MAX: usize = 64 << 10;
+/// Bytes of one batch, of the 1 MiB that a request may have.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Published names of delegated directories that are remembered; with more, directories are given back.
+const NAMES_MAX: usize = 1 << 20;
+/// New files that are published before their time, since they are many.
+const MANY: usize = 256;
+/// After a batch that was refused.
+const RETRY: Duration = Duration::from_secs(1);
+/// Fewer numbers than these are left: more are asked for.
+const NUMBERS_LOW: u64 = 2048;
+/// How many are asked for.
+const NUMBERS: u32 = 4096;
+
+/// A directory that this mount made and that may be delegated to it.
+#[derive(Clone, Debug)]
+pub(super) struct Fresh {
+    /// Where it was made, for a guess of what a name names.
+    pub at: (InodeId, Name),
+    /// Names that this mount may have made in it.
+    pub names: Vec<Name>,
+    /// It was asked for.
+    pub asked: bool,
+    /// Somebody waits for it already.
+    pub recalled: bool,
+}
+
+/// Changes of a directory itself that are not published.
+#[derive(Clone, Copy, Default, Debug)]
+struct Own {
+    /// When the last file was made.
+    mtime: Option<TimeNs>,
+    /// What was set after that.
+    set: SetAttr,
+}
+
+impl Own {
+    fn is_empty(&self) -> bool {
+        self.mtime.is_none() && self.set.is_empty()
+    }
+
+    /// These, and then later ones.
+    fn then(self, later: Self) -> Self {
+        let mut set = self.set;
+        if later.mtime.is_some() {
+            set.mtime = None;
+        }
+        Self { mtime: later.mtime.or(self.mtime), set: set.then(later.set) }
+    }
+}
+
+/// A delegated directory.
+#[derive(Clone, Debug)]
+pub(super) struct Dir {
+    pub at: (InodeId, Name),
+    /// As programs see it, but for what others and the partition have changed since.
+    pub attr: Attr,
+    /// The attributes are to be asked for before they are counted on.
+    pub stale: bool,
+    /// Hashes of names that may be published. What is not among them and not in `born` is not there.
+    names: HashSet<u64>,
+    /// What is not published.
+    pub born: BTreeMap<Name, InodeId>,
+    own: Own,
+    sent: Own,
+    own_since: Option<Instant>,
+    /// It is to be given back: nothing more is made here.
+    pub closing: bool,
+    /// Why it could not be published last.
+    pub failing: Option<FsError>,
+    retry_at: Option<Instant>,
+    used: u64,
+}
+
+impl Dir {
+    /// Whether nothing is unpublished.
+    pub fn is_quiet(&self) -> bool {
+        self.born.is_empty() && self.own.is_empty() && self.sent.is_empty()
+    }
+
+    /// Whether attributes of it were set that are not published.
+    pub fn is_set(&self) -> bool {
+        !(self.own.set.is_empty() && self.sent.set.is_empty())
+    }
+
+    /// Whether a name may be published.
+    pub fn may_be(&self, name: &Name) -> bool {
+        self.names.contains(&hash(name))
+    }
+
+    /// Attributes that the partition told, with what it has not heard yet.
+    pub fn seen(&mut self, told: Attr) -> Attr {
+        if self.is_quiet() {
+            self.attr = told;
+        } else {
+            let set = self.sent.then(self.own).set;
+            let own = self.attr;
+            let mtime = if set.mtime.is_some() { own.mtime } else { own.mtime.max(told.mtime) };
+            self.attr = Attr {
+                mode: set.mode.map_or(told.mode, |_| own.mode),
+                uid: set.uid.map_or(told.uid, |_| own.uid),
+                gid: set.gid.map_or(told.gid, |_| own.gid),
+                atime: set.atime.map_or(told.atime, |_| own.atime),
+                mtime,
+                ctime: own.ctime.max(told.ctime),
+                ..told
+            };
+        }
+        self.stale = false;
+        self.attr
+    }
+}
+
+fn hash(name: &Name) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.as_bytes().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Numbers for new files of one slot.
+#[derive(Default, Debug)]
+struct Numbers {
+    ranges: VecDeque<(u64, u64)>,
+    /// All smaller ones are used.
+    beyond: u64,
+}
+
+impl Numbers {
+    fn add(&mut self, reserved: Reserved) {
+        if let Some(last) = reserved.last() {
+            self.ranges.push_back((reserved.first.0, last.0));
+        }
+    }
+
+    fn next(&mut self) -> Option<InodeId> {
+        let (next, last) = self.ranges.front_mut()?;
+        let number = *next;
+        *next += 1;
+        if number == *last {
+            self.ranges.pop_front();
+        }
+        self.beyond = number + 1;
+        Some(InodeId(number))
+    }
+
+    fn left(&self) -> u64 {
+        self.ranges.iter().map(|(next, last)| last - next + 1).sum()
+    }
+}
+
+/// A batch under way.
+#[derive(Debug)]
+pub(super) struct Batch {
+    dirs: Vec<(InodeId, Vec<InodeId>, bool)>,
+}
+
+/// Everything.
+#[derive(Default, Debug)]
+pub(super) struct Table {
+    pub fresh: HashMap<InodeId, Fresh>,
+    fresh_order: VecDeque<InodeId>,
+    pub dirs: HashMap<InodeId, Dir>,
+    pub births: HashMap<InodeId, Birth>,
+    pub lost: HashMap<InodeId, FsError>,
+    lost_order: VecDeque<InodeId>,
+    numbers: HashMap<u32, Numbers>,
+    /// Slots whose recalls are asked for.
+    pub polling: HashSet<u32>,
+    /// Slots that the background publishes now.
+    pub busy: HashSet<u32>,
+    /// Names that may be published, of all directories.
+    known_names: usize,
+    clock: u64,
+}
+
+impl Table {
+    /// A directory was made here.
+    pub fn made(&mut self, dir: InodeId, at: (InodeId, Name)) {
+        self.fresh.insert(dir, Fresh { at, names: Vec::new(), asked: false, recalled: false });
+        self.fresh_order.push_back(dir);
+        while self.fresh_order.len() > FRESH_MAX
+            && let Some(oldest) = self.fresh_order.pop_front()
+        {
+            if self.fresh.get(&oldest).is_some_and(|fresh| !fresh.asked) {
+                self.fresh.remove(&oldest);
+            }
+        }
+    }
+
+    /// A name may be there from now on.
+    pub fn adds(&mut self, dir: InodeId, name: &Name) {
+        if let Some(dir) = self.dirs.get_mut(&dir) {
+            self.known_names += usize::from(dir.names.insert(hash(name)));
+            dir.stale = true;
+        } else if let Some(fresh) = self.fresh.get_mut(&dir)
+            && !fresh.names.contains(name)
+        {
+            fresh.names.push(name.clone());
+            if fresh.names.len() > KNOWN_NAMES_MAX && !fresh.asked {
+                self.fresh.remove(&dir);
+            }
+        }
+    }
+
+    /// Whether a directory that may be delegated is to be asked for now: a second file is about to be made.
+    pub fn wants(&self, dir: InodeId, name: &Name) -> bool {
+        let wanted = |fresh: &Fresh| !fresh.asked && !fresh.names.is_empty() && !fresh.names.contains(name);
+        self.fresh.get(&dir).is_some_and(wanted)
+    }
+
+    /// A directory is asked for: the names that may be there, and how many numbers are wanted. `None`: it is already, or not ours.
+    pub fn ask(&mut self, dir: InodeId, numbers: u32) -> Option<(Vec<Name>, u32)> {
+        let left = self.numbers.get(&dir.slot()).map_or(0, Numbers::left);
+        let fresh = self.fresh.get_mut(&dir).filter(|fresh| !fresh.asked)?;
+        fresh.asked = true;
+        Some((fresh.names.clone(), if left == 0 { numbers } else { 0 }))
+    }
+
+    /// What recalls of a slot are asked for: an inode there, and what is about to be given back. `None`: nothing is delegated there,
+    /// and nobody asks any more.
+    pub fn poll_for(&mut self, slot: u32) -> Option<(InodeId, Vec<InodeId>)> {
+        let here = || self.dirs.iter().filter(|(id, _)| id.slot() == slot);
+        let Some((inode, _)) = here().next() else {
+            self.polling.remove(&slot);
+            return None;
+        };
+        let known = here().filter(|(_, dir)| dir.closing).map(|(id, _)| *id).collect();
+        Some((*inode, known))
+    }
+
+    /// Whether a directory of a slot is delegated.
+    pub fn has_slot(&self, slot: u32) -> bool {
+        self.dirs.keys().any(|dir| dir.slot() == slot)
+    }
+
+    /// Directories of a slot that are to be given back.
+    pub fn closing(&self, slot: u32) -> Vec<InodeId> {
+        let closing = self.dirs.iter().filter(|(id, dir)| id.slot() == slot && dir.closing);
+        closing.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether there are numbers for new files beside a directory.
+    pub fn has_numbers(&self, dir: InodeId) -> bool {
+        self.numbers.get(&dir.slot()).is_some_and(|numbers| numbers.left() > 0)
+    }
+
+    /// It is delegated. Names that were made meanwhile are known. False: somebody waits for it already.
+    pub fn granted(&mut self, dir: InodeId, attr: Attr, reserved: Reserved) -> bool {
+        let Some(fresh) = self.fresh.remove(&dir) else { return false };
+        self.clock += 1;
+        self.numbers.entry(dir.slot()).or_default().add(reserved);
+        let names: HashSet<u64> = fresh.names.iter().map(hash).collect();
+        self.known_names += names.len();
+        let new = Dir {
+            at: fresh.at,
+            attr,
+            stale: false,
+            names,
+            born: BTreeMap::new(),
+            own: Own::default(),
+            sent: Own::default(),
+            own_since: None,
+            closing: fresh.recalled,
+            failing: None,
+            retry_at: None,
+            used: self.clock,
+        };
+        self.dirs.insert(dir, new);
+        !fresh.recalled
+    }
+
+    /// A number for a new file beside a directory.
+    pub fn number(&mut self, dir: InodeId) -> Option<InodeId> {
+        self.numbers.get_mut(&dir.slot())?.next()
+    }
+
+    /// A file was made.
+    pub fn add(&mut self, birth: Birth, now: TimeNs) -> bool {
+        self.clock += 1;
+        let Some(dir) = self.dirs.get_mut(&birth.dir) else { return false };
+        dir.used = self.clock;
+        dir.own = dir.own.then(Own { mtime: Some(now), set: SetAttr::default() });
+        dir.own_since.get_or_insert_with(Instant::now);
+        (dir.attr.mtime, dir.attr.ctime) = (now, dir.attr.ctime.max(now));
+        dir.born.insert(birth.name.clone(), birth.attr.inode);
+        self.births.insert(birth.attr.inode, birth);
+        self.births.len().is_multiple_of(MANY)
+    }
+
+    /// Sets attributes of a directory in which something is not published; they go with that. `None`: they cannot.
+    pub fn set_dir(&mut self, id: InodeId, set: &SetAttr, now: TimeNs) -> Option<Attr> {
+        let dir = self.dirs.get_mut(&id).filter(|dir| !dir.is_quiet() && !dir.closing)?;
+        let at = |time: Option<SetTime>| match time {
+            Some(SetTime::Now) => Some(SetTime::To { ns: now }),
+            other => other,
+        };
+        if set.flags.is_some() || set.kill_priv || [set.atime, set.mtime].iter().any(is_at_least) {
+            return None;
+        }
+        let set = SetAttr { atime: at(set.atime), mtime: at(set.mtime), ..*set };
+        super::birth::with_set(&mut dir.attr, &set, now);
+        dir.own = dir.own.then(Own { mtime: None, set });
+        dir.own_since.get_or_insert_with(Instant::now);
+        Some(dir.attr)
+    }
+
+    /// The slots of delegated directories.
+    pub fn slots(&self) -> BTreeSet<u32> {
+        self.dirs.keys().map(|dir| dir.slot()).collect()
+    }
+
+    /// Slots with something to publish now.
+    pub fn due(&self, age: Duration) -> BTreeSet<u32> {
+        let now = Instant::now();
+        let mut waiting: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut due = BTreeSet::new();
+        for (id, dir) in &self.dirs {
+            if dir.retry_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            *waiting.entry(id.slot()).or_default() += dir.born.len();
+            let is_old = dir.own_since.is_some_and(|since| now - since >= age);
+            if is_old || dir.closing {
+                due.insert(id.slot());
+            }
+        }
+        due.extend(waiting.iter().filter(|(_, born)| **born >= MANY).map(|(slot, _)| *slot));
+        due.retain(|slot| !self.busy.contains(slot));
+        due
+    }
+
+    /// The moment, as closes are counted.
+    pub fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// Files that were closed until a moment and whose bytes have to be stored before they are published, the oldest first.
+    pub fn lazies(&self, slot: u32, only: Option<InodeId>, until: u64) -> Vec<(InodeId, u64)> {
+        let wanted = |birth: &&Birth| only.map_or(birth.dir.slot() == slot, |dir| birth.dir == dir);
+        let lazies = self.births.values().filter(wanted);
+        let lazies = lazies.filter_map(|birth| Some((birth.attr.inode, birth.lazy?)));
+        let mut lazies: Vec<_> = lazies.filter(|(_, lazy)| *lazy <= until).collect();
+        lazies.sort_unstable_by_key(|(_, lazy)| *lazy);
+        lazies
+    }
+
+    /// Whether a slot has much to publish.
+    pub fn is_much(&self, slot: u32) -> bool {
+        let born = self.dirs.iter().filter(|(id, _)| id.slot() == slot).map(|(_, dir)| dir.born.len());
+        born.sum::<usize>() >= MANY
+    }
+
+    /// They are stored, or cannot be now.
+    pub fn stored(&mut self, inode: InodeId, lazy: u64) {
+        if let Some(birth) = self.births.get_mut(&inode).filter(|birth| birth.lazy == Some(lazy)) {
+            birth.lazy = None;
+        }
+    }
+
+    /// Whether a file may be closed with bytes that are not stored.
+    pub fn may_wait(&mut self, inode: InodeId, has_bytes: bool) -> bool {
+        self.clock += 1;
+        let Some(birth) = self.births.get_mut(&inode).filter(|birth| !birth.sent) else { return false };
+        let waits = self.dirs.get(&birth.dir).is_some_and(|dir| !dir.closing && dir.failing.is_none());
+        if waits && has_bytes {
+            birth.lazy = Some(self.clock);
+        }
+        waits
+    }
+
+    /// Directories of a slot that are used least and have nothing to publish, if there are many.
+    pub fn too_many(&self, slot: u32, limit: usize, give: usize) -> Vec<InodeId> {
+        let mut dirs: Vec<_> = self.dirs.iter().filter(|(id, _)| id.slot() == slot).collect();
+        if dirs.len() < limit {
+            return Vec::new();
+        }
+        dirs.retain(|(_, dir)| dir.is_quiet() && !dir.closing);
+        dirs.sort_by_key(|(_, dir)| dir.used);
+        dirs.into_iter().take(give).map(|(id, _)| *id).collect()
+    }
+
+    /// Takes a batch of a slot: as much as fits, of `first` before others. `give` is given back if nothing of it is left over.
+    /// `holds` says whether a file that was open is so still. `None`: there is nothing.
+    pub fn take(
+        &mut self,
+        slot: u32,
+        first: Option<InodeId>,
+        give: &[InodeId],
+        holds: impl Fn(InodeId) -> bool,
+    ) -> Option<(Op, Batch)> {
+        let mut ids: Vec<InodeId> = self.dirs.keys().filter(|id| id.slot() == slot).copied().collect();
+        ids.sort_by_key(|id| (Some(*id) != first, !give.contains(id), *id));
+        let (mut room, mut bytes) = (BORN_PER_REQUEST_MAX, 0);
+        let (mut dirs, mut batch) = (Vec::new(), Vec::new());
+        for id in ids {
+            if dirs.len() == BORN_PER_REQUEST_MAX {
+                break;
+            }
+            let Some(dir) = self.dirs.get_mut(&id) else { continue };
+            let (mut born, mut inodes) = (Vec::new(), Vec::new());
+            for inode in dir.born.values() {
+                let Some(birth) = self.births.get_mut(inode).filter(|birth| birth.lazy.is_none()) else {
+                    continue;
+                };
+                if room == 0 || bytes > BATCH_BYTES_MAX {
+                    break;
+                }
+                (birth.sent, birth.held) = (true, birth.held && holds(*inode));
+                room -= 1;
+                bytes += bytes_of(birth);
+                born.push(published(birth));
+                inodes.push(*inode);
+            }
+            let whole = born.len() == dir.born.len();
+            let give_back = whole && (give.contains(&id) || dir.closing);
+            if born.is_empty() && !give_back && (!whole || dir.own.is_empty()) {
+                continue;
+            }
+            // What was set after files that are left over goes with the last of them.
+            let sets = if whole { dir.own.set } else { SetAttr::default() };
+            dir.sent = Own { mtime: dir.own.mtime, set: sets };
+            dir.own = Own { mtime: None, set: if whole { SetAttr::default() } else { dir.own.set } };
+            dir.own_since = if whole { None } else { Some(Instant::now()) };
+            let mtime = dir.sent.mtime.unwrap_or(TimeNs::MIN);
+            dirs.push(Published { dir: id, born, mtime, set: sets, give_back });
+            batch.push((id, inodes, give_back));
+        }
+        if dirs.is_empty() {
+            return None;
+        }
+        let (lowest, reserve) = self.lowest(slot);
+        Some((Op::Publish { dirs, lowest, reserve }, Batch { dirs: batch }))
+    }
+
+    /// A batch that publishes nothing but gets numbers.
+    pub fn numbers_only(&mut self, dir: InodeId) -> (Op, Batch) {
+        let (lowest, _) = self.lowest(dir.slot());
+        let none = Published {
+            dir,
+            born: Vec::new(),
+            mtime: TimeNs::MIN,
+            set: SetAttr::default(),
+            give_back: false,
+        };
+        (
+            Op::Publish { dirs: vec![none], lowest, reserve: NUMBERS },
+            Batch { dirs: vec![(dir, Vec::new(), false)] },
+        )
+    }
+
+    fn lowest(&mut self, slot: u32) -> (InodeId, u32) {
+        let numbers = self.numbers.entry(slot).or_default();
+        let free = numbers.ranges.front().map_or(numbers.beyond, |(next, _)| *next);
+        let reserve = if numbers.left() < NUMBERS_LOW { NUMBERS } else { 0 };
+        let used = self.births.keys().filter(|inode| inode.slot() == slot).map(|inode| inode.0).min();
+        (InodeId(used.map_or(free, |used| used.min(free))), reserve)
+    }
+
+    /// How a batch ended. Gives what was lost.
+    pub fn end(&mut self, batch: Batch, outcome: &Result<Reply, FsError>) -> Vec<(InodeId, FsError)> {
+        let (refused, reserved) = match outcome {
+            Ok(Reply::Published { refused, reserved }) => (refused.as_slice(), *reserved),
+            Ok(_) => return self.undo(batch, FsError::Corrupt),
+            Err(FsError::Fenced) => return self.lose_all(FsError::Fenced),
+            Err(error) => return self.undo(batch, *error),
+        };
+        let refused: HashSet<InodeId> = refused.iter().copied().collect();
+        let mut lost = Vec::new();
+        if let Some((first, ..)) = batch.dirs.first() {
+            self.numbers.entry(first.slot()).or_default().add(reserved);
+        }
+        for (id, inodes, give_back) in batch.dirs {
+            if refused.contains(&id) {
+                lost.extend(self.lose_dir(id, FsError::Revoked));
+                continue;
+            }
+            for inode in inodes {
+                let Some(birth) = self.births.remove(&inode) else { continue };
+                if let Some(dir) = self.dirs.get_mut(&id) {
+                    dir.born.remove(&birth.name);
+                    self.known_names += usize::from(dir.names.insert(hash(&birth.name)));
+                    dir.stale = true;
+                    dir.closing |= self.known_names > NAMES_MAX;
+                }
+                if refused.contains(&inode) {
+                    self.lose(inode, FsError::Revoked);
+                    lost.push((inode, FsError::Revoked));
+                }
+            }
+            if give_back {
+                self.remove(id);
+            } else if let Some(dir) = self.dirs.get_mut(&id) {
+                (dir.sent, dir.failing, dir.retry_at) = (Own::default(), None, None);
+            }
+        }
+        lost
+    }
+
+    /// The batch was not made: it is kept.
+    fn undo(&mut self, batch: Batch, error: FsError) -> Vec<(InodeId, FsError)> {
+        for (id, inodes, _) in batch.dirs {
+            for inode in inodes {
+                if let Some(birth) = self.births.get_mut(&inode) {
+                    birth.sent = false;
+                }
+            }
+            if let Some(dir) = self.dirs.get_mut(&id) {
+                dir.own = std::mem::take(&mut dir.sent).then(dir.own);
+                dir.own_since.get_or_insert_with(Instant::now);
+                dir.failing = Some(error);
+                dir.retry_at = Some(Instant::now() + RETRY);
+            }
+        }
+        Vec::new()
+    }
+
+    fn remove(&mut self, id: InodeId) -> Option<Dir> {
+        let dir = self.dirs.remove(&id)?;
+        self.known_names = self.known_names.saturating_sub(dir.names.len());
+        Some(dir)
+    }
+
+    /// A directory is somebody else's: what is not published is lost.
+    fn lose_dir(&mut self, id: InodeId, error: FsError) -> Vec<(InodeId, FsError)> {
+        let Some(dir) = self.remove(id) else { return Vec::new() };
+        let lost: Vec<_> = dir.born.values().map(|inode| (*inode, error)).collect();
+        for (inode, error) in &lost {
+            self.births.remove(inode);
+            self.lose(*inode, *error);
+        }
+        lost
+    }
+
+    /// The mount is at its end.
+    pub fn lose_all(&mut self, error: FsError) -> Vec<(InodeId, FsError)> {
+        let dirs: Vec<InodeId> = self.dirs.keys().copied().collect();
+        self.fresh.clear();
+        dirs.into_iter().flat_map(|dir| self.lose_dir(dir, error)).collect()
+    }
+
+    fn lose(&mut self, inode: InodeId, error: FsError) {
+        self.lost.insert(inode, error);
+        self.lost_order.push_back(inode);
+        if self.lost_order.len() > LOST_MAX
+            && let Some(oldest) = self.lost_order.pop_front()
+        {
+            self.lost.remove(&oldest);
+        }
+    }
+}
+
+fn is_at_least(time: &Option<SetTime>) -> bool {
+    matches!(time, Some(SetTime::AtLeast { .. }))
+}
+
+fn published(birth: &Birth) -> Born {
+    Born {
+        name: birth.name.clone(),
+        attr: birth.attr,
+        xattrs: birth.xattrs.clone(),
+        extents: birth.extents.clone(),
+        open: birth.held,
+    }
+}
+
+/// About what it takes in a request.
+fn bytes_of(birth: &Birth) -> usize {
+    let xattrs: usize = birth.xattrs.iter().map(|xattr| xattr.value.len() + 64).sum();
+    256 + birth.name.as_bytes().len() + birth.extents.len() * 64 + xattrs
+}
+
+#[cfg(test)]
+mod tests {
+    use curvefs_types::{Kind, NewInode};
+
+    use super::*;
+
+    const DIR: InodeId = InodeId(7);
+
+    fn name(of: &str) -> Name {
+        Name::try_from(of).unwrap()
+    }
+
+    fn dir_attr() -> Attr {
+        let new = NewInode {
+            kind: Kind::File,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Default::default(),
+            xattrs: Vec::new(),
+        };
+        let mut attr = Birth::new(DIR, &attr_of(), &name("x"), &new, 1).unwrap().attr;
+        (attr.kind, attr.parent) = (Kind::Directory, InodeId::ROOT);
+        attr
+    }
+
+    fn attr_of() -> Attr {
+        Attr {
+            inode: InodeId::ROOT,
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            rdev: 0,
+            flags: 0,
+            length: 0,
+            allocated: 0,
+            atime: 1,
+            mtime: 1,
+            ctime: 1,
+            parent: InodeId::ROOT,
+            version: 1,
+            generation: 1,
+        }
+    }
+
+    fn delegated() -> Table {
+        let mut table = Table::default();
+        table.made(DIR, (InodeId::ROOT, name("d")));
+        table.adds(DIR, &name("first"));
+        assert_eq!(table.ask(DIR, 9), Some((vec![name("first")], 9)));
+        assert_eq!(table.ask(DIR, 9), None, "it is asked for once");
+        // Made by the partition meanwhile.
+        table.adds(DIR, &name("second"));
+        assert!(table.granted(DIR, dir_attr(), Reserved { first: InodeId(100), count: 9 }));
+        table
+    }
+
+    fn birth(table: &mut Table, of: &str) -> InodeId {
+        let number = table.number(DIR).unwrap();
+        let new = NewInode {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Default::default(),
+            xattrs: Vec::new(),
+        };
+        let birth = Birth::new(number, &table.dirs[&DIR].attr, &name(of), &new, 50).unwrap();
+        table.add(birth, 50);
+        number
+    }
+
+    fn take(table: &mut Table, give: &[InodeId]) -> Option<(Vec<Published>, InodeId, Batch)> {
+        let (op, batch) = table.take(0, None, give, |_| true)?;
+        let Op::Publish { dirs, lowest, .. } = op else { panic!("{op:?}") };
+        Some((dirs, lowest, batch))
+    }
+
+    fn published(refused: &[InodeId]) -> Result<Reply, FsError> {
+        Ok(Reply::Published { refused: refused.to_vec(), reserved: Reserved::NONE })
+    }
+
+    #[test]
+    fn names_that_may_be_there_are_known() {
+        let table = delegated();
+        let known = ["first", "second", "third"].map(|of| table.dirs[&DIR].may_be(&name(of)));
+        assert_eq!(known, [true, true, false]);
+    }
+
+    #[test]
+    fn what_could_not_be_published_is_published_again_and_in_order() {
+        let mut table = delegated();
+        let first = birth(&mut table, "a");
+        let set = SetAttr { mtime: Some(SetTime::To { ns: 5 }), mode: Some(0o700), ..SetAttr::default() };
+        assert_eq!(table.set_dir(DIR, &set, 60).map(|attr| (attr.mtime, attr.mode)), Some((5, 0o700)));
+        let (dirs, lowest, batch) = take(&mut table, &[]).unwrap();
+        assert_eq!((dirs[0].born[0].attr.inode, dirs[0].set, lowest), (first, set, first));
+        let second = birth(&mut table, "b");
+        assert_eq!(table.end(batch, &Err(FsError::NoSpace)), []);
+        assert_eq!(table.dirs[&DIR].failing, Some(FsError::NoSpace));
+        let (dirs, _, batch) = take(&mut table, &[]).unwrap();
+        assert_eq!(dirs[0].born.iter().map(|born| born.attr.inode).collect::<Vec<_>>(), [first, second]);
+        assert_eq!((dirs[0].mtime, dirs[0].set.mtime, dirs[0].set.mode), (50, None, Some(0o700)));
+        assert_eq!(table.end(batch, &published(&[])), []);
+        assert!(table.births.is_empty() && table.dirs[&DIR].is_quiet() && take(&mut table, &[]).is_none());
+    }
+
+    #[test]
+    fn nothing_is_given_back_before_it_is_whole() {
+        let mut table = delegated();
+        let (lazy, plain) = (birth(&mut table, "lazy"), birth(&mut table, "plain"));
+        assert!(table.may_wait(lazy, true) && table.may_wait(plain, false));
+        let (dirs, lowest, batch) = take(&mut table, &[DIR]).unwrap();
+        assert_eq!((dirs[0].born.len(), dirs[0].give_back, lowest), (1, false, lazy));
+        assert!(!table.may_wait(plain, true), "it is being published");
+        table.end(batch, &published(&[]));
+        let old = table.lazies(0, None, u64::MAX)[0];
+        assert!(table.may_wait(lazy, true));
+        table.stored(old.0, old.1);
+        assert!(take(&mut table, &[]).is_none(), "it was closed again meanwhile");
+        let now = table.lazies(0, Some(DIR), u64::MAX)[0];
+        table.stored(now.0, now.1);
+        let (dirs, _, batch) = take(&mut table, &[DIR]).unwrap();
+        assert_eq!((dirs[0].born.len(), dirs[0].give_back), (1, true));
+        table.end(batch, &published(&[]));
+        assert!(table.dirs.is_empty() && table.poll_for(0).is_none());
+    }
+
+    #[test]
+    fn what_is_taken_away_is_lost_and_said_so() {
+        let mut table = delegated();
+        let sent = birth(&mut table, "a");
+        let (_, _, batch) = take(&mut table, &[]).unwrap();
+        let waiting = birth(&mut table, "b");
+        let lost = table.end(batch, &published(&[DIR]));
+        assert_eq!(lost, [(sent, FsError::Revoked), (waiting, FsError::Revoked)]);
+        assert_eq!((table.lost.len(), table.births.len(), table.dirs.len()), (2, 0, 0));
+    }
+
+    #[test]
+    fn a_batch_has_a_limit() {
+        let mut table = delegated();
+        table.numbers.get_mut(&0).unwrap().add(Reserved { first: InodeId(1000), count: 2000 });
+        for n in 0..1000 {
+            birth(&mut table, &n.to_string());
+        }
+        let mut sizes = Vec::new();
+        while let Some((dirs, _, batch)) = take(&mut table, &[]) {
+            sizes.push(dirs.iter().map(|published| published.born.len()).sum::<usize>());
+            table.end(batch, &published(&[]));
+        }
+        assert_eq!(sizes, [BORN_PER_REQUEST_MAX, 1000 - BORN_PER_REQUEST_MAX]);
+    }
+}

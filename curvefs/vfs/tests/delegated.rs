@@ -1,0 +1,478 @@
+//! Directories that are delegated to a mount: what is made there without asking, what others see of it, and what may be lost.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use curvefs_local::LocalMount;
+use curvefs_types::{
+    Answer, FsError, FsFuture, FsId, InodeId, Kind, Metadata, MountOptions, Op, Query, RenameMode, Reply,
+    SetAttr, SetTime, Usage,
+};
+use curvefs_vfs::{OpenMode, Vfs};
+use proptest::prelude::*;
+use support::{ROOT, RW, World, close, mkdir, name, root, strict};
+
+async fn create(vfs: &Vfs, dir: InodeId, path: &str) -> (InodeId, u64) {
+    let (entry, opened) = vfs.create(dir, name(path), 0o644, (RW, true), root()).await.unwrap();
+    (entry.attr.inode, opened.handle)
+}
+
+async fn write(vfs: &Vfs, dir: InodeId, path: &str, bytes: &[u8]) -> InodeId {
+    let (inode, handle) = create(vfs, dir, path).await;
+    vfs.write(handle, 0, bytes.to_vec(), false).await.unwrap();
+    close(vfs, handle).await.unwrap();
+    inode
+}
+
+async fn read(vfs: &Vfs, dir: InodeId, path: &str) -> Result<Vec<u8>, FsError> {
+    let entry = vfs.lookup(dir, name(path)).await?;
+    let opened = vfs.open(entry.attr.inode, RW).await?;
+    let bytes = vfs.read(opened.handle, 0, 1 << 20).await;
+    close(vfs, opened.handle).await?;
+    bytes
+}
+
+async fn names(vfs: &Vfs, dir: InodeId) -> Vec<String> {
+    let handle = vfs.open_dir(dir).await.unwrap();
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        let lines = vfs.read_dir(handle, cookie, true).await.unwrap();
+        let Some(last) = lines.last() else { break };
+        cookie = last.next;
+        names.extend(lines.into_iter().map(|line| String::from_utf8(line.name).unwrap()));
+    }
+    vfs.release_dir(handle).unwrap();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    names
+}
+
+/// The way to the servers, which can be cut: nothing goes or comes any more.
+struct Line {
+    inner: Arc<LocalMount>,
+    is_cut: AtomicBool,
+}
+
+impl Line {
+    fn over<'a, T: Send + 'a>(&'a self, call: FsFuture<'a, T>) -> FsFuture<'a, T> {
+        Box::pin(async move {
+            let is_cut = || self.is_cut.load(Ordering::Relaxed);
+            let answer = if is_cut() { None } else { Some(call.await) };
+            match answer.filter(|_| !is_cut()) {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+impl Metadata for Line {
+    fn fs(&self) -> FsId {
+        self.inner.fs()
+    }
+
+    fn change(&self, op: Op) -> FsFuture<'_, Reply> {
+        self.over(self.inner.change(op))
+    }
+
+    fn query(&self, query: Query) -> FsFuture<'_, Answer> {
+        self.over(self.inner.query(query))
+    }
+
+    fn stat_fs(&self) -> FsFuture<'_, Usage> {
+        self.over(self.inner.stat_fs())
+    }
+}
+
+/// A directory of a mount's that is delegated to it: it has two files.
+async fn delegated(vfs: &Vfs, path: &str) -> InodeId {
+    let made = vfs.delegations().made;
+    let dir = mkdir(vfs, ROOT, path).await.attr.inode;
+    for path in ["first", "second"] {
+        let (_, handle) = create(vfs, dir, path).await;
+        close(vfs, handle).await.unwrap();
+    }
+    assert_eq!(vfs.delegations().made, made + 1, "the first one is made by the partition");
+    dir
+}
+
+fn two(world: &World) -> (Vfs, Arc<LocalMount>, Vfs) {
+    let (a, meta) = world.mount_as(strict());
+    (a, meta, world.mount_as(strict()).0)
+}
+
+#[tokio::test]
+async fn what_is_made_without_asking_is_seen_by_others_at_once() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let stored = world.data.writes();
+    let inode = write(&a, dir, "f", b"bytes").await;
+    assert_eq!(world.data.writes(), stored, "nobody else can see it yet");
+    assert_eq!(a.delegations().unpublished, 2);
+    assert_eq!(read(&a, dir, "f").await.unwrap(), b"bytes");
+    assert_eq!(a.lookup(dir, name("g")).await, Err(FsError::NotFound));
+    let begun = Instant::now();
+    assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    assert_eq!(names(&b, dir).await, ["f", "first", "second"]);
+    let counts = a.delegations();
+    assert_eq!((counts.directories, counts.unpublished, counts.recalls), (0, 0, 1));
+    let attr = b.get_attr(inode).await.unwrap().0;
+    assert_eq!((attr.length, attr.nlink, attr.parent), (5, 1, dir));
+    let (_, handle) = create(&a, dir, "g").await;
+    close(&a, handle).await.unwrap();
+    assert_eq!(names(&b, dir).await, ["f", "first", "g", "second"]);
+}
+
+#[tokio::test]
+async fn others_make_files_in_a_delegated_directory() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    write(&a, dir, "mine", b"1").await;
+    write(&b, dir, "theirs", b"2").await;
+    assert_eq!(b.create(dir, name("mine"), 0o644, (RW, true), root()).await.unwrap_err(), FsError::Exists);
+    for vfs in [&a, &b] {
+        assert_eq!(names(vfs, dir).await, ["first", "mine", "second", "theirs"]);
+        assert_eq!(read(vfs, dir, "mine").await.unwrap(), b"1");
+        assert_eq!(read(vfs, dir, "theirs").await.unwrap(), b"2");
+    }
+}
+
+#[tokio::test]
+async fn who_made_a_file_can_do_everything_with_it() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let at = |path: &str| (dir, name(path));
+    let inode = write(&a, dir, "moved", b"moved").await;
+    a.rename(at("moved"), at("there"), RenameMode::NoReplace).await.unwrap();
+    write(&a, dir, "linked", b"linked").await;
+    let linked = a.lookup(dir, name("linked")).await.unwrap().attr.inode;
+    assert_eq!(a.link(linked, ROOT, name("other")).await.unwrap().attr.nlink, 2);
+    assert_eq!(read(&b, ROOT, "other").await.unwrap(), b"linked", "its bytes were stored before");
+    write(&a, dir, "gone", b"gone").await;
+    a.unlink(dir, name("gone")).await.unwrap();
+    assert_eq!(a.mkdir(dir, name("there"), 0o755, root(), None).await.unwrap_err(), FsError::Exists);
+    let (_, handle) = create(&a, dir, "cut").await;
+    a.write(handle, 0, b"0123456789".to_vec(), false).await.unwrap();
+    a.fsync(handle).await.unwrap();
+    let (cut, opened) = a.create(dir, name("cut2"), 0o644, (RW, true), root()).await.unwrap();
+    a.write(opened.handle, 0, b"0123456789".to_vec(), false).await.unwrap();
+    assert_eq!(a.truncate(cut.attr.inode, 4, false).await.unwrap().0.length, 4);
+    a.truncate(cut.attr.inode, 8, false).await.unwrap();
+    for handle in [handle, opened.handle] {
+        close(&a, handle).await.unwrap();
+    }
+    assert_eq!(names(&a, dir).await, ["cut", "cut2", "first", "linked", "second", "there"]);
+    assert_eq!(read(&b, dir, "cut2").await.unwrap(), b"0123\0\0\0\0");
+    assert_eq!(b.lookup(dir, name("there")).await.unwrap().attr.inode, inode);
+    assert_eq!(read(&b, dir, "there").await.unwrap(), b"moved");
+}
+
+#[tokio::test]
+async fn a_delegated_directory_is_removed_when_it_is_empty() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    assert_eq!(a.rmdir(ROOT, name("d")).await, Err(FsError::NotEmpty));
+    let other = mkdir(&a, ROOT, "e").await.attr.inode;
+    for path in ["x", "y"] {
+        let (_, handle) = create(&a, other, path).await;
+        close(&a, handle).await.unwrap();
+    }
+    a.unlink(other, name("x")).await.unwrap();
+    assert_eq!(b.rmdir(ROOT, name("e")).await, Err(FsError::NotEmpty), "what is not published counts");
+    a.unlink(other, name("y")).await.unwrap();
+    b.rmdir(ROOT, name("e")).await.unwrap();
+    for path in ["first", "second"] {
+        a.unlink(dir, name(path)).await.unwrap();
+    }
+    a.rmdir(ROOT, name("d")).await.unwrap();
+    let dir = delegated(&a, "g").await;
+    for path in ["first", "second"] {
+        a.unlink(dir, name(path)).await.unwrap();
+    }
+    // Under another name than it was made with.
+    a.rename((ROOT, name("g")), (ROOT, name("g2")), RenameMode::Replace).await.unwrap();
+    assert_eq!(a.delegations().directories, 1);
+    a.rmdir(ROOT, name("g2")).await.unwrap();
+    assert_eq!(names(&b, ROOT).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_synced_outlives_a_mount_that_dies_and_the_rest_does_not() {
+    let world = World::new().await;
+    let line = Arc::new(Line { inner: world.fs.mount(), is_cut: AtomicBool::new(false) });
+    let a = Vfs::new(line.clone(), world.data.clone(), strict());
+    let b = world.mount_as(strict()).0;
+    let dir = delegated(&a, "d").await;
+    let (_, handle) = create(&a, dir, "synced").await;
+    a.write(handle, 0, b"kept".to_vec(), false).await.unwrap();
+    a.fsync(handle).await.unwrap();
+    write(&a, dir, "lost", b"lost").await;
+    let by_dir = mkdir(&a, ROOT, "e").await.attr.inode;
+    for path in ["x", "y"] {
+        write(&a, by_dir, path, b"").await;
+    }
+    let opened = a.open_dir(by_dir).await.unwrap();
+    a.fsync_dir(opened).await.unwrap();
+    // It dies: nothing is published, nobody answers.
+    line.is_cut.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert_eq!(names(&b, dir).await, ["first", "second", "synced"]);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(read(&b, dir, "synced").await.unwrap(), b"kept");
+    world.fs.expire(line.inner.id()).unwrap();
+    assert_eq!(names(&b, by_dir).await, ["x", "y"]);
+    write(&b, dir, "lost", b"again").await;
+}
+
+#[tokio::test]
+async fn what_is_lost_is_told_at_fsync_and_at_close() {
+    let world = World::new().await;
+    let (a, meta, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let (inode, handle) = create(&a, dir, "open").await;
+    a.write(handle, 0, b"1".to_vec(), false).await.unwrap();
+    let (_, clean) = create(&a, dir, "clean").await;
+    world.fs.revoke(dir, meta.id()).unwrap();
+    assert_eq!(a.fsync(handle).await, Err(FsError::Revoked));
+    assert_eq!(a.fsync(clean).await, Err(FsError::Revoked));
+    assert_eq!(close(&a, clean).await, Ok(()), "it was told");
+    a.write(handle, 0, b"2".to_vec(), false).await.unwrap();
+    assert_eq!(close(&a, handle).await, Err(FsError::Revoked));
+    assert_eq!(a.get_attr(inode).await.unwrap_err(), FsError::NotFound);
+    assert_eq!(a.delegations().lost, 3, "the second one of the beginning, too");
+    assert_eq!(a.delegations().directories, 0);
+    assert_eq!(names(&b, dir).await, ["first"]);
+    write(&a, dir, "open", b"new").await;
+    assert_eq!(read(&b, dir, "open").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn a_fenced_mount_publishes_nothing() {
+    let world = World::new().await;
+    let (a, meta, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let (_, handle) = create(&a, dir, "f").await;
+    world.fs.expire(meta.id()).unwrap();
+    assert_eq!(a.fsync(handle).await, Err(FsError::Fenced));
+    assert_eq!(names(&b, dir).await, ["first"]);
+}
+
+#[tokio::test]
+async fn it_is_published_within_a_second() {
+    let world = World::new().await;
+    let (a, _, _) = two(&world);
+    let dir = delegated(&a, "d").await;
+    write(&a, dir, "f", b"bytes").await;
+    let begun = Instant::now();
+    while a.delegations().unpublished > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((a.unpublished_bytes(), a.delegations().directories), (0, 1));
+    assert_eq!(a.delegations().batches, 1);
+}
+
+#[tokio::test]
+async fn thousands_are_made_in_few_batches() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    for n in 0..12_000 {
+        let (_, handle) = create(&a, dir, &format!("f{n:05}")).await;
+        close(&a, handle).await.unwrap();
+        assert!(a.delegations().unpublished <= 8192);
+    }
+    a.sync().await.unwrap();
+    let counts = a.delegations();
+    assert_eq!((counts.made, counts.unpublished), (12_001, 0));
+    assert!(counts.batches < 200, "{counts:?}");
+    assert_eq!(names(&b, dir).await.len(), 12_002);
+}
+
+#[tokio::test]
+async fn times_are_as_they_were_set() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let inode = write(&a, dir, "f", b"bytes").await;
+    let at = |ns| SetAttr { mtime: Some(SetTime::To { ns }), ..SetAttr::default() };
+    let set = a.set_attr(inode, SetAttr { mode: Some(0o600), ..at(7) }).await.unwrap().0;
+    assert_eq!((set.mtime, set.mode, set.length), (7, 0o600, 5));
+    let shown = a.set_attr(dir, SetAttr { mode: Some(0o700), ..at(5) }).await.unwrap().0;
+    assert_eq!((shown.mtime, shown.mode), (5, 0o700));
+    assert_eq!(a.get_attr(dir).await.unwrap().0.mtime, 5);
+    assert!(a.delegations().unpublished > 0, "that is published with the files");
+    for vfs in [&b, &a] {
+        let (dir, file) = (vfs.get_attr(dir).await.unwrap().0, vfs.get_attr(inode).await.unwrap().0);
+        assert_eq!((dir.mtime, dir.mode, file.mtime, file.mode, file.length), (5, 0o700, 7, 0o600, 5));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_keeps_no_name_back() {
+    let world = World::new().await;
+    let unstaged = MountOptions { stage_bytes: 0, ..strict() };
+    let (a, b) = (world.mount_as(unstaged).0, world.mount_as(strict()).0);
+    let dir = delegated(&a, "d").await;
+    let (_, handle) = create(&a, dir, "f").await;
+    a.write(handle, 0, b"bytes".to_vec(), false).await.unwrap();
+    world.data.fail(Some(FsError::StoreRefused));
+    close(&a, handle).await.unwrap();
+    assert_eq!(names(&b, dir).await, ["f", "first", "second"]);
+    assert_eq!(read(&a, dir, "f").await.unwrap_err(), FsError::StoreRefused, "told at close");
+    world.data.fail(None);
+    a.sync().await.unwrap();
+    assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
+async fn the_next_process_finds_everything_published() {
+    let world = World::new().await;
+    let (a, meta, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let (inode, handle) = create(&a, dir, "f").await;
+    a.write(handle, 0, b"bytes".to_vec(), false).await.unwrap();
+    let told = a.rest().await.unwrap();
+    assert_eq!(a.delegations().directories, 0);
+    drop(a);
+    let next = Vfs::take_over(meta, world.data.clone(), strict(), told);
+    next.go_on();
+    b.unlink(dir, name("f")).await.unwrap();
+    assert_eq!(next.read(handle, 0, 9).await.unwrap(), b"bytes", "it is held open");
+    close(&next, handle).await.unwrap();
+    assert_eq!(next.get_attr(inode).await.unwrap_err(), FsError::NotFound);
+}
+
+#[tokio::test]
+async fn an_end_publishes_everything_and_an_option_turns_it_off() {
+    let world = World::new().await;
+    let (a, meta, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    write(&a, dir, "f", b"bytes").await;
+    a.shutdown().await.unwrap();
+    let answer = meta.query(Query::Lookup { parent: dir, name: name("f") }).await.unwrap();
+    assert!(matches!(answer, Answer::Entry { attr: Some(attr), .. } if attr.length == 5));
+    assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
+    let off = world.mount_as(MountOptions { delegate: false, ..strict() }).0;
+    let dir = mkdir(&off, ROOT, "off").await.attr.inode;
+    for path in ["1", "2", "3"] {
+        write(&off, dir, path, b"").await;
+    }
+    assert_eq!(off.delegations(), Default::default());
+}
+
+/// Two mounts and what they should see.
+struct Run {
+    mounts: [Vfs; 2],
+    /// By directory the names: a file's bytes, or a directory.
+    tree: BTreeMap<InodeId, BTreeMap<&'static str, Vec<u8>>>,
+}
+
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+impl Run {
+    async fn step(&mut self, seed: [u8; 5]) {
+        let vfs = &self.mounts[usize::from(seed[0]) % 2];
+        let dir = *self.tree.keys().nth(usize::from(seed[2]) % self.tree.len()).unwrap();
+        let of = NAMES[usize::from(seed[3]) % NAMES.len()];
+        let entries = self.tree.get_mut(&dir).unwrap();
+        match seed[1] % 12 {
+            0..5 => {
+                let made = vfs.create(dir, name(of), 0o644, (RW, true), root()).await;
+                let Ok((_, opened)) = made else {
+                    assert!(entries.contains_key(of), "{made:?}");
+                    return;
+                };
+                let bytes = vec![seed[4]; usize::from(seed[4] % 4) * 1000];
+                vfs.write(opened.handle, 0, bytes.clone(), false).await.unwrap();
+                close(vfs, opened.handle).await.unwrap();
+                assert_eq!(entries.insert(of, bytes), None);
+            }
+            5 => {
+                let removed = vfs.unlink(dir, name(of)).await;
+                assert_eq!(removed.is_ok(), entries.remove(of).is_some(), "{removed:?}");
+            }
+            6 => {
+                let to = *self.tree.keys().nth(usize::from(seed[4]) % self.tree.len()).unwrap();
+                let new = NAMES[usize::from(seed[4] / 8) % NAMES.len()];
+                let moved = vfs.rename((dir, name(of)), (to, name(new)), RenameMode::Replace).await;
+                let Some(bytes) = self.tree.get_mut(&dir).unwrap().remove(of) else {
+                    return assert_eq!(moved, Err(FsError::NotFound));
+                };
+                moved.unwrap();
+                self.tree.get_mut(&to).unwrap().insert(new, bytes);
+            }
+            7 => {
+                let found = names(vfs, dir).await;
+                assert!(
+                    found.iter().map(String::as_str).eq(entries.keys().copied()),
+                    "{found:?} {entries:?}"
+                );
+            }
+            8 | 9 => match entries.get(of) {
+                Some(bytes) => assert_eq!(read(vfs, dir, of).await.as_ref(), Ok(bytes)),
+                None => assert_eq!(vfs.lookup(dir, name(of)).await, Err(FsError::NotFound)),
+            },
+            10 => {
+                let Ok(entry) = vfs.lookup(dir, name(of)).await else { return };
+                let set = SetAttr { mode: Some(0o600 | u32::from(seed[4] % 8)), ..SetAttr::default() };
+                vfs.set_attr(entry.attr.inode, set).await.unwrap();
+                let attr = vfs.lookup(dir, name(of)).await.unwrap().attr;
+                assert_eq!((attr.mode, attr.length), (set.mode.unwrap(), entries[of].len() as u64));
+            }
+            _ => {
+                let Ok(entry) = vfs.lookup(dir, name(of)).await else { return };
+                let mode = OpenMode {
+                    append: seed[4].is_multiple_of(2),
+                    truncate: !seed[4].is_multiple_of(2),
+                    ..RW
+                };
+                let opened = vfs.open(entry.attr.inode, mode).await.unwrap();
+                let bytes = entries.get_mut(of).unwrap();
+                if mode.truncate {
+                    bytes.clear();
+                }
+                let at = bytes.len() as u64;
+                vfs.write(opened.handle, at, b"more".to_vec(), false).await.unwrap();
+                bytes.extend(b"more");
+                close(vfs, opened.handle).await.unwrap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_mounts_are_as_one_tree(seeds in prop::collection::vec(any::<[u8; 5]>(), 1..80), first in 0usize..2) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new().await;
+            let mounts = [world.mount_as(strict()).0, world.mount_as(strict()).0];
+            let mut tree = BTreeMap::new();
+            for path in ["x", "y", "z"] {
+                let entry = mkdir(&mounts[first], ROOT, path).await;
+                assert_eq!(entry.attr.kind, Kind::Directory);
+                tree.insert(entry.attr.inode, BTreeMap::new());
+            }
+            let mut run = Run { mounts, tree };
+            for seed in seeds {
+                run.step(seed).await;
+            }
+            for dir in run.tree.keys() {
+                let found = names(&run.mounts[1], *dir).await;
+                assert!(found.iter().map(String::as_str).eq(run.tree[dir].keys().copied()));
+            }
+        });
+    }
+}
