@@ -229,6 +229,11 @@ impl Delegations {
         self.enabled && self.table().births.contains_key(&inode)
     }
 
+    /// Whether a file is not published and was not closed with bytes in memory.
+    pub fn is_open_birth(&self, inode: InodeId) -> bool {
+        self.enabled && self.table().births.get(&inode).is_some_and(|birth| birth.lazy.is_none())
+    }
+
     /// Whether a file may be closed with bytes that are not stored: they are before others can see it.
     pub fn may_wait(&self, inode: InodeId, has_bytes: bool) -> bool {
         self.enabled && self.table().may_wait(inode, has_bytes)

@@ -93,6 +93,9 @@ impl Vfs {
     /// background, is told here, once to each handle.
     pub async fn fsync(&self, handle: u64) -> Result<(), FsError> {
         let file = self.file(handle)?;
+        if self.core.is_named_first(&file.inode) {
+            self.core.sync_name(&file.inode).await?;
+        }
         let stored = self.store(&file).await;
         let named = self.core.sync_name(&file.inode).await;
         stored.and(named)
@@ -131,6 +134,13 @@ impl Core {
     /// Makes the name of a file durable that was made without asking.
     async fn sync_name(&self, inode: &Inode) -> Result<(), FsError> {
         self.in_time(self.meta.sync(inode.id)).await
+    }
+
+    /// Whether a new file's name is published before its few bytes, which then go to the partition and not to the store: unless it
+    /// was closed, when whoever sees the name may expect them.
+    fn is_named_first(&self, inode: &Inode) -> bool {
+        (1..=self.options.stage_bytes).contains(&inode.state().unpublished())
+            && self.meta.is_open_birth(inode.id)
     }
 
     /// Whether a file may be closed with its bytes in memory: nobody else can see it before they are stored.

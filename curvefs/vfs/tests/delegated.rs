@@ -335,6 +335,20 @@ async fn a_store_that_fails_keeps_no_name_back() {
 }
 
 #[tokio::test]
+async fn a_new_file_with_few_bytes_is_synced_without_the_store() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    world.data.fail(Some(FsError::StoreRefused));
+    let (_, handle) = create(&a, dir, "f").await;
+    a.write(handle, 0, b"bytes".to_vec(), false).await.unwrap();
+    a.fsync(handle).await.unwrap();
+    assert_eq!((a.unpublished_bytes(), a.delegations().unpublished), (0, 0));
+    close(&a, handle).await.unwrap();
+    assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
 async fn the_next_process_finds_everything_published() {
     let world = World::new().await;
     let (a, meta, b) = two(&world);
