@@ -44,7 +44,8 @@ pub(crate) async fn or_write(mut job: Job<'_>, blocks: Blocks) -> Result<Respons
     Ok(Response::good())
 }
 
-/// WRITE ATOMIC. Any alignment and granularity will do, and no write is ever split, so a boundary is not offered.
+/// WRITE ATOMIC. Any alignment and granularity will do that crosses no multiple of 1 MiB, and no write is ever split, so a
+/// boundary is not offered.
 pub(crate) async fn write_atomic(
     mut job: Job<'_>,
     blocks: Blocks,

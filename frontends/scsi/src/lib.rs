@@ -55,7 +55,7 @@ mod verify;
 mod vpd;
 
 pub use alua::{AccessState, PortGroup};
-pub use atomics::{AtomicBlocks, LocalAtomics};
+pub use atomics::{ATOMIC_BORDER_BYTES, AtomicBlocks, LocalAtomics, volume_atomic_max};
 pub use lun::{Lun, LunAddress};
 pub use nexus::{InitiatorPort, Nexus, TargetPort};
 pub use sense::{AdditionalSense, FieldPointer, Sense, SenseFormat, SenseKey};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use curve_blockdev::BlockDevice;
 use thiserror::Error;
 
-use crate::atomics::{AtomicBlocks, LocalAtomics};
+use crate::atomics::{AtomicBlocks, LocalAtomics, volume_atomic_max};
 use crate::attention::attention_code;
 use crate::cdb::Blocks;
 use crate::mode::ModeParameters;
@@ -143,14 +143,13 @@ impl Geometry {
 }
 
 impl LogicalUnit {
-    /// Serves a device that nobody else writes: reservations and atomic operations are this process's. WRITE ATOMIC is not
-    /// offered, because a `BlockDevice` does not say how long a write may be that power loss cannot tear.
+    /// Serves a volume that no other gateway serves, or memory: reservations are this process's.
     pub fn new(
         identity: Identity,
         device: Arc<dyn BlockDevice>,
         options: UnitOptions,
     ) -> Result<Arc<Self>, UnitError> {
-        let blocks = Arc::new(LocalAtomics::new(device, 0));
+        let blocks = Arc::new(LocalAtomics::new(device, volume_atomic_max(options.block_bytes)));
         Self::with_seams(identity, blocks, Arc::new(LocalReservations::in_memory()), options)
     }
 

@@ -9,7 +9,9 @@ use curve_client::mds::{IscsiGatewayKey, IscsiLun, IscsiReservation, IscsiSeat, 
 use curve_client::{ClientError, Cluster, OpenOptions, Volume};
 use curve_scsi::reservations::format::{FormatError, decode_change, decode_state};
 use curve_scsi::reservations::{Action, Change, ReservationStore, State};
-use curve_scsi::{Identity, LocalAtomics, LogicalUnit, Lun, TargetDevice, UnitError, UnitOptions};
+use curve_scsi::{
+    Identity, LocalAtomics, LogicalUnit, Lun, TargetDevice, UnitError, UnitOptions, volume_atomic_max,
+};
 use curve_types::{ClientId, SECTOR_BYTES};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -226,7 +228,7 @@ impl UnitTask {
         let store = Arc::new(ClusterReservations::new(cluster.clone(), *gateway, seat, given.version, state));
         let unit = LogicalUnit::with_seams(
             Identity::of_volume(self.lun.uuid),
-            Arc::new(LocalAtomics::new(served, 0)),
+            Arc::new(LocalAtomics::new(served, volume_atomic_max(self.lun.block_bytes))),
             store.clone(),
             UnitOptions { block_bytes: self.lun.block_bytes, read_only: self.lun.read_only },
         )?;

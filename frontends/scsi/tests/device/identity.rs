@@ -155,8 +155,8 @@ async fn every_listed_command_is_known_and_others_are_not() {
 
 #[tokio::test]
 async fn write_atomic_is_hidden_where_the_device_has_none() {
-    let device = Arc::new(MemoryDevice::new(1 << 20, 512));
-    let options = UnitOptions { block_bytes: 512, read_only: false };
+    let device = Arc::new(MemoryDevice::new(1 << 20, 4096));
+    let options = UnitOptions { block_bytes: 4096, read_only: false };
     let unit = LogicalUnit::new(Identity::of_volume([1; 16]), device, options).expect("a valid size");
     let target = TargetDevice::new("iqn.2026-11.test:plain");
     target.insert(lun(0), unit);
@@ -165,7 +165,7 @@ async fn write_atomic_is_hidden_where_the_device_has_none() {
     assert_eq!(all.len(), 4 + 8 * (COMMANDS.len() - 1));
     let mut cdb = cdb16(0x9c, 0, 0, 0);
     cdb[13] = 1;
-    assert_eq!(initiator.refused(&cdb, &[0; 512]).await, (5, 0x20, 0));
+    assert_eq!(initiator.refused(&cdb, &[0; 4096]).await, (5, 0x20, 0));
     assert_eq!(initiator.good(&[0x12, 1, 0xb0, 0, 64, 0], &[]).await[44..48], [0; 4]);
 }
 
