@@ -56,6 +56,15 @@ enum AttachError {
     Undrained,
 }
 
+/// Tells the driver that the next process is on its way: see [`Driver::expect_another`].
+pub fn expect_another(mapping: &Mapping) {
+    let Some(index) = mapping.index else { return };
+    let told = Driver::open().and_then(|mut driver| driver.expect_another(index, &mapping.backend()));
+    if let Err(error) = told {
+        warn!(%error, "what was under way waits for the kernel's timer");
+    }
+}
+
 /// Serves until the device is unmapped, or a signal comes: then the device stays and its I/O waits.
 pub fn attach(what: &Attach) -> ExitCode {
     let result = prepare().and_then(|runtime| runtime.block_on(run(what)));
@@ -83,6 +92,10 @@ async fn run(what: &Attach) -> Result<(), AttachError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mapping: Mapping = serde_json::from_str(&what.mapping)?;
+    if what.again {
+        // Also if no keeper saw the last one die.
+        expect_another(&mapping);
+    }
     let volume = tokio::select! {
         opened = open(&mapping, what.takeover) => opened?,
         _ = terminate.recv() => return Ok(()),
@@ -155,9 +168,7 @@ impl Attached {
             (_, wanted) => driver.connect(wanted, &device, kernels.as_fd())?,
         };
         drop(kernels);
-        if let Err(error) = sysfs::set_io_timeout(index) {
-            warn!(%error, "what is under way when this process dies will wait for the kernel's own 30 s");
-        }
+        look_often(index);
         let record = Record::own(Mapping { index: Some(index), ..mapping });
         let registry = Registry::default();
         registry.put(&record)?;
@@ -186,6 +197,7 @@ impl Attached {
             let (socket, kernels) = pair()?;
             let device = describe(&self.record.mapping, &*self.volume);
             reconnect(&mut self.driver, self.index, &device, &kernels).await?;
+            look_often(self.index);
             self.socket = Some(socket);
         }
     }
@@ -213,7 +225,10 @@ impl Attached {
             return;
         }
         match self.driver.resize(self.index, &device) {
-            Ok(()) => info!(size = device.size, "the volume has grown, and the device with it"),
+            Ok(()) => {
+                look_often(self.index);
+                info!(size = device.size, "the volume has grown, and the device with it");
+            }
             Err(error) => warn!(%error, "the device does not follow the volume's size"),
         }
     }
@@ -225,6 +240,13 @@ impl Attached {
             Ok(Err(error)) => Err(io::Error::other(error).into()),
             Err(_) => Err(AttachError::Undrained),
         }
+    }
+}
+
+/// To be called whenever the driver was told of the device, which sets its timer back to 30 s.
+fn look_often(index: u32) {
+    if let Err(error) = sysfs::set_io_timeout(index) {
+        warn!(%error, "what is under way when this process dies will wait for the kernel's own 30 s");
     }
 }
 

@@ -17,6 +17,10 @@
 //! socket is another one. A slow answer on a living socket only restarts that timer (`TIMEOUT` is 0), so that a
 //! cluster that stalls for long is waited for and never given up.
 //!
+//! A timer that is restarted rings a second late (`blk_round_jiffies`), so none may be between the death and the new socket:
+//! as soon as a daemon is dead its keeper has `TIMEOUT` be something else ([`driver::Driver::expect_another`]), with which the
+//! driver takes back what its timer finds, and hands it out with the new socket.
+//!
 //! There is exactly one connection: with several, the driver would repeat a request on another one while the first try
 //! may still be under way, and the first could then overwrite what was written after the second.
 

@@ -46,6 +46,8 @@ first_boot() {
   echo "guest: grow now"
   wait_for 60 "the new size" has_sectors 1048576
   echo "guest: the device has followed the volume to 512 MiB"
+  # The driver sets its timer back whenever it is told of a device.
+  [ "$(cat /sys/block/nbd0/queue/io_timeout)" = 200 ] || failed "the timer: $(cat /sys/block/nbd0/queue/io_timeout) ms"
   before=$(served_by)
   curve-nbd takeover --all || failed "takeover"
   [ "$(served_by)" != "$before" ] || failed "takeover changed nothing"

@@ -37,6 +37,8 @@ const SOCK_FD: u16 = 1;
 
 /// How long the driver may take for a command. Disconnecting waits for what is under way.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// The shortest `TIMEOUT` there is, in seconds. That there is one is what counts: see [`Driver::expect_another`].
+const SHORT_TIMEOUT_S: u64 = 1;
 /// "For ever", in seconds that the kernel can still multiply by its clock's rate.
 const FOR_EVER_S: u64 = 1 << 31;
 
@@ -73,6 +75,14 @@ fn refused(errno: i32) -> DriverError {
         Errno::NODEV | Errno::NOTCONN => DriverError::NotAttached,
         Errno::NOSPC => DriverError::Alive,
         other => DriverError::System(other.into()),
+    }
+}
+
+fn reconfigure_refused(errno: i32) -> DriverError {
+    match refused(errno) {
+        // What it says to somebody who reconfigures what is not attached.
+        DriverError::System(error) if error.kind() == io::ErrorKind::InvalidInput => DriverError::NotAttached,
+        other => other,
     }
 }
 
@@ -136,6 +146,17 @@ impl Driver {
         found.or(index).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData).into())
     }
 
+    /// Has the driver take what was under way on a dead socket back as soon as its timer looks at it, so that it goes on at
+    /// the moment in which [`Driver::reconnect`] gives the next socket. Without this the driver only notes that there is no
+    /// answer, and looks again after a time ([`super::sysfs::IO_TIMEOUT`]) and a second. The process that held the socket
+    /// must be on its way out: a living socket would be given up, too.
+    pub fn expect_another(&mut self, index: u32, backend: &str) -> Result<(), DriverError> {
+        let mut request = self.request_to(self.family, RECONFIGURE);
+        request.attribute(INDEX, &index.to_ne_bytes()).attribute(TIMEOUT, &SHORT_TIMEOUT_S.to_ne_bytes());
+        request.attribute(BACKEND_IDENTIFIER, &[backend.as_bytes(), b"\0"].concat());
+        self.ask(request, INDEX)?.map(drop).map_err(reconfigure_refused)
+    }
+
     /// Gives an attached device a new socket in place of one that is dead.
     pub fn reconnect(
         &mut self,
@@ -160,13 +181,7 @@ impl Driver {
         let mut request = self.request_to(self.family, RECONFIGURE);
         request.attribute(INDEX, &index.to_ne_bytes());
         describe(&mut request, device, socket);
-        self.ask(request, INDEX)?.map(drop).map_err(|errno| match refused(errno) {
-            // What it says to somebody who reconfigures what is not attached.
-            DriverError::System(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                DriverError::NotAttached
-            }
-            other => other,
-        })
+        self.ask(request, INDEX)?.map(drop).map_err(reconfigure_refused)
     }
 
     /// Detaches a device. Requests that wait fail.
