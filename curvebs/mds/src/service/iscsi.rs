@@ -165,8 +165,11 @@ async fn settle(call: Call<'_>, volume: u64, version: u64) -> Result<(), MdsErro
             let why = format!("gateways {waiting:?} have yet to enforce the reservations of volume {volume}");
             return Err(MdsError::InProgress { why, retry_after: RETRY });
         }
-        // Whether it changed or the time is over, the rows tell.
-        let _ = timeout_at(next, applied.changed()).await;
+        // Whether it changed or the time is over, the rows tell; a group that has failed changes nothing any more, and
+        // would be asked again without a pause.
+        if let Ok(Err(_)) = timeout_at(next, applied.changed()).await {
+            return Err(MdsError::Unavailable { why: "this MDS has stopped applying".into() });
+        }
     }
 }
 
