@@ -56,7 +56,8 @@ async fn mounts_make_files_in_each_others_directories_and_a_killed_one_is_not_wa
         return;
     }
     let cluster = Cluster::start(&[]).await;
-    let (a, b) = (cluster.mount("a").await, cluster.mount("b").await);
+    let mount = async |at| cluster.mount_with(at, &["-o", "delegate"]).await;
+    let (a, b) = (mount("a").await, mount("b").await);
     let (at_a, at_b) = (a.dir().to_path_buf(), b.dir().to_path_buf());
     blocking(move || ping_pong(&at_a, &at_b, 20)).await;
 
@@ -93,7 +94,7 @@ async fn mounts_make_files_in_each_others_directories_and_a_killed_one_is_not_wa
     let tree = b.dir().join("tree").display().to_string();
     run(60, "mkdir", &[&tree]).await.unwrap_or_else(|error| panic!("{error}"));
     run(120, "cp", &["-a", "/usr/include/linux", &tree]).await.unwrap_or_else(|error| panic!("{error}"));
-    let other = cluster.mount("c").await;
+    let other = mount("c").await;
     let copied = other.dir().join("tree/linux").display().to_string();
     let same = run(120, "diff", &["-r", "/usr/include/linux", &copied]).await;
     same.unwrap_or_else(|error| panic!("{error}"));
