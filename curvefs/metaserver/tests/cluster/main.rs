@@ -410,7 +410,7 @@ fn nothing_that_was_answered_is_lost_whatever_fails() {
             let (told, mut owned) = tokio::sync::mpsc::unbounded_channel();
             let client = bed.client();
             others.push(client.mount.0);
-            let delegating = recall::delegate(client, maker.clone(), seed * 100 + 60, 25);
+            let delegating = recall::delegate(client, maker.clone(), seed * 100 + 60, 6);
             clients.spawn(async move { told.send(delegating.await).unwrap() });
             torment(bed, clients).await;
             bed.heal().await;
