@@ -21,6 +21,8 @@ pub enum FileTarget {
     Disk,
     /// Three MDSs, three metaservers, an object store, a mount.
     Curvefs,
+    /// The same, mounted with `-o delegate`.
+    CurvefsDelegate,
     /// Ceph with three OSDs and an MDS, mounted by ceph-fuse.
     CephFuse,
     /// A bucket of the object store, mounted by s3fs.
@@ -30,12 +32,14 @@ pub enum FileTarget {
 }
 
 impl FileTarget {
-    const ALL: [Self; 5] = [Self::Disk, Self::Curvefs, Self::CephFuse, Self::S3fs, Self::S3Client];
+    const ALL: [Self; 6] =
+        [Self::Disk, Self::Curvefs, Self::CurvefsDelegate, Self::CephFuse, Self::S3fs, Self::S3Client];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Curvefs => "curvefs",
+            Self::CurvefsDelegate => "curvefs-delegate",
             Self::CephFuse => "ceph-fuse",
             Self::S3fs => "s3fs",
             Self::S3Client => "s3-client",
@@ -124,7 +128,9 @@ impl Mounted {
         let dir = made.map_err(|error| format!("{}: {error}", dir.display()))?;
         let servers = match target {
             FileTarget::Disk => Servers::Nothing,
-            FileTarget::Curvefs | FileTarget::S3fs => Servers::Playground(playground(dir.path(), 3).await?),
+            FileTarget::Curvefs | FileTarget::CurvefsDelegate | FileTarget::S3fs => {
+                Servers::Playground(playground(dir.path(), 3).await?)
+            }
             FileTarget::S3Client => {
                 let playground = playground(dir.path(), 3).await?;
                 let client = S3Client::new(&playground).await?;
@@ -190,8 +196,10 @@ impl Mounted {
             (Servers::Playground(playground), FileTarget::S3fs) => {
                 Some(Daemon::Other(s3fs(playground, &at).await?))
             }
-            (Servers::Playground(playground), _) => {
-                Some(Daemon::Curve(FsMount::start(playground, "bench", &at, &[]).await))
+            (Servers::Playground(playground), target) => {
+                let delegates = target == FileTarget::CurvefsDelegate;
+                let options: &[&str] = if delegates { &["-o", "delegate"] } else { &[] };
+                Some(Daemon::Curve(FsMount::start(playground, "bench", &at, options).await))
             }
             (Servers::Ceph(ceph), _) => {
                 let conf = ceph.conf().display().to_string();
