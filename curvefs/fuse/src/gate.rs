@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -35,6 +36,18 @@ struct Counts {
     waits: BTreeMap<u64, LockWait>,
     /// Threads of ours that make requests only to wake others.
     wakers: BTreeSet<u32>,
+    /// How many there are, those among them that have not begun.
+    waking: usize,
+}
+
+/// A thread that wakes. It holds the mount until it has ended.
+pub(crate) struct Waker(Arc<Gate>);
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        self.0.counts().waking -= 1;
+        self.0.opened.notify_all();
+    }
 }
 
 /// A request that is not answered.
@@ -140,6 +153,20 @@ impl Gate {
         let _ = self.closed.subscribe().wait_for(|closed| !*closed).await;
     }
 
+    /// Counts a thread that wakes, until what it gives is dropped.
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        self.counts().waking += 1;
+        Waker(self.clone())
+    }
+
+    /// Waits until no thread wakes: none of them has the mount open then.
+    pub fn wait_for_wakers(&self, most: Duration) {
+        let counts = self.counts();
+        let waits = |counts: &mut Counts| counts.waking > 0;
+        // Whoever unmounts is told if one is still there.
+        drop(self.opened.wait_timeout_while(counts, most, waits).unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// A thread of ours begins to make such requests, or ends.
     pub fn set_waker(&self, thread: u32, begins: bool) {
         let mut counts = self.counts();
@@ -163,8 +190,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use curvefs_types::wire::{Seeds, Wire};
     use tokio::time::timeout;
 
@@ -190,6 +215,23 @@ mod tests {
         timeout(LONG, reader).await.unwrap().unwrap();
         gate.close();
         assert!(timeout(SOON, gate.quiet(1)).await.is_err(), "the thread has gone on");
+    }
+
+    #[test]
+    fn threads_that_wake_are_waited_for() {
+        let gate = Arc::new(Gate::new());
+        gate.wait_for_wakers(LONG);
+        let waker = gate.waker();
+        let begun = std::time::Instant::now();
+        gate.wait_for_wakers(SOON);
+        assert!(begun.elapsed() >= SOON, "one is there");
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(SOON);
+            drop(waker);
+        });
+        gate.wait_for_wakers(LONG);
+        assert_eq!(gate.counts().waking, 0);
+        ends.join().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

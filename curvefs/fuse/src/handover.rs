@@ -118,6 +118,7 @@ impl Control {
 /// Makes a request: one reader comes by with it. If all have done so already it waits in the kernel like any other.
 fn wake(root: OwnedFd, gate: Arc<Gate>) -> io::Result<()> {
     // Of its own, since nobody may be there to answer for a while.
+    let waker = gate.waker();
     let made = std::thread::Builder::new().name("fuse-wake".into()).spawn(move || {
         let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         gate.set_waker(thread, true);
@@ -125,6 +126,8 @@ fn wake(root: OwnedFd, gate: Arc<Gate>) -> io::Result<()> {
             tracing::debug!(%error, "a reader was not woken");
         }
         gate.set_waker(thread, false);
+        drop(root);
+        drop(waker);
     });
     made.map(drop)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use curvefs_types::InodeId;
 use curvefs_vfs::{KernelCaches, Vfs};
@@ -24,6 +25,8 @@ use crate::waits::Waiting;
 pub(crate) const READERS: usize = 2;
 /// Notices to the kernel that may wait.
 const NOTICES_MAX: usize = 4096;
+/// How long threads that woke the session may have it open: as long as a request takes.
+const WAKERS_MAX: Duration = Duration::from_secs(5);
 
 /// What the kernel is told at the mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -243,7 +246,8 @@ impl Mounted {
 
     /// Unmounts, and waits until the kernel has let go. The `Vfs` is shut down by its owner.
     pub fn unmount(self) -> io::Result<()> {
-        let Self { session, notices, sender, taken_over, .. } = self;
+        let Self { session, notices, sender, taken_over, control, .. } = self;
+        control.gate.wait_for_wakers(WAKERS_MAX);
         if let Some(dir) = taken_over {
             rustix::mount::unmount(&dir, UnmountFlags::NOFOLLOW)?;
         }
