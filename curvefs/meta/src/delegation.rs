@@ -1,5 +1,6 @@
 //! Delegated directories at their partition (see `curvefs_types`, `delegation.rs`).
 
+use bytes::Bytes;
 use curve_kv::KeyRange;
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{
@@ -8,10 +9,11 @@ use curvefs_types::limits::{
 };
 use curvefs_types::{
     Attr, Born, DataRef, Dentry, Extent, FsError, InodeId, Kind, MODE_BITS, MountId, Name, Published, Reply,
-    Reserved,
+    Reserved, Wire,
 };
 
 use crate::fail::Step;
+use crate::rows::ReservedRow;
 use crate::step::Change;
 use crate::view::{PAGE, View};
 
@@ -104,7 +106,7 @@ impl Change<'_, '_> {
             && are_sound(extents, attr.length);
         Ok(sound
             && self.is_here(attr.inode)
-            && self.is_reserved(attr.inode)?
+            && self.reserving(attr.inode)?.is_some_and(|(first, row)| !is_used(&row, attr.inode.0 - first.0))
             && !self.has(&Key::Inode { inode: attr.inode })?
             && self.free_dentry(dir, name)?.is_none())
     }
@@ -115,6 +117,7 @@ impl Change<'_, '_> {
             self.put_extent(&mut attr, &extent)?;
         }
         let inode = attr.inode;
+        self.use_reserved(inode)?;
         self.put(&Key::Inode { inode }, &attr);
         for xattr in &born.xattrs {
             self.put_bytes(&Key::Xattr { inode, name: xattr.name.clone() }, xattr.value.clone());
@@ -142,20 +145,33 @@ impl Change<'_, '_> {
         let ends = [serial, serial + u64::from(count) - 1].map(|n| InodeId::in_slot(self.header.slot, n));
         let [Some(first), Some(_)] = ends else { return Ok(Reserved::NONE) };
         self.header.next_serial = serial + u64::from(count);
-        self.put(&Key::Reserved { mount, first }, &count);
+        self.put(&Key::Reserved { mount, first }, &ReservedRow { count, used: Bytes::new() });
         Ok(Reserved { first, count })
     }
 
-    fn is_reserved(&self, inode: InodeId) -> Step<bool> {
+    /// The mount's range that a number is in.
+    fn reserving(&self, inode: InodeId) -> Step<Option<(InodeId, ReservedRow)>> {
         let range = KeyRange::prefix(Key::prefix(tag::RESERVED, self.mount.0));
         for (key, value) in self.page(&range, RESERVED_RANGES_MAX)? {
             if let Some(reserved) = reserved_in(&key, &value)?
                 && reserved.last().is_some_and(|last| (reserved.first..=last).contains(&inode))
             {
-                return Ok(true);
+                return Ok(Some((reserved.first, ReservedRow::from_row(&value)?)));
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// No number is used twice, though its inode may be gone.
+    fn use_reserved(&mut self, inode: InodeId) -> Step<()> {
+        let Some((first, row)) = self.reserving(inode)? else { return Ok(()) };
+        let at = (inode.0 - first.0) as usize;
+        let mut used = row.used.to_vec();
+        used.resize(used.len().max(at / 8 + 1), 0);
+        used[at / 8] |= 1 << (at % 8);
+        let mount = self.mount;
+        self.put(&Key::Reserved { mount, first }, &ReservedRow { used: used.into(), ..row });
+        Ok(())
     }
 
     /// The mount has no use any more for numbers below.
@@ -202,8 +218,12 @@ impl Change<'_, '_> {
 /// A range of reserved numbers.
 pub(crate) fn reserved_in(key: &Key, value: &[u8]) -> Step<Option<Reserved>> {
     let Key::Reserved { first, .. } = key else { return Ok(None) };
-    let count = curvefs_types::Wire::from_row(value)?;
+    let ReservedRow { count, .. } = ReservedRow::from_row(value)?;
     Ok(Some(Reserved { first: *first, count }))
+}
+
+fn is_used(row: &ReservedRow, at: u64) -> bool {
+    row.used.get(at as usize / 8).is_some_and(|byte| byte & 1 << (at % 8) != 0)
 }
 
 /// Whether extents are possible, follow each other, and end within the length.

@@ -1,5 +1,6 @@
 //! Values of the rows that only a partition knows; the others are types of `curvefs-types`.
 
+use bytes::Bytes;
 use curve_types::{Epoch, Sequence};
 use curvefs_types::{DataRef, DirUsage, Extent, FileLock, FsId, InodeId, PartitionId, Usage, wire_struct};
 
@@ -85,6 +86,17 @@ pub(crate) struct ToldRow {
 }
 
 wire_struct!(ToldRow { version, total, names });
+
+/// Numbers that are reserved for a mount.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ReservedRow {
+    /// How many.
+    pub count: u32,
+    /// A bit for each that was used, the first in the lowest bit of the first byte; as long as needed.
+    pub used: Bytes,
+}
+
+wire_struct!(ReservedRow { count, used });
 
 /// A mount, as far as a partition knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -372,3 +372,26 @@ fn what_no_mount_makes_is_refused() {
         run.check();
     }
 }
+
+/// A mount published a number, the file went, and it published the number again.
+#[test]
+fn a_number_whose_file_is_gone_is_not_used_again() {
+    let mut run = Run::new();
+    for seed in [
+        [0, 0, 0, 0, 0, 0],
+        [80, 0, 0, 0, 0, 0],
+        [176, 0, 0, 0, 0, 0],
+        [112, 69, 0, 0, 0, 0],
+        [19, 114, 93, 3, 145, 12],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [224, 81, 178, 0, 0, 0],
+        [163, 198, 0, 0, 0, 61],
+        [169, 0, 81, 87, 0, 0],
+        [51, 108, 199, 0, 185, 0],
+    ] {
+        run.step(seed);
+        run.check();
+    }
+}

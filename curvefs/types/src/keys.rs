@@ -30,7 +30,7 @@
 //! | 19 finished | coordinator 4, term 8, number 8 | nothing |
 //! | 1a delegation | directory 8 | the mount that has it |
 //! | 1b delegated | mount 8, directory 8 | nothing |
-//! | 1c reserved | mount 8, inode 8 | how many numbers from there are the mount's |
+//! | 1c reserved | mount 8, inode 8 | how many numbers from there are the mount's, and a bit for each that was used |
 //! | 1d staged | staged at 8, writer 8, serial 8 | the slice's bytes, which the store has not got yet |
 
 use curve_types::{Sequence, Term};
