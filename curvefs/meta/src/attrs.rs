@@ -4,8 +4,7 @@ use curve_kv::KeyRange;
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{CLOSES_PER_REQUEST_MAX, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use curvefs_types::{
-    Attr, FsError, InodeId, Kind, MODE_BITS, Reply, SetAttr, SetTime, TimeNs, Xattr, XattrName,
-    without_privileges,
+    Attr, FsError, InodeId, Kind, MODE_BITS, Reply, SetAttr, Xattr, XattrName, without_privileges,
 };
 
 use crate::acl::{self, ACCESS_ACL};
@@ -13,15 +12,6 @@ use crate::doom::REAPED_AT_ONCE;
 use crate::fail::Step;
 use crate::step::Change;
 use crate::view::View;
-
-fn time(old: TimeNs, set: Option<SetTime>, now: TimeNs) -> TimeNs {
-    match set {
-        None => old,
-        Some(SetTime::Now) => now,
-        Some(SetTime::To { ns }) => ns,
-        Some(SetTime::AtLeast { ns }) => old.max(ns),
-    }
-}
 
 impl Change<'_, '_> {
     /// An inode of this partition that may be changed.
@@ -49,8 +39,8 @@ impl Change<'_, '_> {
         }
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
-        attr.atime = time(attr.atime, set.atime, self.now);
-        attr.mtime = time(attr.mtime, set.mtime, self.now);
+        attr.atime = set.atime.map_or(attr.atime, |time| time.after(attr.atime, self.now));
+        attr.mtime = set.mtime.map_or(attr.mtime, |time| time.after(attr.mtime, self.now));
         attr.flags = set.flags.unwrap_or(attr.flags);
         self.touch(&mut attr);
         Ok(attr)

@@ -122,6 +122,17 @@ pub enum SetTime {
     },
 }
 
+impl SetTime {
+    /// What a time becomes that was `old`, at the moment `now`.
+    pub fn after(self, old: TimeNs, now: TimeNs) -> TimeNs {
+        match self {
+            Self::Now => now,
+            Self::To { ns } => ns,
+            Self::AtLeast { ns } => old.max(ns),
+        }
+    }
+}
+
 wire_enum!(SetTime { 1 => Now {}, 2 => To { ns }, 3 => AtLeast { ns } });
 
 /// Which attributes to change; what is `None` is left alone, so changes of different fields by two mounts both survive.

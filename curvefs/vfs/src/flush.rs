@@ -48,8 +48,8 @@ enum Way {
 /// The file after a change, where appended bytes went, and the extents with their places in the file.
 type Published = (Attr, u64, Vec<Extent>);
 
-/// Whether trying again can never help.
-fn is_final(error: FsError) -> bool {
+/// Whether trying again can never help: what could not be published is gone. Otherwise it is kept and tried again.
+pub(crate) fn is_final(error: FsError) -> bool {
     matches!(
         error,
         FsError::Fenced

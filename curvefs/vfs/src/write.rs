@@ -5,7 +5,7 @@ use std::sync::Arc;
 use curvefs_types::limits::FILE_BYTES_MAX;
 use curvefs_types::{FsError, LockOwner};
 
-use crate::flush::STREAM_BYTES;
+use crate::flush::{STREAM_BYTES, is_final};
 use crate::handle::FileHandle;
 use crate::inode::Inode;
 use crate::shared::{Core, now_ns};
@@ -107,7 +107,7 @@ impl Vfs {
         flushed?;
         match earlier {
             // It was tried again and went well.
-            Some(error) if !is_lost(error) => Ok(()),
+            Some(error) if !is_final(error) => Ok(()),
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -124,7 +124,7 @@ impl Vfs {
         let synced = if self.core.options.close_to_open && file.mode.write && !waits {
             self.store(&file).await
         } else {
-            file.failure().filter(|error| is_lost(*error)).map_or(Ok(()), Err)
+            file.failure().filter(|error| is_final(*error)).map_or(Ok(()), Err)
         };
         synced.and(unlocked)
     }
@@ -152,19 +152,6 @@ impl Core {
         let is_little = bytes == 0 || bytes <= WAITING_BYTES_MAX && !self.budget.is_tight();
         is_little && !has_failed && self.meta.may_wait(inode.id, bytes > 0)
     }
-}
-
-/// Whether what could not be published is gone. Otherwise it is kept and was tried again.
-fn is_lost(error: FsError) -> bool {
-    matches!(
-        error,
-        FsError::Fenced
-            | FsError::Revoked
-            | FsError::Stale
-            | FsError::NotFound
-            | FsError::TooBig
-            | FsError::IsDir
-    )
 }
 
 /// Memory that was asked for and not used.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use curvefs_types::limits::FILE_BYTES_MAX;
 use curvefs_types::{
     Answer, Attr, DataRef, Extent, FsError, InodeId, Kind, MODE_BITS, MODE_SETGID, Name, NewInode, Place,
-    SetAttr, SetTime, TimeNs, Xattr, XattrName, without_privileges,
+    SetAttr, TimeNs, Xattr, XattrName, without_privileges,
 };
 
 /// Extents that a file may have before it is published.
@@ -38,15 +38,6 @@ pub(super) struct Written<'a> {
     pub set: &'a SetAttr,
 }
 
-fn time(old: TimeNs, set: Option<SetTime>, now: TimeNs) -> TimeNs {
-    match set {
-        None => old,
-        Some(SetTime::Now) => now,
-        Some(SetTime::To { ns }) => ns,
-        Some(SetTime::AtLeast { ns }) => old.max(ns),
-    }
-}
-
 /// What becomes of attributes; versions are the caller's.
 pub(super) fn with_set(attr: &mut Attr, set: &SetAttr, now: TimeNs) {
     if set.kill_priv {
@@ -55,8 +46,8 @@ pub(super) fn with_set(attr: &mut Attr, set: &SetAttr, now: TimeNs) {
     attr.mode = set.mode.map_or(attr.mode, |mode| mode & MODE_BITS);
     attr.uid = set.uid.unwrap_or(attr.uid);
     attr.gid = set.gid.unwrap_or(attr.gid);
-    attr.atime = time(attr.atime, set.atime, now);
-    attr.mtime = time(attr.mtime, set.mtime, now);
+    attr.atime = set.atime.map_or(attr.atime, |time| time.after(attr.atime, now));
+    attr.mtime = set.mtime.map_or(attr.mtime, |time| time.after(attr.mtime, now));
     attr.flags = set.flags.unwrap_or(attr.flags);
     attr.ctime = attr.ctime.max(now);
 }
