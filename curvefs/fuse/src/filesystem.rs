@@ -1,4 +1,5 @@
-//! Every operation: arguments are copied, a task asks the `Vfs` and answers. The thread that reads requests never waits.
+//! Every operation: arguments are copied, the `Vfs` is asked, and its answer given. The thread that reads requests never waits: what
+//! cannot be answered at once goes on as a task.
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -6,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -124,10 +126,17 @@ impl CurveFuse {
     fn spawn_uncounted(&self, work: impl Future<Output = ()> + Send + 'static) {
         // Bounded by the kernel: it has so many requests under way at most. The runtime ends them with itself.
         let under_way = self.gate.enter();
-        drop(self.runtime.spawn(async move {
+        let mut work = Box::pin(async move {
             work.await;
             drop(under_way);
-        }));
+        });
+        // What needs nobody else is answered here: waking another thread costs more than most of these answers.
+        let context = self.runtime.enter();
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            // Polled anew it leaves its own waker where it waits.
+            drop(self.runtime.spawn(work));
+        }
+        drop(context);
         self.gate.pass();
     }
 }
