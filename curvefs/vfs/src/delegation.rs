@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `way` | **the rule: what is done here, and what is published before it goes to its partition** |
 //! | `table` | pure: directories, files that are not published, batches |
+//! | `dir` | pure: one such directory |
 //! | `birth` | pure: one such file |
+//! | `pack` | bytes of small files, many in one slice |
 //! | `publish` | batches, the background, giving back |
 //! | `recall` | asking for a directory, and what others wait for |
 //!
@@ -22,6 +24,8 @@
 //! away is lost, and `fsync` and `close` say so.
 
 mod birth;
+mod dir;
+mod pack;
 mod publish;
 mod recall;
 mod table;
@@ -72,6 +76,8 @@ pub(crate) struct Delegations {
     enabled: bool,
     table: Mutex<Table>,
     lanes: Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while bytes of a slot's closed files are stored.
+    storing: Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
     /// Directories have gone: whoever asks for recalls looks whether to go on.
     gone: watch::Sender<()>,
     core: OnceLock<Weak<Core>>,
@@ -86,6 +92,7 @@ impl Delegations {
             enabled,
             table: Mutex::default(),
             lanes: Mutex::default(),
+            storing: Mutex::default(),
             gone: watch::Sender::new(()),
             core: OnceLock::new(),
             totals: Totals::default(),
@@ -183,7 +190,11 @@ impl Delegations {
             }
             _ => None,
         };
-        let reply = self.inner.change(op).await?;
+        let changes = if self.enabled { way::dirs_of(&op) } else { [None; 2] };
+        let outcome = self.inner.change(op).await;
+        // Only now: what was asked for meanwhile may have been answered before the change.
+        changes.into_iter().flatten().for_each(|dir| self.table().changed(dir));
+        let reply = outcome?;
         if let Reply::Attr { attr, .. } = &reply
             && attr.kind == Kind::Directory
         {

@@ -1,7 +1,7 @@
 //! What a mount knows of one inode, and how what it was told is merged with what it has not published yet.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use crate::handover::KnownInode;
 pub(crate) struct Inode {
     pub id: InodeId,
     pub order: tokio::sync::RwLock<()>,
-    pub publish: tokio::sync::Mutex<()>,
+    pub publish: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -406,6 +406,13 @@ impl State {
 
     /// The batch could not be published: it will be tried again. Gives how many bytes were covered meanwhile.
     pub fn fail(&mut self, error: FsError) -> u64 {
+        self.failure = Some(error);
+        self.failures += 1;
+        self.put_back()
+    }
+
+    /// The batch is not published now. Gives how many bytes were covered meanwhile.
+    pub fn put_back(&mut self) -> u64 {
         self.changed(None, None);
         self.setting = std::mem::take(&mut self.setting_now).then(self.setting);
         let covered = self.dirty.put_back(std::mem::take(&mut self.flushing));
@@ -414,8 +421,6 @@ impl State {
             pending.append(&mut self.tail.pending);
             self.tail.pending = pending;
         }
-        self.failure = Some(error);
-        self.failures += 1;
         covered
     }
 

@@ -51,10 +51,15 @@ impl MemoryBackend {
 
     /// Loses every slice.
     pub fn lose(&self) {
-        self.slices().clear();
+        self.held().clear();
     }
 
-    fn slices(&self) -> std::sync::MutexGuard<'_, HashMap<SliceId, Bytes>> {
+    /// Slices that it has.
+    pub fn slices(&self) -> usize {
+        self.held().len()
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<SliceId, Bytes>> {
         self.slices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,7 +80,7 @@ impl MemoryBackend {
             let data = DataRef::Slice { slice, bytes: part.len() as u32, at: 0 };
             let at = offset + (i * SLICE_BYTES_MAX as usize) as u64;
             extents.push(Extent::checked(at, part.len() as u32, data)?);
-            self.slices().insert(slice, whole.slice_ref(part));
+            self.held().insert(slice, whole.slice_ref(part));
         }
         Ok(extents)
     }
@@ -84,7 +89,7 @@ impl MemoryBackend {
         self.check()?;
         match extent.data {
             DataRef::Slice { slice, at, .. } => {
-                let bytes = self.slices().get(&slice).cloned().ok_or(FsError::DataLost)?;
+                let bytes = self.held().get(&slice).cloned().ok_or(FsError::DataLost)?;
                 let (from, to) = (at as usize, at as usize + extent.len as usize);
                 if to > bytes.len() { Err(FsError::DataLost) } else { Ok(bytes.slice(from..to)) }
             }
@@ -110,7 +115,7 @@ impl DataBackend for MemoryBackend {
     fn put(&self, slice: SliceRef, content: Bytes) -> FsFuture<'_, ()> {
         Box::pin(async move {
             self.check()?;
-            self.slices().insert(slice.slice, content);
+            self.held().insert(slice.slice, content);
             Ok(())
         })
     }
@@ -126,7 +131,7 @@ impl DataBackend for MemoryBackend {
     fn delete(&self, slices: Vec<SliceRef>) -> FsFuture<'_, ()> {
         Box::pin(async move {
             self.check()?;
-            let mut held = self.slices();
+            let mut held = self.held();
             slices.iter().for_each(|slice| drop(held.remove(&slice.slice)));
             Ok(())
         })

@@ -111,6 +111,8 @@ impl Vfs {
 
     /// Publishes everything that was written.
     pub async fn sync(&self) -> Result<(), FsError> {
+        // Closed new files first, which share objects. What cannot be published says so below.
+        let _ = self.core.in_time(self.core.meta.publish_all()).await;
         let flushes = self.core.all().into_iter().map(|inode| {
             let core = &self.core;
             async move { core.flush(&inode).await }

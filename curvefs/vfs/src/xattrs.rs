@@ -77,7 +77,9 @@ impl Vfs {
             let Some(known) = self.core.attributes.get() else { return Err(FsError::NoAttribute) };
             return known.value(self, inode, &name).await?.ok_or(FsError::NoAttribute);
         }
-        self.published(inode).await?;
+        if name.as_bytes() == acl::ACCESS {
+            self.published(inode).await?;
+        }
         match self.core.query(Query::GetXattr { inode, name }).await? {
             Answer::Value { value } => Ok(value),
             _ => Err(FsError::Corrupt),

@@ -51,10 +51,17 @@ async fn names(vfs: &Vfs, dir: InodeId) -> Vec<String> {
     names
 }
 
-/// The way to the servers, which can be cut: nothing goes or comes any more.
+/// The way to the servers, which can be cut: nothing goes or comes any more. Or nothing can be published.
 struct Line {
     inner: Arc<LocalMount>,
     is_cut: AtomicBool,
+    refuses: AtomicBool,
+}
+
+impl Line {
+    fn new(inner: Arc<LocalMount>) -> Arc<Self> {
+        Arc::new(Self { inner, is_cut: AtomicBool::new(false), refuses: AtomicBool::new(false) })
+    }
 }
 
 impl Line {
@@ -76,6 +83,9 @@ impl Metadata for Line {
     }
 
     fn change(&self, op: Op) -> FsFuture<'_, Reply> {
+        if matches!(op, Op::Publish { .. }) && self.refuses.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(FsError::NoSpace) });
+        }
         self.over(self.inner.change(op))
     }
 
@@ -208,7 +218,7 @@ async fn a_delegated_directory_is_removed_when_it_is_empty() {
 #[tokio::test]
 async fn what_is_synced_outlives_a_mount_that_dies_and_the_rest_does_not() {
     let world = World::new().await;
-    let line = Arc::new(Line { inner: world.fs.mount(), is_cut: AtomicBool::new(false) });
+    let line = Line::new(world.fs.mount());
     let a = Vfs::new(line.clone(), world.data.clone(), strict());
     let b = world.mount_as(strict()).0;
     let dir = delegated(&a, "d").await;
@@ -296,6 +306,68 @@ async fn thousands_are_made_in_few_batches() {
     assert_eq!((counts.made, counts.unpublished), (12_001, 0));
     assert!(counts.batches < 200, "{counts:?}");
     assert_eq!(names(&b, dir).await.len(), 12_002);
+}
+
+#[tokio::test]
+async fn small_files_share_objects() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let bytes = |n: usize| vec![n as u8; 1 + n * 3];
+    for n in 0..700 {
+        write(&a, dir, &format!("f{n}"), &bytes(n)).await;
+    }
+    write(&a, dir, "large", &[1; 200 << 10]).await;
+    a.sync().await.unwrap();
+    assert_eq!((a.unpublished_bytes(), world.data.writes()), (0, 1), "the large one has slices of its own");
+    assert!(world.data.slices() <= 6, "{} slices", world.data.slices());
+    for n in (0..700).filter(|n| n % 7 != 0) {
+        b.unlink(dir, name(&format!("f{n}"))).await.unwrap();
+    }
+    world.fs.collect(&*world.data).await.unwrap();
+    for n in (0..700).step_by(7) {
+        assert_eq!(read(&b, dir, &format!("f{n}")).await.unwrap(), bytes(n), "{n}");
+        b.unlink(dir, name(&format!("f{n}"))).await.unwrap();
+    }
+    b.unlink(dir, name("large")).await.unwrap();
+    a.shutdown().await.unwrap();
+    b.shutdown().await.unwrap();
+    world.fs.collect(&*world.data).await.unwrap();
+    assert_eq!(world.data.slices(), 0);
+}
+
+#[tokio::test]
+async fn files_of_one_object_are_published_together_or_not_at_all() {
+    let world = World::new().await;
+    let line = Line::new(world.fs.mount());
+    let a = Vfs::new(line.clone(), world.data.clone(), strict());
+    let b = world.mount_as(strict()).0;
+    let dir = delegated(&a, "d").await;
+    let inodes: Vec<InodeId> = {
+        let mut inodes = Vec::new();
+        for n in 0..200 {
+            inodes.push(write(&a, dir, &format!("f{n}"), format!("bytes {n}").as_bytes()).await);
+        }
+        inodes
+    };
+    line.refuses.store(true, Ordering::Relaxed);
+    let handle = a.open_dir(dir).await.unwrap();
+    assert_eq!(a.fsync_dir(handle).await, Err(FsError::NoSpace));
+    a.release_dir(handle).unwrap();
+    assert!(a.delegations().unpublished >= 200 && a.unpublished_bytes() > 200 * 7);
+    line.refuses.store(false, Ordering::Relaxed);
+    // One goes alone, and is deleted with all that it was stored in.
+    let opened = a.open(inodes[3], RW).await.unwrap();
+    a.fsync(opened.handle).await.unwrap();
+    close(&a, opened.handle).await.unwrap();
+    a.unlink(dir, name("f3")).await.unwrap();
+    world.fs.store_staged(&*world.data).await.unwrap();
+    world.fs.collect(&*world.data).await.unwrap();
+    a.sync().await.unwrap();
+    world.fs.collect(&*world.data).await.unwrap();
+    for n in (0..200).filter(|n| *n != 3) {
+        assert_eq!(read(&b, dir, &format!("f{n}")).await.unwrap(), format!("bytes {n}").as_bytes());
+    }
 }
 
 #[tokio::test]
@@ -482,6 +554,8 @@ proptest! {
             let mut run = Run { mounts, tree };
             for seed in seeds {
                 run.step(seed).await;
+                // What is in a file must not be garbage.
+                world.fs.collect(&*world.data).await.unwrap();
             }
             for dir in run.tree.keys() {
                 let found = names(&run.mounts[1], *dir).await;

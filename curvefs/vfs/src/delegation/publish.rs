@@ -1,7 +1,8 @@
 //! Publishing: bytes first, then batches of files, one batch of a slot at a time.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curvefs_types::limits::BORN_PER_REQUEST_MAX;
@@ -10,8 +11,9 @@ use futures::StreamExt;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::Delegations;
-use super::table::Batch;
-use crate::shared::Core;
+use super::pack::{self, Packed, Packs};
+use super::table::{Batch, Wrote};
+use crate::shared::{Core, locked};
 
 /// What was made is published after about so long.
 const AGE_MAX: Duration = Duration::from_millis(500);
@@ -19,13 +21,19 @@ const AGE_MAX: Duration = Duration::from_millis(500);
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Files whose bytes are stored at once.
 const STORED_AT_ONCE: usize = 32;
+/// What is stored by itself.
+enum Job {
+    File(InodeId, u64),
+    Slice(Vec<Packed>),
+}
+
 /// Batches of one call; more than the files that may be unpublished need.
 const ROUNDS_MAX: usize = 256;
 
 impl Delegations {
     /// The lane of a slot.
     pub(super) fn lane(&self, slot: u32) -> Arc<tokio::sync::Mutex<()>> {
-        crate::shared::locked(&self.lanes).entry(slot).or_default().clone()
+        locked(&self.lanes).entry(slot).or_default().clone()
     }
 
     /// Publishes a file, so that it is durable, with its name. Its bytes are the caller's to store before.
@@ -42,7 +50,7 @@ impl Delegations {
                 }
                 birth.dir
             };
-            self.round(dir.slot(), Some(dir), &[]).await?;
+            self.round(dir.slot(), Some(dir), &[], Packs::new()).await?;
         }
         Err(FsError::Busy)
     }
@@ -72,9 +80,18 @@ impl Delegations {
 
     /// Publishes a batch of a slot, the bytes of closed files first; false: there is nothing more.
     pub(super) async fn step(&self, slot: u32, only: Option<InodeId>, until: u64) -> Result<bool, FsError> {
-        let stored = self.store_lazies(slot, only, until).await;
-        let sent = self.round(slot, only, &[]).await?;
-        Ok(stored || sent)
+        Ok(self.step_lazies(slot, only, until).await? || self.round(slot, only, &[], Packs::new()).await?)
+    }
+
+    /// The same if bytes of closed files wait; false: there are none.
+    async fn step_lazies(&self, slot: u32, only: Option<InodeId>, until: u64) -> Result<bool, FsError> {
+        // One at a time: each takes files for itself, and two would wait for what the other has.
+        let storing = locked(&self.storing).entry(slot).or_default().clone();
+        let _one = storing.lock().await;
+        match self.store_lazies(slot, only, until).await {
+            Some(packs) => self.round(slot, only, &[], packs).await.map(|_| true),
+            None => Ok(false),
+        }
     }
 
     /// Publishes everything.
@@ -91,8 +108,8 @@ impl Delegations {
                 Some(dir) => dir.closing = true,
                 None => return Ok(()),
             }
-            while self.store_lazies(dir.slot(), Some(dir), u64::MAX).await {}
-            self.round(dir.slot(), Some(dir), &[dir]).await?;
+            while self.step_lazies(dir.slot(), Some(dir), u64::MAX).await? {}
+            self.round(dir.slot(), Some(dir), &[dir], Packs::new()).await?;
         }
         Err(FsError::Busy)
     }
@@ -113,41 +130,87 @@ impl Delegations {
         result
     }
 
-    /// Stores the bytes of some files that were closed; false: there are none. What the store does not take in a while is not
-    /// waited for.
-    async fn store_lazies(&self, slot: u32, only: Option<InodeId>, until: u64) -> bool {
-        let lazies = self.table().lazies(slot, only, until);
-        let Ok(core) = self.core() else { return false };
+    /// Stores the bytes of some files that were closed: those of small ones together, which are named with the next batch. `None`: there
+    /// are none. What the store does not take in a while is not waited for.
+    async fn store_lazies(&self, slot: u32, only: Option<InodeId>, until: u64) -> Option<Packs> {
+        let core = self.core().ok()?;
+        let lazies: Vec<_> = {
+            let table = self.table();
+            let some = table.lazies(slot, only, until).into_iter().take(BORN_PER_REQUEST_MAX);
+            some.map(|(id, lazy)| (id, lazy, table.may_pack(id))).collect()
+        };
         if lazies.is_empty() {
-            return false;
+            return None;
         }
-        let store = |(id, lazy): (InodeId, u64)| {
-            let core = &core;
+        let (mut small, mut others) = (Vec::new(), Vec::new());
+        for (id, lazy, may_pack) in &lazies {
+            let file = core.known(*id).filter(|_| *may_pack);
+            match file.and_then(|inode| Packed::begin(&core, inode, *lazy)) {
+                Some(packed) => small.push(packed),
+                None => others.push((*id, *lazy)),
+            }
+        }
+        let packs = Mutex::new(Packs::new());
+        let store = |job: Job| {
+            let (core, packs) = (&core, &packs);
             async move {
-                if let Some(inode) = core.known(id) {
-                    // The failure is kept in the inode, for whoever syncs it.
-                    let _ = core.flush(&inode).await;
+                match job {
+                    Job::File(id, lazy) => self.store_one(core, id, lazy).await,
+                    Job::Slice(files) => {
+                        let ids: Vec<_> = files.iter().map(|file| (file.id(), file.lazy)).collect();
+                        match pack::store(core, files).await {
+                            Ok(stored) => {
+                                locked(packs).extend(stored.into_iter().map(|file| (file.id(), file)))
+                            }
+                            // Each by itself, which keeps its failure.
+                            Err(_) => {
+                                for (id, lazy) in ids {
+                                    self.store_one(core, id, lazy).await;
+                                }
+                            }
+                        }
+                    }
                 }
-                self.table().stored(id, lazy);
             }
         };
-        let some = lazies.iter().copied().take(BORN_PER_REQUEST_MAX);
-        let all = futures::stream::iter(some).for_each_concurrent(STORED_AT_ONCE, store);
-        if tokio::time::timeout(STORE_PATIENCE, all).await.is_err() {
+        let jobs = pack::slices(small).into_iter().map(Job::Slice);
+        let jobs = jobs.chain(others.into_iter().map(|(id, lazy)| Job::File(id, lazy)));
+        let all = futures::stream::iter(jobs).for_each_concurrent(STORED_AT_ONCE, store);
+        let is_slow = tokio::time::timeout(STORE_PATIENCE, all).await.is_err();
+        let packs = packs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if is_slow {
             tracing::warn!(files = lazies.len(), "the store is slow: names are published before their bytes");
             let mut table = self.table();
-            lazies.into_iter().for_each(|(id, lazy)| table.stored(id, lazy));
+            let left = lazies.into_iter().filter(|(id, ..)| !packs.contains_key(id));
+            left.for_each(|(id, lazy, _)| table.stored(id, lazy));
         }
-        true
+        Some(packs)
+    }
+
+    async fn store_one(&self, core: &Core, id: InodeId, lazy: u64) {
+        if let Some(inode) = core.known(id) {
+            // The failure is kept in the inode, for whoever syncs it.
+            let _ = core.flush(&inode).await;
+        }
+        self.table().stored(id, lazy);
     }
 
     /// Publishes one batch of a slot; false: there was nothing.
-    async fn round(&self, slot: u32, first: Option<InodeId>, give: &[InodeId]) -> Result<bool, FsError> {
+    async fn round(
+        &self,
+        slot: u32,
+        first: Option<InodeId>,
+        give: &[InodeId],
+        packs: Packs,
+    ) -> Result<bool, FsError> {
         let core = self.core()?;
         let lane = self.lane(slot).lock_owned().await;
-        let taken = self.table().take(slot, first, give, |inode| core.still_held(inode));
+        let taken = {
+            let packed = packs.iter().map(|(id, file)| (*id, (file.lazy, file.written()))).collect();
+            self.table().take(slot, first, give, &packed, |inode| core.still_held(inode))
+        };
         match taken {
-            Some((op, batch)) => self.send(&core, lane, op, batch).await.map(|()| true),
+            Some((op, batch)) => self.send(&core, lane, op, batch, packs).await.map(|()| true),
             None => Ok(false),
         }
     }
@@ -157,7 +220,7 @@ impl Delegations {
         let core = self.core()?;
         let lane = self.lane(dir.slot()).lock_owned().await;
         let (op, batch) = self.table().numbers_only(dir);
-        self.send(&core, lane, op, batch).await?;
+        self.send(&core, lane, op, batch, Packs::new()).await?;
         let mut table = self.table();
         if !table.has_numbers(dir)
             && let Some(dir) = table.dirs.get_mut(&dir)
@@ -172,7 +235,7 @@ impl Delegations {
     pub(super) async fn make_room(&self, slot: u32, limit: usize, give: usize) -> Result<(), FsError> {
         let old = self.table().too_many(slot, limit, give);
         if !old.is_empty() {
-            self.round(slot, old.first().copied(), &old).await?;
+            self.round(slot, old.first().copied(), &old, Packs::new()).await?;
         }
         Ok(())
     }
@@ -184,6 +247,7 @@ impl Delegations {
         lane: OwnedMutexGuard<()>,
         op: Op,
         batch: Batch,
+        packs: Packs,
     ) -> Result<(), FsError> {
         let (tell, told) = oneshot::channel();
         let (inner, meta) = (self.inner.clone(), core.meta.clone());
@@ -191,9 +255,17 @@ impl Delegations {
         core.spawn(async move {
             let outcome = inner.change(op).await;
             meta.totals.batches.fetch_add(1, Ordering::Relaxed);
+            let wrote = batch.wrote.clone();
             let lost = meta.table().end(batch, &outcome);
             drop(lane);
             meta.gone.send_replace(());
+            let is_lost: HashSet<InodeId> = lost.iter().map(|(inode, _)| *inode).collect();
+            for (id, file) in packs {
+                match wrote.get(&id).filter(|_| outcome.is_ok() && !is_lost.contains(&id)) {
+                    Some(Wrote { attr, base, .. }) => file.published(*attr, *base),
+                    None => drop(file),
+                }
+            }
             if let Some(core) = weak.upgrade() {
                 meta.tell_lost(&core, lost);
             }

@@ -2,7 +2,6 @@
 //! is in `way`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use curvefs_types::limits::{BORN_PER_REQUEST_MAX, KNOWN_NAMES_MAX};
@@ -11,7 +10,8 @@ use curvefs_types::{
 };
 use tokio::time::Instant;
 
-use super::birth::Birth;
+use super::birth::{Birth, Written};
+use super::dir::{Dir, Fresh, Own, hash};
 
 /// Directories of its own that a mount remembers as new.
 const FRESH_MAX: usize = 1024;
@@ -19,6 +19,8 @@ const FRESH_MAX: usize = 1024;
 const LOST_MAX: usize = 64 << 10;
 /// Bytes of one batch, of the 1 MiB that a request may have.
 const BATCH_BYTES_MAX: usize = 512 << 10;
+/// The same of one file whose bytes are stored together with others'.
+const PACKED_BYTES_MAX: usize = BATCH_BYTES_MAX / BORN_PER_REQUEST_MAX;
 /// Published names of delegated directories that are remembered; with more, directories are given back.
 const NAMES_MAX: usize = 1 << 20;
 /// New files that are published before their time, since they are many.
@@ -29,111 +31,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const NUMBERS_LOW: u64 = 2048;
 /// How many are asked for.
 const NUMBERS: u32 = 4096;
-
-/// A directory that this mount made and that may be delegated to it.
-#[derive(Clone, Debug)]
-pub(super) struct Fresh {
-    /// Where it was made, for a guess of what a name names.
-    pub at: (InodeId, Name),
-    /// Names that this mount may have made in it.
-    pub names: Vec<Name>,
-    /// It was asked for.
-    pub asked: bool,
-    /// Somebody waits for it already.
-    pub recalled: bool,
-}
-
-/// Changes of a directory itself that are not published.
-#[derive(Clone, Copy, Default, Debug)]
-struct Own {
-    /// When the last file was made.
-    mtime: Option<TimeNs>,
-    /// What was set after that.
-    set: SetAttr,
-}
-
-impl Own {
-    fn is_empty(&self) -> bool {
-        self.mtime.is_none() && self.set.is_empty()
-    }
-
-    /// These, and then later ones.
-    fn then(self, later: Self) -> Self {
-        let mut set = self.set;
-        if later.mtime.is_some() {
-            set.mtime = None;
-        }
-        Self { mtime: later.mtime.or(self.mtime), set: set.then(later.set) }
-    }
-}
-
-/// A delegated directory.
-#[derive(Clone, Debug)]
-pub(super) struct Dir {
-    pub at: (InodeId, Name),
-    /// As programs see it, but for what others and the partition have changed since.
-    pub attr: Attr,
-    /// The attributes are to be asked for before they are counted on.
-    pub stale: bool,
-    /// Hashes of names that may be published. What is not among them and not in `born` is not there.
-    names: HashSet<u64>,
-    /// What is not published.
-    pub born: BTreeMap<Name, InodeId>,
-    own: Own,
-    sent: Own,
-    own_since: Option<Instant>,
-    /// It is to be given back: nothing more is made here.
-    pub closing: bool,
-    /// Why it could not be published last.
-    pub failing: Option<FsError>,
-    retry_at: Option<Instant>,
-    used: u64,
-}
-
-impl Dir {
-    /// Whether nothing is unpublished.
-    pub fn is_quiet(&self) -> bool {
-        self.born.is_empty() && self.own.is_empty() && self.sent.is_empty()
-    }
-
-    /// Whether attributes of it were set that are not published.
-    pub fn is_set(&self) -> bool {
-        !(self.own.set.is_empty() && self.sent.set.is_empty())
-    }
-
-    /// Whether a name may be published.
-    pub fn may_be(&self, name: &Name) -> bool {
-        self.names.contains(&hash(name))
-    }
-
-    /// Attributes that the partition told, with what it has not heard yet.
-    pub fn seen(&mut self, told: Attr) -> Attr {
-        if self.is_quiet() {
-            self.attr = told;
-        } else {
-            let set = self.sent.then(self.own).set;
-            let own = self.attr;
-            let mtime = if set.mtime.is_some() { own.mtime } else { own.mtime.max(told.mtime) };
-            self.attr = Attr {
-                mode: set.mode.map_or(told.mode, |_| own.mode),
-                uid: set.uid.map_or(told.uid, |_| own.uid),
-                gid: set.gid.map_or(told.gid, |_| own.gid),
-                atime: set.atime.map_or(told.atime, |_| own.atime),
-                mtime,
-                ctime: own.ctime.max(told.ctime),
-                ..told
-            };
-        }
-        self.stale = false;
-        self.attr
-    }
-}
-
-fn hash(name: &Name) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    name.as_bytes().hash(&mut hasher);
-    hasher.finish()
-}
 
 /// Numbers for new files of one slot.
 #[derive(Default, Debug)]
@@ -170,6 +67,18 @@ impl Numbers {
 #[derive(Debug)]
 pub(super) struct Batch {
     dirs: Vec<(InodeId, Vec<InodeId>, bool)>,
+    /// Files whose bytes were stored together and are named with this batch.
+    pub wrote: HashMap<InodeId, Wrote>,
+}
+
+/// Bytes that are named with a batch, and the file without them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wrote {
+    pub attr: Attr,
+    /// Where appended bytes begin.
+    pub base: u64,
+    before: Attr,
+    lazy: u64,
 }
 
 /// Everything.
@@ -217,6 +126,13 @@ impl Table {
             if fresh.names.len() > KNOWN_NAMES_MAX && !fresh.asked {
                 self.fresh.remove(&dir);
             }
+        }
+    }
+
+    /// The partition has changed a directory.
+    pub fn changed(&mut self, dir: InodeId) {
+        if let Some(dir) = self.dirs.get_mut(&dir) {
+            dir.stale = true;
         }
     }
 
@@ -397,18 +313,28 @@ impl Table {
         dirs.into_iter().take(give).map(|(id, _)| *id).collect()
     }
 
-    /// Takes a batch of a slot: as much as fits, of `first` before others. `give` is given back if nothing of it is left over.
+    /// Whether bytes of a file may go into a slice with those of others: it has no other, and they take little of a batch.
+    pub fn may_pack(&self, inode: InodeId) -> bool {
+        let birth = self.births.get(&inode).filter(|birth| !birth.sent && birth.extents.is_empty());
+        birth.is_some_and(|birth| bytes_of(birth) <= PACKED_BYTES_MAX)
+    }
+
+    /// Takes a batch of a slot: as much as fits, of `first` before others. `packed` are closed files whose bytes were stored
+    /// together: as far as they are as they were then, all come along. `give` is given back if nothing of it is left over.
     /// `holds` says whether a file that was open is so still. `None`: there is nothing.
     pub fn take(
         &mut self,
         slot: u32,
         first: Option<InodeId>,
         give: &[InodeId],
+        packed: &HashMap<InodeId, (u64, Written<'_>)>,
         holds: impl Fn(InodeId) -> bool,
     ) -> Option<(Op, Batch)> {
+        let (wrote, packed_in) = self.wrote(packed);
         let mut ids: Vec<InodeId> = self.dirs.keys().filter(|id| id.slot() == slot).copied().collect();
-        ids.sort_by_key(|id| (Some(*id) != first, !give.contains(id), *id));
-        let (mut room, mut bytes) = (BORN_PER_REQUEST_MAX, 0);
+        ids.sort_by_key(|id| (!packed_in.contains(id), Some(*id) != first, !give.contains(id), *id));
+        let mut room = BORN_PER_REQUEST_MAX.saturating_sub(wrote.len());
+        let mut bytes = wrote.len() * PACKED_BYTES_MAX;
         let (mut dirs, mut batch) = (Vec::new(), Vec::new());
         for id in ids {
             if dirs.len() == BORN_PER_REQUEST_MAX {
@@ -420,12 +346,14 @@ impl Table {
                 let Some(birth) = self.births.get_mut(inode).filter(|birth| birth.lazy.is_none()) else {
                     continue;
                 };
-                if room == 0 || bytes > BATCH_BYTES_MAX {
-                    break;
+                if !wrote.contains_key(inode) {
+                    if room == 0 || bytes > BATCH_BYTES_MAX {
+                        continue;
+                    }
+                    room -= 1;
+                    bytes += bytes_of(birth);
                 }
                 (birth.sent, birth.held) = (true, birth.held && holds(*inode));
-                room -= 1;
-                bytes += bytes_of(birth);
                 born.push(published(birth));
                 inodes.push(*inode);
             }
@@ -447,7 +375,29 @@ impl Table {
             return None;
         }
         let (lowest, reserve) = self.lowest(slot);
-        Some((Op::Publish { dirs, lowest, reserve }, Batch { dirs: batch }))
+        Some((Op::Publish { dirs, lowest, reserve }, Batch { dirs: batch, wrote }))
+    }
+
+    /// Names stored bytes in closed files that are as they were then; they go with the next batch. And the directories of those files.
+    fn wrote(
+        &mut self,
+        packed: &HashMap<InodeId, (u64, Written<'_>)>,
+    ) -> (HashMap<InodeId, Wrote>, HashSet<InodeId>) {
+        let (mut wrote, mut dirs) = (HashMap::new(), HashSet::new());
+        for (inode, (lazy, written)) in packed {
+            let as_then = self.may_pack(*inode);
+            let Some(birth) = self.births.get_mut(inode).filter(|birth| as_then && birth.lazy == Some(*lazy))
+            else {
+                continue;
+            };
+            let before = birth.attr;
+            if let Some((attr, base)) = birth.write(written, crate::shared::now_ns()) {
+                birth.lazy = None;
+                wrote.insert(*inode, Wrote { attr, base, before, lazy: *lazy });
+                dirs.insert(birth.dir);
+            }
+        }
+        (wrote, dirs)
     }
 
     /// A batch that publishes nothing but gets numbers.
@@ -462,7 +412,7 @@ impl Table {
         };
         (
             Op::Publish { dirs: vec![none], lowest, reserve: NUMBERS },
-            Batch { dirs: vec![(dir, Vec::new(), false)] },
+            Batch { dirs: vec![(dir, Vec::new(), false)], wrote: HashMap::new() },
         )
     }
 
@@ -518,8 +468,12 @@ impl Table {
     fn undo(&mut self, batch: Batch, error: FsError) -> Vec<(InodeId, FsError)> {
         for (id, inodes, _) in batch.dirs {
             for inode in inodes {
-                if let Some(birth) = self.births.get_mut(&inode) {
-                    birth.sent = false;
+                let Some(birth) = self.births.get_mut(&inode) else { continue };
+                birth.sent = false;
+                if let Some(Wrote { before, lazy, .. }) = batch.wrote.get(&inode) {
+                    // Files of one slice are published together or not at all.
+                    (birth.attr, birth.lazy) = (*before, Some(*lazy));
+                    birth.extents.clear();
                 }
             }
             if let Some(dir) = self.dirs.get_mut(&id) {
@@ -589,7 +543,7 @@ fn bytes_of(birth: &Birth) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use curvefs_types::{Kind, NewInode};
+    use curvefs_types::{DataRef, Extent, Kind, NewInode, Place, SliceId, WriterId};
 
     use super::*;
 
@@ -664,7 +618,7 @@ mod tests {
     }
 
     fn take(table: &mut Table, give: &[InodeId]) -> Option<(Vec<Published>, InodeId, Batch)> {
-        let (op, batch) = table.take(0, None, give, |_| true)?;
+        let (op, batch) = table.take(0, None, give, &HashMap::new(), |_| true)?;
         let Op::Publish { dirs, lowest, .. } = op else { panic!("{op:?}") };
         Some((dirs, lowest, batch))
     }
@@ -717,6 +671,44 @@ mod tests {
         assert_eq!((dirs[0].born.len(), dirs[0].give_back), (1, true));
         table.end(batch, &published(&[]));
         assert!(table.dirs.is_empty() && table.poll_for(0).is_none());
+    }
+
+    #[test]
+    fn bytes_that_share_a_slice_are_in_files_only_while_their_batch_is_under_way() {
+        let mut table = delegated();
+        let [one, two, again] = ["one", "two", "again"].map(|of| birth(&mut table, of));
+        [one, two, again].into_iter().for_each(|inode| assert!(table.may_wait(inode, true)));
+        let slice = DataRef::Slice { slice: SliceId { writer: WriterId(1), serial: 1 }, bytes: 30, at: 10 };
+        let extents = [Extent::checked(0, 10, slice).unwrap()];
+        let set = SetAttr::default();
+        let packed = table.lazies(0, None, u64::MAX).into_iter().map(|(inode, lazy)| {
+            let (place, extents, set) = (Place::AtOffsets, &extents[..], &set);
+            (
+                inode,
+                (lazy, Written { place, extents, length: 0, mtime: 9, expect: None, kill_priv: false, set }),
+            )
+        });
+        let packed = packed.collect();
+        assert!(table.may_wait(again, true), "closed again, with more");
+        let before = table.births[&one].clone();
+        for outcome in [Err(FsError::NoSpace), published(&[])] {
+            let (op, batch) = table.take(0, None, &[], &packed, |_| true).unwrap();
+            let Op::Publish { dirs, .. } = op else { panic!("{op:?}") };
+            let sent: Vec<_> =
+                dirs[0].born.iter().map(|born| (born.attr.inode, born.extents.clone())).collect();
+            assert_eq!(sent, [(one, extents.to_vec()), (two, extents.to_vec())]);
+            assert_eq!((batch.wrote.len(), batch.wrote[&one].attr.length), (2, 10));
+            assert!(!table.may_pack(one));
+            table.end(batch, &outcome);
+            if outcome.is_err() {
+                let after = &table.births[&one];
+                assert_eq!(
+                    (&after.attr, &after.extents, after.lazy),
+                    (&before.attr, &before.extents, before.lazy)
+                );
+            }
+        }
+        assert_eq!(table.births.keys().collect::<Vec<_>>(), [&again]);
     }
 
     #[test]

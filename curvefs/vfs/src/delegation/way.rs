@@ -60,6 +60,22 @@ fn attr(birth: &Birth, created: bool) -> Reply {
     Reply::Attr { attr: birth.attr, created }
 }
 
+/// Directories whose attributes change with something else that their partition does.
+pub(super) fn dirs_of(op: &Op) -> [Option<InodeId>; 2] {
+    match op {
+        Op::Name { op } => match op {
+            NameOp::Create { parent, .. }
+            | NameOp::Mkdir { parent, .. }
+            | NameOp::Unlink { parent, .. }
+            | NameOp::Rmdir { parent, .. }
+            | NameOp::Link { parent, .. } => [Some(*parent), None],
+            NameOp::Rename { parent, new_parent, .. } => [Some(*parent), Some(*new_parent)],
+        },
+        Op::SetXattr { inode, .. } | Op::RemoveXattr { inode, .. } => [Some(*inode), None],
+        _ => [None; 2],
+    }
+}
+
 /// A name in a directory.
 type Place<'a> = (InodeId, &'a Name);
 
@@ -220,7 +236,7 @@ impl Table {
 
     /// The delegated directory that a name probably names.
     fn probably(&self, parent: InodeId, name: &Name) -> Option<InodeId> {
-        let at = |(_, dir): &(&InodeId, &super::table::Dir)| dir.at.0 == parent && dir.at.1 == *name;
+        let at = |(_, dir): &(&InodeId, &super::dir::Dir)| dir.at.0 == parent && dir.at.1 == *name;
         self.dirs.iter().find(at).map(|(id, _)| *id)
     }
 
@@ -273,8 +289,13 @@ impl Table {
         let birth = |inode: &InodeId| self.births.get(inode);
         match query {
             Query::Lookup { parent, name } => self.way_of_lookup(*parent, name),
-            Query::GetAttr { inode } => birth(inode)
-                .map_or(Way::Pass, |birth| answered(Ok(Answer::Attrs { attrs: vec![birth.attr] }))),
+            Query::GetAttr { inode } => {
+                // Nobody else changes a directory that is delegated.
+                let dir =
+                    || self.dirs.get(inode).filter(|dir| !dir.stale && !dir.closing).map(|dir| dir.attr);
+                let attr = birth(inode).map(|birth| birth.attr).or_else(dir);
+                attr.map_or(Way::Pass, |attr| answered(Ok(Answer::Attrs { attrs: vec![attr] })))
+            }
             Query::GetAttrs { inodes } => {
                 inodes.iter().find_map(birth).map_or(Way::Pass, |birth| Way::PublishDir(birth.dir))
             }
