@@ -106,9 +106,9 @@ const OURS: &[(&str, Shape, &str)] = &[
     (
         "delegate",
         Flag,
-        "new files in directories that this mount made are made without asking, and published many at a time",
+        "new files in directories that this mount made are made without asking, and published many at a time (default)",
     ),
-    ("nodelegate", Flag, "every file is made by its partition, and durable then (default)"),
+    ("nodelegate", Flag, "every file is made by its partition, and durable then"),
     ("attr_timeout", Value("TIME"), "how long attributes of files are believed (1s)"),
     ("dir_attr_timeout", Value("TIME"), "how long attributes of directories are believed (1s)"),
     ("entry_timeout", Value("TIME"), "how long names are believed (1s)"),
@@ -190,14 +190,9 @@ pub fn help() -> String {
     OURS.iter().map(line).collect()
 }
 
-/// What the program does without options. Delegation is asked for until it has been through every test of whole clusters.
-fn defaults() -> MountOptions {
-    MountOptions { delegate: false, ..MountOptions::default() }
-}
-
 /// Parses all that `-o` says; later options win. `sloppy` passes over what nobody knows.
 pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>, sloppy: bool) -> Result<Options, OptionError> {
-    let mut options = Options { fs: defaults(), ..Options::default() };
+    let mut options = Options::default();
     let (mut soft, mut timeo) = (false, None);
     for item in texts.into_iter().flat_map(|text| text.split(',')).map(str::trim) {
         let (name, value) = item.split_once('=').map_or((item, None), |(name, value)| (name, Some(value)));
@@ -367,7 +362,7 @@ mod tests {
     fn options_mean_what_they_say() {
         let seconds = Duration::from_secs;
         let all = one(
-            "rw,ro,nocto,noatime,nodelegate,delegate,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
+            "rw,ro,nocto,noatime,delegate,nodelegate,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
              write_cache=64MiB,read_cache=1GiB,stage=4KiB,soft,timeo=10s,noallow_other,nodev,nosuid,noexec,mds=a:1/b:2,log=/l,\
              _netdev,nofail,x-systemd.automount,comment=hello,defaults",
         );
@@ -381,7 +376,7 @@ mod tests {
             entry_timeout: seconds(60),
             negative_timeout: seconds(0),
             soft_timeout: Some(seconds(10)),
-            delegate: true,
+            delegate: false,
             write_cache_bytes: 64 << 20,
             read_cache_bytes: 1 << 30,
             stage_bytes: 4 << 10,
@@ -390,9 +385,9 @@ mod tests {
         let kernel = options.kernel.kernel("data", true);
         assert_eq!((kernel.allow_other, kernel.dev, kernel.suid, kernel.exec), (false, false, false, false));
         let plain = one("").unwrap();
-        assert_eq!(plain, Options { fs: defaults(), ..Options::default() });
+        assert_eq!(plain, Options::default());
         let delegates = |text| one(text).unwrap().fs.delegate;
-        assert_eq!(["", "delegate", "delegate,nodelegate"].map(delegates), [false, true, false]);
+        assert_eq!(["", "nodelegate", "nodelegate,delegate"].map(delegates), [true, false, true]);
         assert!(
             plain.kernel.kernel("data", true).allow_other && !plain.kernel.kernel("data", false).allow_other
         );

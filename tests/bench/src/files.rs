@@ -32,7 +32,7 @@ pub struct FilesArguments {
     /// Where the data of all targets goes; new directories below it are made and removed again.
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
-    /// What is measured, separated by commas: disk, curvefs, curvefs-delegate (mounted with -o delegate), ceph-fuse, s3fs, s3-client.
+    /// What is measured, separated by commas: disk, curvefs, curvefs-nodelegate (mounted with -o nodelegate), ceph-fuse, s3fs, s3-client.
     #[arg(long, value_delimiter = ',', default_value = "disk,curvefs,s3-client")]
     targets: Vec<String>,
     /// Cases to run, separated by commas.

@@ -21,8 +21,8 @@ pub enum FileTarget {
     Disk,
     /// Three MDSs, three metaservers, an object store, a mount.
     Curvefs,
-    /// The same, mounted with `-o delegate`.
-    CurvefsDelegate,
+    /// The same, mounted with `-o nodelegate`.
+    CurvefsNodelegate,
     /// Ceph with three OSDs and an MDS, mounted by ceph-fuse.
     CephFuse,
     /// A bucket of the object store, mounted by s3fs.
@@ -33,13 +33,13 @@ pub enum FileTarget {
 
 impl FileTarget {
     const ALL: [Self; 6] =
-        [Self::Disk, Self::Curvefs, Self::CurvefsDelegate, Self::CephFuse, Self::S3fs, Self::S3Client];
+        [Self::Disk, Self::Curvefs, Self::CurvefsNodelegate, Self::CephFuse, Self::S3fs, Self::S3Client];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Curvefs => "curvefs",
-            Self::CurvefsDelegate => "curvefs-delegate",
+            Self::CurvefsNodelegate => "curvefs-nodelegate",
             Self::CephFuse => "ceph-fuse",
             Self::S3fs => "s3fs",
             Self::S3Client => "s3-client",
@@ -128,7 +128,7 @@ impl Mounted {
         let dir = made.map_err(|error| format!("{}: {error}", dir.display()))?;
         let servers = match target {
             FileTarget::Disk => Servers::Nothing,
-            FileTarget::Curvefs | FileTarget::CurvefsDelegate | FileTarget::S3fs => {
+            FileTarget::Curvefs | FileTarget::CurvefsNodelegate | FileTarget::S3fs => {
                 Servers::Playground(playground(dir.path(), 3).await?)
             }
             FileTarget::S3Client => {
@@ -197,8 +197,8 @@ impl Mounted {
                 Some(Daemon::Other(s3fs(playground, &at).await?))
             }
             (Servers::Playground(playground), target) => {
-                let delegates = target == FileTarget::CurvefsDelegate;
-                let options: &[&str] = if delegates { &["-o", "delegate"] } else { &[] };
+                let is_plain = target == FileTarget::CurvefsNodelegate;
+                let options: &[&str] = if is_plain { &["-o", "nodelegate"] } else { &[] };
                 Some(Daemon::Curve(FsMount::start(playground, "bench", &at, options).await))
             }
             (Servers::Ceph(ceph), _) => {
