@@ -246,7 +246,7 @@ impl Core {
             let old = state.dirty_since.is_some_and(|since| now - since >= AGE_MAX);
             state.is_dirty() && !rests && (tight || old || due.contains(&inode.id))
         };
-        for inode in core.all().into_iter().filter(is_due) {
+        for inode in core.watched().into_iter().filter(is_due) {
             if std::mem::replace(&mut inode.state().queued, true) {
                 continue;
             }
@@ -272,7 +272,7 @@ impl Core {
             let idle = state.idle_since.is_some_and(|since| now - since >= HELD_IDLE);
             state.held && state.opens == 0 && !state.is_dirty() && idle
         };
-        let idle: Vec<Arc<Inode>> = self.all().into_iter().filter(is_idle).collect();
+        let idle: Vec<Arc<Inode>> = self.watched().into_iter().filter(is_idle).collect();
         for some in idle.chunks(CLOSES_AT_ONCE) {
             // Whoever is publishing has it open, or is about to be done. None is waited for, lest two wait for each other.
             let free = some.iter().filter_map(|inode| Some((&**inode, inode.publish.try_lock().ok()?)));
@@ -314,6 +314,8 @@ impl Core {
                 let mut state = inode.state();
                 state.held = true;
                 state.idle_since = Some(Instant::now());
+                drop(state);
+                self.watch(inode.id);
             }
             return Err(error);
         }

@@ -167,6 +167,7 @@ impl Core {
             let opens = opens.get(&known.inode).copied().unwrap_or(0);
             let inode = self.inode(known.inode);
             *inode.state() = State::from_told(known, opens);
+            self.watch(inode.id);
         }
         let handles = files.iter().map(|file| file.handle).chain(dirs.iter().map(|dir| dir.handle));
         let above = handles.max().map_or(1, |last| last.saturating_add(1));

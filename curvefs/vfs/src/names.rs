@@ -83,6 +83,7 @@ impl Vfs {
             Ok(Reply::Attr { attr, created }) => {
                 let (inode, entry) = self.enter(attr);
                 inode.state().held = true;
+                self.core.watch(inode.id);
                 let opening = Opening::new(inode.clone());
                 if !created && mode.truncate {
                     let opened = self.open(attr.inode, mode).await?;

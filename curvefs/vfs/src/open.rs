@@ -50,6 +50,7 @@ impl Vfs {
             }
             self.core.heard(inode, attr);
             inode.state().held = true;
+            self.core.watch(inode.id);
         } else if self.core.options.close_to_open {
             self.core.fetch_attr(inode).await?;
         }

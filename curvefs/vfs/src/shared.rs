@@ -1,6 +1,6 @@
 //! What all operations of a mount share: the table of inodes, limits of memory, and tasks in the background.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -78,6 +78,8 @@ pub(crate) struct Core {
     pub attributes: OnceLock<Arc<dyn VirtualAttributes>>,
     pub counters: Counters,
     inodes: Mutex<HashMap<InodeId, Arc<Inode>>>,
+    /// Inodes that the background has to look at: those that are held or dirty, and some that were.
+    watched: Mutex<HashSet<InodeId>>,
     due: Mutex<BTreeSet<InodeId>>,
     pub files: Mutex<HashMap<u64, Arc<FileHandle>>>,
     pub dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
@@ -111,6 +113,7 @@ impl Core {
             attributes: OnceLock::new(),
             counters: Counters::default(),
             inodes: Mutex::default(),
+            watched: Mutex::default(),
             due: Mutex::default(),
             files: Mutex::default(),
             dirs: Mutex::default(),
@@ -141,6 +144,29 @@ impl Core {
     /// All known inodes.
     pub fn all(&self) -> Vec<Arc<Inode>> {
         locked(&self.inodes).values().cloned().collect()
+    }
+
+    /// The background looks at an inode as long as it is held or dirty, which it is now.
+    pub fn watch(&self, id: InodeId) {
+        locked(&self.watched).insert(id);
+    }
+
+    /// Inodes that are held or dirty.
+    pub fn watched(&self) -> Vec<Arc<Inode>> {
+        let mut found = Vec::new();
+        // Locked for the whole look: what becomes dirty meanwhile is added after it.
+        locked(&self.watched).retain(|id| {
+            let Some(inode) = self.known(*id) else { return false };
+            let is_needed = {
+                let state = inode.state();
+                state.held || state.is_dirty()
+            };
+            if is_needed {
+                found.push(inode);
+            }
+            is_needed
+        });
+        found
     }
 
     /// Forgets an inode unless somebody needs it.

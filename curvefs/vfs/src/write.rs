@@ -81,6 +81,7 @@ impl Vfs {
             state.unpublished()
         };
         drop(taken);
+        self.core.watch(inode.id);
         self.core.tell_kernel(inode);
         if unpublished >= STREAM_BYTES || self.core.budget.is_tight() {
             self.core.set_due(inode.id);
