@@ -35,9 +35,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use curvefs_types::{
-    Answer, Attr, FsError, FsFuture, InodeId, Kind, Metadata, NameOp, Op, Query, Reply, Usage,
-};
+use curvefs_types::{Answer, Attr, FsError, FsFuture, InodeId, Metadata, NameOp, Op, Query, Reply, Usage};
 use tokio::sync::watch;
 
 use crate::shared::{Core, locked};
@@ -190,21 +188,28 @@ impl Delegations {
             }
             _ => None,
         };
+        let is_rename = matches!(op, Op::Name { op: NameOp::Rename { .. } });
         let changes = if self.enabled { way::dirs_of(&op) } else { [None; 2] };
         let outcome = self.inner.change(op).await;
         // Only now: what was asked for meanwhile may have been answered before the change.
         changes.into_iter().flatten().for_each(|dir| self.table().changed(dir));
-        let reply = outcome?;
-        if let Reply::Attr { attr, .. } = &reply
-            && attr.kind == Kind::Directory
-        {
-            let mut table = self.table();
-            if let Some(at) = made {
-                table.made(attr.inode, at);
-            } else if let Some(dir) = table.dirs.get_mut(&attr.inode) {
-                return Ok(Reply::Attr { attr: dir.seen(*attr), created: false });
-            }
+        let mut reply = outcome?;
+        if !self.enabled {
+            return Ok(reply);
         }
+        let mut table = self.table();
+        match (&mut reply, made) {
+            (Reply::Attr { attr, .. }, Some(at)) => table.made(attr.inode, at),
+            (Reply::Attr { attr, .. }, None) => table.see(attr),
+            (Reply::Renamed { moved, other }, _) => {
+                table.see(moved);
+                other.iter_mut().for_each(|other| table.see(other));
+            }
+            // A directory that was moved by several partitions is not told.
+            (Reply::Done, _) if is_rename => table.dirs.values_mut().for_each(|dir| dir.stale = true),
+            _ => {}
+        }
+        drop(table);
         Ok(reply)
     }
 
@@ -214,11 +219,7 @@ impl Delegations {
         if table.dirs.is_empty() {
             return answer;
         }
-        let mut see = |attr: &mut Attr| {
-            if let Some(dir) = table.dirs.get_mut(&attr.inode) {
-                *attr = dir.seen(*attr);
-            }
-        };
+        let mut see = |attr: &mut Attr| table.see(attr);
         match &mut answer {
             Answer::Entry { attr, .. } => attr.iter_mut().for_each(see),
             Answer::Attrs { attrs } => attrs.iter_mut().for_each(see),

@@ -387,6 +387,11 @@ async fn times_are_as_they_were_set() {
         let (dir, file) = (vfs.get_attr(dir).await.unwrap().0, vfs.get_attr(inode).await.unwrap().0);
         assert_eq!((dir.mtime, dir.mode, file.mtime, file.mode, file.length), (5, 0o700, 7, 0o600, 5));
     }
+    let dir = delegated(&a, "e").await;
+    write(&a, dir, "f", b"bytes").await;
+    a.rename((ROOT, name("e")), (ROOT, name("g")), RenameMode::Replace).await.unwrap();
+    assert_eq!(a.set_attr(dir, at(9)).await.unwrap().0.mtime, 9);
+    assert_eq!(a.get_attr(dir).await.unwrap().0.mtime, 9, "the directory was moved before");
 }
 
 #[tokio::test]

@@ -129,6 +129,13 @@ impl Table {
         }
     }
 
+    /// The partition has told attributes: of a delegated directory they become those that programs see.
+    pub fn see(&mut self, attr: &mut Attr) {
+        if let Some(dir) = self.dirs.get_mut(&attr.inode) {
+            *attr = dir.seen(*attr);
+        }
+    }
+
     /// The partition has changed a directory.
     pub fn changed(&mut self, dir: InodeId) {
         if let Some(dir) = self.dirs.get_mut(&dir) {
