@@ -22,6 +22,8 @@ const ROWS_END: &[u8] = &[ROW + 1];
 const OPEN_FILES_MAX: i32 = 256;
 /// Bits a key of the filters that tell a table without looking that it has not got a key: one in a hundred is wrong.
 const FILTER_BITS: f64 = 10.0;
+/// Share of the write buffer that the filter of what is in it takes: above 20 bits a row of 100 bytes.
+const BUFFER_FILTER_SHARE: f64 = 0.02;
 
 /// Blocks in memory that several stores share, so that all together are bounded.
 #[derive(Clone)]
@@ -93,6 +95,9 @@ impl RocksStore {
             tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
             tables.set_bloom_filter(FILTER_BITS, false);
             options.set_block_based_table_factory(&tables);
+            // Most of what a change looks for is not there (locks, holds, delegations): a filter answers that for the buffer too.
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(BUFFER_FILTER_SHARE);
         }
         let db = DB::open(&options, path).map_err(translate)?;
         Ok(Self { inner: Arc::new(Inner { db, failed: AtomicBool::new(false) }) })
