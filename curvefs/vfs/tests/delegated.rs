@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use curvefs_local::LocalMount;
 use curvefs_types::{
     Answer, FsError, FsFuture, FsId, InodeId, Kind, Metadata, MountOptions, Op, Query, RenameMode, Reply,
-    SetAttr, SetTime, Usage,
+    SetAttr, SetTime, Usage, XattrName,
 };
-use curvefs_vfs::{OpenMode, Vfs};
+use curvefs_vfs::{OpenMode, SetMode, Vfs};
 use proptest::prelude::*;
-use support::{ROOT, RW, World, close, mkdir, name, root, strict};
+use support::{ROOT, RW, World, acl, close, mkdir, name, root, strict};
 
 async fn create(vfs: &Vfs, dir: InodeId, path: &str) -> (InodeId, u64) {
     let (entry, opened) = vfs.create(dir, name(path), 0o644, (RW, true), root()).await.unwrap();
@@ -334,6 +334,25 @@ async fn small_files_share_objects() {
     b.shutdown().await.unwrap();
     world.fs.collect(&*world.data).await.unwrap();
     assert_eq!(world.data.slices(), 0);
+}
+
+#[tokio::test]
+async fn a_file_whose_mode_is_set_with_its_bytes_and_that_has_an_acl_is_stored_by_itself() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let none = u32::MAX;
+    let default = acl(&[(1, 7, none), (2, 7, 1000), (4, 5, none), (16, 7, none), (32, 0, none)]);
+    let default_name = XattrName::try_from("system.posix_acl_default").unwrap();
+    a.set_xattr(dir, default_name, default, SetMode::Any).await.unwrap();
+    let (inode, handle) = create(&a, dir, "f").await;
+    a.write(handle, 0, b"bytes".to_vec(), false).await.unwrap();
+    a.set_attr(inode, SetAttr { mode: Some(0o640), ..SetAttr::default() }).await.unwrap();
+    close(&a, handle).await.unwrap();
+    assert_eq!(a.delegations().unpublished, 2);
+    assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
+    assert_eq!(b.get_attr(inode).await.unwrap().0.mode, 0o640);
+    assert_eq!(a.unpublished_bytes(), 0);
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use curvefs_types::{
     FsError, Kind, LockFamily, LockKind, LockOwner, LockRange, MountOptions, RenameMode, SetAttr, SetTime,
     XattrName,
 };
 use curvefs_vfs::{Caller, LockWish, Making, OpenMode, SetMode};
-use support::{ROOT, RW, World, close, create, mkdir, name, read_file, root, strict, write_file};
+use support::{ROOT, RW, World, acl, close, create, mkdir, name, read_file, root, strict, write_file};
 
 #[tokio::test]
 async fn an_unlinked_file_lives_until_it_is_closed_everywhere() {
@@ -169,16 +169,6 @@ async fn forgotten_inodes_are_not_remembered() {
         vfs.forget(again.attr.inode, 1);
     }
     assert!(vfs.known_inodes() <= 1, "the root at most");
-}
-
-fn acl(entries: &[(u16, u16, u32)]) -> Bytes {
-    let mut out = 2u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in entries {
-        out.put_u16_le(*tag);
-        out.put_u16_le(*permissions);
-        out.put_u32_le(*id);
-    }
-    out.into()
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(super) struct Birth {
     /// It was closed with bytes that the store has not got: they have to go there before anybody else may see the file.
     /// Which time that was, so that a later close is not taken for an earlier one.
     pub lazy: Option<u64>,
+    /// What was written can only be named by the partition: its bytes go by themselves.
+    pub alone: bool,
 }
 
 /// What `Op::Write` says besides its file.
@@ -85,6 +87,7 @@ impl Birth {
             held: false,
             sent: false,
             lazy: None,
+            alone: false,
         })
     }
 

@@ -322,7 +322,8 @@ impl Table {
 
     /// Whether bytes of a file may go into a slice with those of others: it has no other, and they take little of a batch.
     pub fn may_pack(&self, inode: InodeId) -> bool {
-        let birth = self.births.get(&inode).filter(|birth| !birth.sent && birth.extents.is_empty());
+        let birth =
+            self.births.get(&inode).filter(|birth| !birth.sent && !birth.alone && birth.extents.is_empty());
         birth.is_some_and(|birth| bytes_of(birth) <= PACKED_BYTES_MAX)
     }
 
@@ -398,11 +399,13 @@ impl Table {
                 continue;
             };
             let before = birth.attr;
-            if let Some((attr, base)) = birth.write(written, crate::shared::now_ns()) {
-                birth.lazy = None;
-                wrote.insert(*inode, Wrote { attr, base, before, lazy: *lazy });
-                dirs.insert(birth.dir);
-            }
+            let Some((attr, base)) = birth.write(written, crate::shared::now_ns()) else {
+                birth.alone = true;
+                continue;
+            };
+            birth.lazy = None;
+            wrote.insert(*inode, Wrote { attr, base, before, lazy: *lazy });
+            dirs.insert(birth.dir);
         }
         (wrote, dirs)
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes};
 use curvefs_local::{LocalFs, LocalMount};
 use curvefs_types::{FsError, InodeId, MountOptions, Name, WriterId};
 use curvefs_vfs::{Caller, Entry, MemoryBackend, OpenMode, Vfs};
@@ -94,4 +95,15 @@ pub async fn read_file(vfs: &Vfs, path: &str) -> Result<Vec<u8>, FsError> {
     close(vfs, opened.handle).await?;
     vfs.forget(entry.attr.inode, 1);
     bytes
+}
+
+/// An ACL of entries of tag, permissions and id, as programs set it.
+pub fn acl(entries: &[(u16, u16, u32)]) -> Bytes {
+    let mut out = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        out.put_u16_le(*tag);
+        out.put_u16_le(*permissions);
+        out.put_u32_le(*id);
+    }
+    out.into()
 }
