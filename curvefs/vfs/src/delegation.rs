@@ -246,6 +246,11 @@ impl Delegations {
         self.enabled && self.table().births.get(&inode).is_some_and(|birth| birth.lazy.is_none())
     }
 
+    /// Whether a file was closed with bytes in memory and is not published.
+    pub fn is_lazy(&self, inode: InodeId) -> bool {
+        self.enabled && self.table().births.get(&inode).is_some_and(|birth| birth.lazy.is_some())
+    }
+
     /// Whether a file may be closed with bytes that are not stored: they are before others can see it.
     pub fn may_wait(&self, inode: InodeId, has_bytes: bool) -> bool {
         self.enabled && self.table().may_wait(inode, has_bytes)

@@ -83,6 +83,14 @@ impl Core {
         Ok(())
     }
 
+    /// Stores the bytes that a new file was closed with, before something publishes it: whoever sees it then expects them. A failure is kept
+    /// in the inode, and keeps no name back.
+    pub async fn store_closed(&self, id: InodeId) {
+        if let (true, Some(inode)) = (self.meta.is_lazy(id), self.known(id)) {
+            let _ = self.flush(&inode).await;
+        }
+    }
+
     /// Keeps writes out while the whole file is changed. Attributes that wait for bytes are published before, since the change may
     /// drop the bytes.
     pub async fn alone<'a>(&self, inode: &'a Inode) -> Result<RwLockWriteGuard<'a, ()>, FsError> {

@@ -34,6 +34,7 @@ impl Vfs {
         let LockWish { owner, pid, family, kind, range } = wish;
         // The metadata client puts its own mount in.
         let lock = FileLock { mount: MountId::SERVERS, owner, pid, family, kind, range };
+        self.core.store_closed(inode).await;
         match self.core.query(Query::GetLock { inode, lock }).await? {
             Answer::Lock { held } => Ok(held),
             _ => Err(FsError::Corrupt),
@@ -46,6 +47,7 @@ impl Vfs {
         let inode = self.core.inode(id);
         // First, so that a lock whose answer is lost is released with its owner.
         inode.state().lock_owners.insert(owner);
+        self.core.store_closed(id).await;
         // What others wrote under the lock has to be seen by those who take it next.
         self.core.change(Op::Lock { inode: id, owner, pid, family, kind, range }).await?;
         self.core.fetch_attr(&inode).await.map(drop)

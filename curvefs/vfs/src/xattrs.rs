@@ -127,6 +127,7 @@ impl Vfs {
 
     /// A mode that waits for bytes is a part of the access ACL: it comes first.
     async fn published(&self, id: InodeId) -> Result<(), FsError> {
+        self.core.store_closed(id).await;
         match self.core.known(id) {
             Some(inode) if inode.state().has_deferred() => self.core.flush(&inode).await,
             _ => Ok(()),

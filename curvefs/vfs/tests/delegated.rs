@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use curvefs_local::LocalMount;
 use curvefs_types::{
-    Answer, FsError, FsFuture, FsId, InodeId, Kind, Metadata, MountOptions, Op, Query, RenameMode, Reply,
-    SetAttr, SetTime, Usage, XattrName,
+    Answer, FsError, FsFuture, FsId, InodeId, Kind, LockFamily, LockKind, LockOwner, LockRange, Metadata,
+    MountOptions, Op, Query, RenameMode, Reply, SetAttr, SetTime, Usage, XattrName,
 };
-use curvefs_vfs::{OpenMode, SetMode, Vfs};
+use curvefs_vfs::{LockWish, OpenMode, SetMode, Vfs};
 use proptest::prelude::*;
 use support::{ROOT, RW, World, acl, close, mkdir, name, root, strict};
 
@@ -353,6 +354,48 @@ async fn a_file_whose_mode_is_set_with_its_bytes_and_that_has_an_acl_is_stored_b
     assert_eq!(read(&b, dir, "f").await.unwrap(), b"bytes");
     assert_eq!(b.get_attr(inode).await.unwrap().0.mode, 0o640);
     assert_eq!(a.unpublished_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_closed_file_is_whole_whatever_publishes_it() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let of = |what: &str| name(&format!("closed, then {what}"));
+    for what in [
+        "an attribute is set",
+        "one is removed",
+        "a lock is asked for",
+        "a lock is taken",
+        "it is linked",
+        "it is moved",
+    ] {
+        let inode = write(&a, dir, &String::from_utf8_lossy(of(what).as_bytes()), b"bytes").await;
+        let user = XattrName::try_from("user.x").unwrap();
+        let wish = LockWish {
+            owner: LockOwner(1),
+            pid: 1,
+            family: LockFamily::Posix,
+            kind: LockKind::Read,
+            range: LockRange::new(0, 9).unwrap(),
+        };
+        match what {
+            "an attribute is set" => a.set_xattr(inode, user, Bytes::new(), SetMode::Any).await.unwrap(),
+            "one is removed" => assert!(a.remove_xattr(inode, user).await.is_err()),
+            "a lock is asked for" => assert_eq!(a.get_lock(inode, wish).await, Ok(None)),
+            "a lock is taken" => a.lock(inode, wish).await.unwrap(),
+            "it is linked" => drop(a.link(inode, ROOT, of(what)).await.unwrap()),
+            _ => a.rename((dir, of(what)), (ROOT, of(what)), RenameMode::Replace).await.unwrap(),
+        }
+        // As it is published: nobody asks for it back.
+        let Answer::Attrs { attrs } = meta_of(&world, inode).await else { panic!("{what}") };
+        assert_eq!(attrs[0].length, 5, "{what}");
+        assert_eq!(b.get_attr(inode).await.unwrap().0.length, 5, "{what}");
+    }
+}
+
+async fn meta_of(world: &World, inode: InodeId) -> Answer {
+    world.fs.mount().query(Query::GetAttr { inode }).await.unwrap()
 }
 
 #[tokio::test]

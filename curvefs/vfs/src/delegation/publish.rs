@@ -39,17 +39,18 @@ impl Delegations {
     /// Publishes a file, so that it is durable, with its name. Its bytes are the caller's to store before.
     pub async fn sync(&self, inode: InodeId) -> Result<(), FsError> {
         for _ in 0..ROUNDS_MAX {
-            let dir = {
+            let (dir, was_lazy) = {
                 let mut table = self.table();
                 if let Some(error) = table.lost.get(&inode) {
                     return Err(*error);
                 }
                 let Some(birth) = table.births.get_mut(&inode) else { return Ok(()) };
-                if !birth.sent {
-                    birth.lazy = None;
-                }
-                birth.dir
+                (birth.dir, !birth.sent && birth.lazy.take().is_some())
             };
+            if was_lazy {
+                // Bytes that came meanwhile follow at once.
+                self.core()?.set_due(inode);
+            }
             self.round(dir.slot(), Some(dir), &[], Packs::new()).await?;
         }
         Err(FsError::Busy)
