@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -122,6 +122,7 @@ impl FilesChecker {
             violations: Mutex::default(),
             longest: Mutex::default(),
         });
+        let ready = Arc::new(Barrier::new(expected.len() + 1));
         let workers = expected.into_iter().enumerate().map(|(number, expected)| {
             let mut worker = Worker {
                 root: root.join(format!("worker-{number}")),
@@ -130,13 +131,17 @@ impl FilesChecker {
                 tolerance,
                 shared: shared.clone(),
             };
+            let ready = ready.clone();
             std::thread::spawn(move || {
                 own_descriptors();
+                ready.wait();
                 worker.run();
                 worker.expected
             })
         });
         let workers = workers.collect();
+        // A pipe to a program that is started meanwhile would stay open in them.
+        ready.wait();
         Self { shared, workers }
     }
 
