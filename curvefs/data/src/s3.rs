@@ -107,7 +107,10 @@ impl S3Bucket {
             ("StorageFull" | "XMinioStorageFull" | "QuotaExceeded", _) | (_, 507) => DataError::Full { why },
             (
                 "SlowDown" | "RequestTimeout" | "IncompleteBody" | "ServiceUnavailable" | "InternalError"
-                | "OperationAborted",
+                | "OperationAborted"
+                // The bytes were changed on their way, which will not happen each time; a store that miscalculates does not pass
+                // the probe.
+                | "BadDigest" | "XAmzContentSHA256Mismatch",
                 _,
             )
             | (_, 429 | 500..=599) => DataError::Busy { why },
@@ -235,6 +238,7 @@ mod tests {
             ("RequestTimeTooSkewed", 403, "CLOCK_SKEW"),
             ("SlowDown", 503, "STORE_BUSY"),
             ("", 502, "STORE_BUSY"),
+            ("BadDigest", 400, "STORE_BUSY"),
             ("StorageFull", 507, "STORE_FULL"),
             ("InvalidRequest", 400, "STORE_REFUSED"),
         ] {
