@@ -4,6 +4,7 @@ mod convert;
 mod listing;
 mod multipart;
 mod objects;
+mod refuse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +121,7 @@ impl S3 for Service {
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> Answer<DeleteObjectOutput> {
         let (store, input) = (self.store.clone(), req.input);
+        refuse::version(input.version_id.as_deref())?;
         let expect = convert::expect(input.if_match, None)?;
         on_disk(move || store.delete_if(&input.bucket, &[input.key], &expect)).await?;
         done(DeleteObjectOutput::default())

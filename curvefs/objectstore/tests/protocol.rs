@@ -9,6 +9,7 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, MetadataDirective, ObjectIdentifier,
+    ServerSideEncryption,
 };
 use curve_types::{ByteSize, HumanDuration};
 use curvefs_objectstore::{ObjectStoreConfig, SetupError};
@@ -179,6 +180,36 @@ async fn conditions_keys_and_signatures_are_checked() {
     assert_eq!(code(md5.body(ByteStream::from_static(b"x")).send().await), "BadDigest");
     let crc = client.put_object().bucket("first").key("m").checksum_crc32_c("AAAAAA==");
     assert_eq!(code(crc.body(ByteStream::from_static(b"x")).send().await), "BadDigest");
+    server.stop().await;
+}
+
+/// What would be done in another way than it was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_cannot_do_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let client = server.good_client();
+    let put = || client.put_object().bucket("first").key("k").body(ByteStream::from_static(b"x"));
+    put().send().await.unwrap();
+    let encrypted = put().server_side_encryption(ServerSideEncryption::Aes256).send().await;
+    assert_eq!(code(encrypted), "NotImplemented");
+    let upload = client.create_multipart_upload().bucket("first").key("k");
+    let upload = upload.server_side_encryption(ServerSideEncryption::AwsKms).send().await;
+    assert_eq!(code(upload), "NotImplemented");
+    let read = || client.get_object().bucket("first").key("k");
+    assert_eq!(code(read().part_number(2).send().await), "NotImplemented");
+    assert_eq!(code(read().version_id("1").send().await), "NoSuchVersion");
+    read().version_id("null").send().await.unwrap();
+    let delete = client.delete_object().bucket("first").key("k").version_id("1").send().await;
+    assert_eq!(code(delete), "NoSuchVersion");
+    let old = ObjectIdentifier::builder().key("k").version_id("1").build().unwrap();
+    let delete = Delete::builder().objects(old).build().unwrap();
+    let delete = client.delete_objects().bucket("first").delete(delete).send().await;
+    assert_eq!(code(delete), "NoSuchVersion");
+    assert_eq!(get(&client, "k").await, b"x", "it is still there");
+    let tags = client.get_object_tagging().bucket("first").key("k").send().await;
+    assert_eq!(code(tags), "NotImplemented");
+    assert_eq!(code(client.list_object_versions().bucket("first").send().await), "NotImplemented");
     server.stop().await;
 }
 

@@ -5,7 +5,7 @@ use s3s::{S3Request, S3Result, s3_error};
 
 use super::convert::{self, Kept, ReadConditions};
 use super::objects::check_source;
-use super::{Answer, Service, answer, copy_source, done};
+use super::{Answer, Service, answer, copy_source, done, refuse};
 use crate::ingest::{Body, ingest, joined, on_disk};
 
 const LIST_MAX: i32 = 1000;
@@ -15,6 +15,7 @@ impl Service {
         &self,
         input: CreateMultipartUploadInput,
     ) -> Answer<CreateMultipartUploadOutput> {
+        refuse::encryption(input.server_side_encryption.as_ref(), input.sse_customer_algorithm.as_ref())?;
         let kept = Kept {
             content_type: input.content_type,
             cache_control: input.cache_control,

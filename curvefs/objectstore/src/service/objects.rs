@@ -7,7 +7,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::convert::{self, Kept, ReadConditions};
-use super::{Answer, Service, answer, copy_source, done};
+use super::{Answer, Service, answer, copy_source, done, refuse};
 use crate::egress::{self, PIECE_BYTES};
 use crate::error::StoreError;
 use crate::format::ObjectRow;
@@ -42,6 +42,7 @@ fn open(mut reader: Reader, conditions: &ReadConditions, range: Option<&Range>) 
 impl Service {
     pub(super) async fn put(&self, req: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
         let input = req.input;
+        refuse::encryption(input.server_side_encryption.as_ref(), input.sse_customer_algorithm.as_ref())?;
         let expect = convert::expect(input.if_match, input.if_none_match)?;
         let kept = Kept {
             content_type: input.content_type,
@@ -67,6 +68,8 @@ impl Service {
     }
 
     pub(super) async fn get(&self, input: GetObjectInput) -> Answer<GetObjectOutput> {
+        refuse::version(input.version_id.as_deref())?;
+        refuse::part(input.part_number)?;
         let store = self.store.clone();
         let ranged = input.range.is_some();
         let opening = tokio::task::spawn_blocking(move || {
@@ -102,6 +105,8 @@ impl Service {
     }
 
     pub(super) async fn head(&self, input: HeadObjectInput) -> Answer<HeadObjectOutput> {
+        refuse::version(input.version_id.as_deref())?;
+        refuse::part(input.part_number)?;
         let store = self.store.clone();
         let row = on_disk(move || store.head(&input.bucket, &input.key)).await?;
         let conditions = ReadConditions {
@@ -128,6 +133,7 @@ impl Service {
     }
 
     pub(super) async fn copy(&self, input: CopyObjectInput) -> Answer<CopyObjectOutput> {
+        refuse::encryption(input.server_side_encryption.as_ref(), input.sse_customer_algorithm.as_ref())?;
         let (from_bucket, from_key) = copy_source(&input.copy_source)?;
         let replace =
             input.metadata_directive.as_ref().is_some_and(|it| it.as_str() == MetadataDirective::REPLACE);
@@ -168,6 +174,7 @@ impl Service {
     }
 
     pub(super) async fn delete_many(&self, input: DeleteObjectsInput) -> Answer<DeleteObjectsOutput> {
+        refuse::versions(&input.delete.objects)?;
         let keys = input.delete.objects.into_iter().map(|object| object.key).collect::<Vec<_>>();
         if keys.len() > DELETE_KEYS_MAX {
             return Err(s3_error!(MalformedXML, "at most {DELETE_KEYS_MAX} keys"));
