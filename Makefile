@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup fs-posix fs-programs fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench bench bench-ceph bench-iscsi bench-fs bench-table sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup fs-posix fs-s3 fs-programs fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench bench bench-ceph bench-iscsi bench-fs bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
@@ -56,6 +56,12 @@ fs-posix: deps ## pjdfstest, fsx (1,000,000 operations, 200,000 on two mounts), 
 	cargo build --release --locked -p curve -p curve-fuse
 	PJDFSTEST=$(CURDIR)/target/tools/bin/pjdfstest CURVE_FSX=1000000 CURVE_DIFFERENTIAL=10000 \
 	  cargo test --release --locked -p curve-e2e -- --nocapture curvefs_posix curvefs_differential
+
+# Not part of `make test`: moto comes from Python's package index.
+fs-s3: deps ## the same data tests and a file system on moto's S3 server (installed in target/tools), and its boto3 on ours
+	tools/deps.sh s3
+	cargo build --locked -p curve -p curve-fuse
+	tools/fs-s3.sh
 
 fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench: fs-%: deps
 	cargo build --release --locked -p curve -p curve-fuse

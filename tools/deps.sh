@@ -5,6 +5,7 @@
 #   try     what `make playground` needs
 #   test    what `make test` and `make bench` need beside these
 #   lint    what `make lint` needs beside the first
+#   s3      what `make fs-s3` needs beside `test`
 #   peers   what `make bench-ceph`, `bench-fs` and `bench-iscsi` need beside `test`; nothing else does
 set -euo pipefail
 
@@ -22,10 +23,12 @@ test=(
   qemu-system-x86_64:qemu-system-x86
   mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
   sqlite3:sqlite3 rsync:rsync dbench:dbench
+  /usr/lib/python3/dist-packages/boto3:python3-boto3
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
   /usr/lib/postgresql/15/bin/pgbench:postgresql-15
 )
 lint=(python3:python3)
+s3=(/usr/lib/python3.11/ensurepip:python3-venv)
 peers=(
   tgtd:tgt /usr/lib/tgt/backing-store/bs_rbd.so:tgt-rbd
   ceph-mon:ceph-mon ceph-mgr:ceph-mgr ceph-osd:ceph-osd ceph:ceph-common rbd:ceph-common
@@ -51,7 +54,7 @@ missing() {
 
 updated=
 for group in "$@"; do
-  case $group in build | try | test | lint | peers) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
+  case $group in build | try | test | lint | s3 | peers) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
   packages=$(missing "$group" | tr '\n' ' ')
   [ -n "${packages// /}" ] || continue
   if ! command -v apt-get >/dev/null; then

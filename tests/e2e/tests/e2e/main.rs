@@ -18,5 +18,6 @@ mod iscsi;
 mod iscsi_guest;
 mod playground;
 mod postgres;
+mod s3;
 mod sharing;
 mod space;
