@@ -22,7 +22,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::filesystem::CurveFuse;
 use crate::gate::Gate;
-use crate::mount::{Notices, READERS};
+use crate::mount::{Notices, readers};
 
 /// What the kernel and the process that mounted agreed on: it holds as long as the mount, whoever serves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,10 +105,10 @@ impl Control {
         self.notices.done().await;
         let paused = Paused { control: self.clone(), is_left: false };
         self.gate.close();
-        for _ in 0..READERS {
+        for _ in 0..readers() {
             wake(root.try_clone()?, self.gate.clone())?;
         }
-        self.gate.quiet(READERS).await;
+        self.gate.quiet(readers()).await;
         // What others have changed must not be forgotten between two processes.
         self.notices.done().await;
         Ok(paused)

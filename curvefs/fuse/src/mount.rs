@@ -21,8 +21,8 @@ use crate::handover::{Agreed, Control, LockWait, SessionState, session_over};
 use crate::idmap::{IdMaps, MappedVfs};
 use crate::waits::Waiting;
 
-/// Threads that read requests. They only decode and hand over, so few are enough; each has a buffer of 16 MiB.
-pub(crate) const READERS: usize = 2;
+/// Threads that read requests, and answer those that need nobody else. Each has a buffer of 16 MiB, of which it touches what requests fill.
+const READERS_MAX: usize = 8;
 /// Notices to the kernel that may wait.
 const NOTICES_MAX: usize = 4096;
 /// How long threads that woke the session may have it open: as long as a request takes.
@@ -153,10 +153,17 @@ impl Parts {
     }
 }
 
+/// How many threads read requests.
+pub(crate) fn readers() -> usize {
+    static READERS: OnceLock<usize> = OnceLock::new();
+    let cores = || std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, READERS_MAX));
+    *READERS.get_or_init(cores)
+}
+
 fn config(options: &KernelOptions) -> Config {
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(READERS);
+    config.n_threads = Some(readers());
     // One descriptor for all readers: answers go where the request was read, so whoever has it can answer everything.
     config.clone_fd = false;
     config
