@@ -5,7 +5,7 @@ use curve_kv::KeyRange;
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{
     BORN_PER_REQUEST_MAX, DELEGATIONS_PER_MOUNT_MAX, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX,
-    KNOWN_NAMES_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, XATTR_VALUE_BYTES_MAX,
+    KNOWN_NAMES_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, TARGET_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
 };
 use curvefs_types::{
     Attr, Born, DataRef, Dentry, Extent, FsError, InodeId, Kind, MODE_BITS, MountId, Name, Published, Reply,
@@ -76,7 +76,7 @@ impl Change<'_, '_> {
                 refused.push(born.attr.inode);
             }
         }
-        if !born.is_empty() {
+        if !born.is_empty() || attr.mtime < *mtime {
             attr.mtime = attr.mtime.max(*mtime);
             attr.ctime = attr.ctime.max(*mtime);
             self.touch(&mut attr);
@@ -92,18 +92,16 @@ impl Change<'_, '_> {
 
     /// Whether a mount's new file is one that may be.
     fn can_be(&self, dir: InodeId, born: &Born) -> Step<bool> {
-        let Born { name, attr, xattrs, extents, .. } = born;
+        let Born { name, attr, xattrs, .. } = born;
         let counted = |count: u64| (1..=COUNTED_MAX).contains(&count);
-        let sound = attr.kind == Kind::File
-            && attr.parent == dir
+        let sound = attr.parent == dir
             && attr.nlink == 1
             && attr.mode & !MODE_BITS == 0
-            && attr.rdev == 0
             && counted(attr.version)
             && counted(attr.generation)
             && attr.length <= FILE_BYTES_MAX
             && xattrs.iter().all(|xattr| xattr.value.len() <= XATTR_VALUE_BYTES_MAX)
-            && are_sound(extents, attr.length);
+            && is_sound_kind(born);
         Ok(sound
             && self.is_here(attr.inode)
             && self.reserving(attr.inode)?.is_some_and(|(first, row)| !is_used(&row, attr.inode.0 - first.0))
@@ -119,6 +117,9 @@ impl Change<'_, '_> {
         let inode = attr.inode;
         self.use_reserved(inode)?;
         self.put(&Key::Inode { inode }, &attr);
+        if attr.kind == Kind::Symlink {
+            self.put_bytes(&Key::Target { inode }, born.target.clone());
+        }
         for xattr in &born.xattrs {
             self.put_bytes(&Key::Xattr { inode, name: xattr.name.clone() }, xattr.value.clone());
         }
@@ -224,6 +225,24 @@ pub(crate) fn reserved_in(key: &Key, value: &[u8]) -> Step<Option<Reserved>> {
 
 fn is_used(row: &ReservedRow, at: u64) -> bool {
     row.used.get(at as usize / 8).is_some_and(|byte| byte & 1 << (at % 8) != 0)
+}
+
+/// Whether what is in a mount's new inode is what one of its kind has.
+fn is_sound_kind(born: &Born) -> bool {
+    let Born { attr, target, extents, .. } = born;
+    let has_no_target = target.is_empty();
+    match attr.kind {
+        Kind::Directory => false,
+        Kind::File => has_no_target && attr.rdev == 0 && are_sound(extents, attr.length),
+        Kind::Symlink => {
+            let fits = (1..=TARGET_BYTES_MAX).contains(&target.len()) && !target.contains(&0);
+            fits && attr.rdev == 0 && attr.length == target.len() as u64 && extents.is_empty()
+        }
+        kind => {
+            let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+            has_no_target && (is_device || attr.rdev == 0) && attr.length == 0 && extents.is_empty()
+        }
+    }
 }
 
 /// Whether extents are possible, follow each other, and end within the length.

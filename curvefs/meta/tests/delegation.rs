@@ -64,7 +64,14 @@ fn born(inode: InodeId, parent: InodeId, of: &str, slice: Option<u64>) -> Born {
         version: 2,
         generation: 2,
     };
-    Born { name: name(of), attr, xattrs: Vec::new(), extents, open: slice.is_none() }
+    Born {
+        name: name(of),
+        attr,
+        target: Default::default(),
+        xattrs: Vec::new(),
+        extents,
+        open: slice.is_none(),
+    }
 }
 
 impl Run {
@@ -350,6 +357,13 @@ fn what_no_mount_makes_is_refused() {
     };
     let bad = [
         with(|born| born.attr.kind = Kind::Directory),
+        with(|born| born.attr.kind = Kind::Symlink),
+        with(|born| born.target = "target".into()),
+        with(|born| {
+            (born.attr.kind, born.target, born.extents) = (Kind::Symlink, "9".into(), Vec::new());
+        }),
+        with(|born| (born.attr.kind, born.attr.length) = (Kind::Fifo, 0)),
+        with(|born| born.attr.rdev = 1),
         with(|born| born.attr.parent = InodeId::ROOT),
         with(|born| born.attr.nlink = 2),
         with(|born| born.attr.mode = 0o170_000),
@@ -363,6 +377,17 @@ fn what_no_mount_makes_is_refused() {
         with(|born| born.attr.inode = InodeId(born.attr.inode.0 + 100)),
         with(|born| born.attr.inode = InodeId(1 << 50)),
     ];
+    let mut link = with(|born| born.extents.clear());
+    (link.attr.kind, link.attr.length, link.target) = (Kind::Symlink, 2, "to".into());
+    link.attr.inode = InodeId(reserved.first.0 + 1);
+    let published =
+        Published { dir, born: vec![link.clone()], mtime: 0, set: SetAttr::default(), give_back: false };
+    let outcome = run.change(1, Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 });
+    assert_eq!(outcome, Ok(Reply::Published { refused: Vec::new(), reserved: Reserved::NONE }));
+    let target = run.ask(1, Query::ReadLink { inode: link.attr.inode });
+    assert_eq!(target, Ok(Answer::Value { value: "to".into() }));
+    run.change(1, NameOp::Unlink { parent: dir, name: name("a") }).unwrap();
+    run.check();
     for born in bad {
         let inode = born.attr.inode;
         let published =

@@ -7,9 +7,9 @@
 //! beside its parent as always.
 //!
 //! **What it means.** As long as the row is there, names in the directory are changed by this mount only. So the mount knows
-//! which names are not there, and the attributes that new files are born with, and can make regular files by itself: number from the
-//! reserve, times of its own clock. Everything else goes the way it always did; what it meets that is not published yet is
-//! published before.
+//! which names are not there, and the attributes that new files are born with, and can make anything but directories by itself: number from the
+//! reserve, times of its own clock. Files that are not published yet it can rename, and forget when their name goes. Everything else
+//! goes the way it always did; what it meets that is not published yet is published before.
 //!
 //! **Publishing.** [`crate::Op::Publish`] is one change with the final state of many new files of many directories: whatever was done to a
 //! file since it was made is in its attributes and extents, and costs nothing more. Extents come out of [`crate::Durable`] as always:
@@ -31,6 +31,8 @@
 //! transaction, whose parts would have to carry it); a log of the single operations instead of final states (each row would be written
 //! several times); leases by time (clocks, and a wait after each crash, even with nobody interested).
 
+use bytes::Bytes;
+
 use crate::attr::{Attr, SetAttr, TimeNs};
 use crate::extent::Extent;
 use crate::ids::InodeId;
@@ -38,13 +40,15 @@ use crate::name::Name;
 use crate::op::Xattr;
 use crate::wire_struct;
 
-/// A regular file that was made at a mount, as it is now.
+/// Anything but a directory that was made at a mount, as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Born {
     /// Its name in the directory.
     pub name: Name,
     /// Its attributes. The number is a reserved one; `allocated` is what the extents say.
     pub attr: Attr,
+    /// A symbolic link's target, else empty.
+    pub target: Bytes,
     /// Attributes it was born with.
     pub xattrs: Vec<Xattr>,
     /// Where its bytes are, in order, without overlaps.
@@ -53,7 +57,7 @@ pub struct Born {
     pub open: bool,
 }
 
-wire_struct!(Born { name, attr, xattrs, extents, open });
+wire_struct!(Born { name, attr, target, xattrs, extents, open });
 
 /// What is published of one directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,7 +66,7 @@ pub struct Published {
     pub dir: InodeId,
     /// New files.
     pub born: Vec<Born>,
-    /// When the last of them was made.
+    /// When the last of them was made, or a name went that was never published. The directory's does not go back to it.
     pub mtime: TimeNs,
     /// Attributes of the directory that were set after that.
     pub set: SetAttr,

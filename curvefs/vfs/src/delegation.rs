@@ -1,4 +1,4 @@
-//! Directories that are delegated to this mount: a decorator of [`Metadata`] that makes files in them without asking (the protocol:
+//! Directories that are delegated to this mount: a decorator of [`Metadata`] that changes names in them without asking (the protocol:
 //! `curvefs_types`, `delegation.rs`).
 //!
 //! | file | what |
@@ -7,12 +7,13 @@
 //! | `table` | pure: directories, files that are not published, batches |
 //! | `dir` | pure: one such directory |
 //! | `birth` | pure: one such file |
+//! | `moves` | pure: names that move and go |
 //! | `pack` | bytes of small files, many in one slice |
 //! | `publish` | batches, the background, giving back |
 //! | `recall` | asking for a directory, and what others wait for |
 //!
-//! **What is done here**: finding names, making regular files, and of a file that is not published attributes, writing, opening and
-//! closing. All else goes to the partition, and what it meets that is not published is published before. So a mistake in
+//! **What is done here**: finding names, making anything but directories, and of a file that is not published attributes, writing, opening,
+//! closing, renaming, and forgetting it with its name if nobody has it open and the store has nothing of it. All else goes to the partition, and what it meets that is not published is published before. So a mistake in
 //! that list costs time, or is refused by the partition, which knows who has what.
 //!
 //! **Files that are closed with bytes in memory** stay so until they are published, since nobody else can find them: they are *lazy*,
@@ -25,6 +26,7 @@
 
 mod birth;
 mod dir;
+mod moves;
 mod pack;
 mod publish;
 mod recall;
@@ -115,7 +117,7 @@ impl Delegations {
     /// Makes a change, here or at its partition.
     pub async fn change(&self, mut op: Op) -> Result<Reply, FsError> {
         loop {
-            let way = if self.enabled { self.table().way_of_change(&mut op) } else { Way::Pass };
+            let way = self.way_of_change(&mut op)?;
             match way {
                 Way::Done(Asked::Change(outcome)) => return outcome,
                 Way::Made(reply, is_many) => {
@@ -129,6 +131,14 @@ impl Delegations {
                 other => self.go(other).await?,
             }
         }
+    }
+
+    fn way_of_change(&self, op: &mut Op) -> Result<Way, FsError> {
+        if !self.enabled {
+            return Ok(Way::Pass);
+        }
+        let core = self.core()?;
+        Ok(self.table().way_of_change(op, &*core))
     }
 
     /// Asks, here or at the partition.

@@ -235,6 +235,11 @@ impl State {
         self.known = Some((attr, Instant::now()));
     }
 
+    /// Whether an own change of the bytes is under way.
+    pub fn is_changing(&self) -> bool {
+        self.changing > 0
+    }
+
     /// An own change of the bytes begins.
     pub fn change(&mut self) {
         self.changing += 1;

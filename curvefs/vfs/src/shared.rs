@@ -170,6 +170,19 @@ impl Core {
         holds
     }
 
+    /// Whether a file that was never published can be forgotten: it is not open, and nothing of it is on its way to the store. It is not
+    /// held from now on: an open that comes later asks for it, and does not find it.
+    pub fn let_go(&self, id: InodeId) -> bool {
+        let Some(inode) = self.known(id) else { return true };
+        let mut state = inode.state();
+        let goes = state.opens == 0 && !state.is_changing();
+        if goes {
+            state.held = false;
+            state.idle_since = None;
+        }
+        goes
+    }
+
     /// A file that was never published is gone.
     pub fn lose(&self, id: InodeId, error: FsError) {
         let Some(inode) = self.known(id) else { return };

@@ -12,7 +12,7 @@ use curvefs_types::{
     Answer, FsError, FsFuture, FsId, InodeId, Kind, Metadata, MountOptions, Op, Query, RenameMode, Reply,
     SetAttr, SetTime, Usage,
 };
-use curvefs_vfs::{OpenMode, Vfs};
+use curvefs_vfs::{Making, OpenMode, Vfs};
 use proptest::prelude::*;
 use support::{ROOT, RW, World, close, mkdir, name, root, strict};
 
@@ -183,6 +183,91 @@ async fn who_made_a_file_can_do_everything_with_it() {
     assert_eq!(read(&b, dir, "cut2").await.unwrap(), b"0123\0\0\0\0");
     assert_eq!(b.lookup(dir, name("there")).await.unwrap().attr.inode, inode);
     assert_eq!(read(&b, dir, "there").await.unwrap(), b"moved");
+}
+
+#[tokio::test]
+async fn a_new_file_is_renamed_and_removed_without_asking() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let (d, e) = (delegated(&a, "d").await, delegated(&a, "e").await);
+    let before = a.delegations();
+    let kept = write(&a, d, "tmp", b"new").await;
+    write(&a, e, "final", b"old").await;
+    let no_replace = a.rename((d, name("tmp")), (e, name("final")), RenameMode::NoReplace).await;
+    assert_eq!(no_replace, Err(FsError::Exists));
+    a.rename((d, name("tmp")), (e, name("final")), RenameMode::Replace).await.unwrap();
+    a.rename((e, name("final")), (e, name("final")), RenameMode::Replace).await.unwrap();
+    write(&a, d, "gone", &[7; 3000]).await;
+    a.unlink(d, name("gone")).await.unwrap();
+    assert_eq!(a.unlink(d, name("gone")).await, Err(FsError::NotFound));
+    assert_eq!(a.lookup(d, name("tmp")).await, Err(FsError::NotFound));
+    assert_eq!(a.unpublished_bytes(), 3, "bytes of what is gone are");
+    let counts = a.delegations();
+    assert_eq!((counts.batches, counts.unpublished), (before.batches, before.unpublished + 1));
+    let attr = a.get_attr(kept).await.unwrap().0;
+    assert_eq!((attr.parent, attr.length, attr.nlink), (e, 3, 1));
+    let mtime = a.get_attr(d).await.unwrap().0.mtime;
+    for vfs in [&b, &a] {
+        assert_eq!(read(vfs, e, "final").await.unwrap(), b"new");
+        assert_eq!(vfs.lookup(e, name("final")).await.unwrap().attr.inode, kept);
+        assert_eq!(names(vfs, d).await, ["first", "second"]);
+        assert_eq!(vfs.get_attr(d).await.unwrap().0.mtime, mtime);
+    }
+    assert_eq!(a.unpublished_bytes(), 0);
+    world.fs.collect(&*world.data).await.unwrap();
+    assert!(world.data.slices() <= 1, "nothing of what went was stored");
+}
+
+#[tokio::test]
+async fn a_new_file_that_is_open_outlives_its_name() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let mut handles = Vec::new();
+    for (path, replace) in [("x", false), ("y", true)] {
+        let (inode, handle) = create(&a, dir, path).await;
+        a.write(handle, 0, b"kept".to_vec(), false).await.unwrap();
+        if replace {
+            write(&a, dir, "z", b"z").await;
+            a.rename((dir, name("z")), (dir, name(path)), RenameMode::Replace).await.unwrap();
+        } else {
+            a.unlink(dir, name(path)).await.unwrap();
+        }
+        assert_eq!(a.get_attr(inode).await.unwrap().0.nlink, 0);
+        handles.push(handle);
+    }
+    assert_eq!(names(&b, dir).await, ["first", "second", "y"]);
+    for handle in handles {
+        a.fsync(handle).await.unwrap();
+        assert_eq!(a.read(handle, 0, 9).await.unwrap(), b"kept");
+        close(&a, handle).await.unwrap();
+    }
+    assert_eq!(read(&b, dir, "y").await.unwrap(), b"z");
+}
+
+#[tokio::test]
+async fn links_and_pipes_are_made_without_asking() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = delegated(&a, "d").await;
+    let made = a.delegations().made;
+    let link = Making { kind: Kind::Symlink, mode: 0o777, rdev: 0, target: "over/there".into() };
+    let entry = a.make(dir, name("link"), link.clone(), root()).await.unwrap();
+    assert_eq!((entry.attr.kind, entry.attr.length), (Kind::Symlink, 10));
+    let fifo = Making { kind: Kind::Fifo, target: Default::default(), ..link.clone() };
+    let pipe = a.make(dir, name("pipe"), fifo, root()).await.unwrap().attr.inode;
+    let tape = Making { kind: Kind::CharDevice, rdev: 5, target: Default::default(), ..link.clone() };
+    a.make(dir, name("tape"), tape, root()).await.unwrap();
+    assert_eq!(a.delegations().made, made + 3);
+    let long = Making { target: vec![b'x'; 4096].into(), ..link.clone() };
+    assert_eq!(a.make(dir, name("long"), long, root()).await, Err(FsError::NameTooLong));
+    assert_eq!(a.create(dir, name("link"), 0o644, (RW, true), root()).await.unwrap_err(), FsError::Exists);
+    assert_eq!(a.read_link(entry.attr.inode).await.unwrap(), "over/there");
+    assert_eq!(a.read_link(pipe).await, Err(FsError::Invalid));
+    a.rename((dir, name("link")), (dir, name("moved")), RenameMode::Replace).await.unwrap();
+    assert_eq!(names(&b, dir).await, ["first", "moved", "pipe", "second", "tape"]);
+    assert_eq!(b.read_link(entry.attr.inode).await.unwrap(), "over/there");
+    assert_eq!(b.lookup(dir, name("tape")).await.unwrap().attr.rdev, 5);
 }
 
 #[tokio::test]
@@ -471,7 +556,7 @@ impl Run {
         let dir = *self.tree.keys().nth(usize::from(seed[2]) % self.tree.len()).unwrap();
         let of = NAMES[usize::from(seed[3]) % NAMES.len()];
         let entries = self.tree.get_mut(&dir).unwrap();
-        match seed[1] % 12 {
+        match seed[1] % 16 {
             0..5 => {
                 let made = vfs.create(dir, name(of), 0o644, (RW, true), root()).await;
                 let Ok((_, opened)) = made else {
@@ -483,11 +568,11 @@ impl Run {
                 close(vfs, opened.handle).await.unwrap();
                 assert_eq!(entries.insert(of, bytes), None);
             }
-            5 => {
+            5 | 12 => {
                 let removed = vfs.unlink(dir, name(of)).await;
                 assert_eq!(removed.is_ok(), entries.remove(of).is_some(), "{removed:?}");
             }
-            6 => {
+            6 | 13..=14 => {
                 let to = *self.tree.keys().nth(usize::from(seed[4]) % self.tree.len()).unwrap();
                 let new = NAMES[usize::from(seed[4] / 8) % NAMES.len()];
                 let moved = vfs.rename((dir, name(of)), (to, name(new)), RenameMode::Replace).await;

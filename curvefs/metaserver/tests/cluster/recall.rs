@@ -44,7 +44,14 @@ fn born(inode: InodeId, parent: InodeId, of: &str) -> Born {
         version: 1,
         generation: 1,
     };
-    Born { name: name(of), attr, xattrs: Vec::new(), extents: Vec::new(), open: false }
+    Born {
+        name: name(of),
+        attr,
+        target: Default::default(),
+        xattrs: Vec::new(),
+        extents: Vec::new(),
+        open: false,
+    }
 }
 
 impl Delegated {

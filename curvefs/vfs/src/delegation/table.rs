@@ -210,15 +210,21 @@ impl Table {
 
     /// A file was made.
     pub fn add(&mut self, birth: Birth, now: TimeNs) -> bool {
+        let Some(dir) = self.touched(birth.dir, now) else { return false };
+        dir.born.insert(birth.name.clone(), birth.attr.inode);
+        self.births.insert(birth.attr.inode, birth);
+        self.births.len().is_multiple_of(MANY)
+    }
+
+    /// A name of a directory has changed here.
+    pub fn touched(&mut self, dir: InodeId, now: TimeNs) -> Option<&mut Dir> {
         self.clock += 1;
-        let Some(dir) = self.dirs.get_mut(&birth.dir) else { return false };
+        let dir = self.dirs.get_mut(&dir)?;
         dir.used = self.clock;
         dir.own = dir.own.then(Own { mtime: Some(now), set: SetAttr::default() });
         dir.own_since.get_or_insert_with(Instant::now);
         (dir.attr.mtime, dir.attr.ctime) = (now, dir.attr.ctime.max(now));
-        dir.born.insert(birth.name.clone(), birth.attr.inode);
-        self.births.insert(birth.attr.inode, birth);
-        self.births.len().is_multiple_of(MANY)
+        Some(dir)
     }
 
     /// Sets attributes of a directory in which something is not published; they go with that. `None`: they cannot.
@@ -529,6 +535,7 @@ fn published(birth: &Birth) -> Born {
     Born {
         name: birth.name.clone(),
         attr: birth.attr,
+        target: birth.target.clone(),
         xattrs: birth.xattrs.clone(),
         extents: birth.extents.clone(),
         open: birth.held,
@@ -538,7 +545,7 @@ fn published(birth: &Birth) -> Born {
 /// About what it takes in a request.
 fn bytes_of(birth: &Birth) -> usize {
     let xattrs: usize = birth.xattrs.iter().map(|xattr| xattr.value.len() + 64).sum();
-    256 + birth.name.as_bytes().len() + birth.extents.len() * 64 + xattrs
+    256 + birth.name.as_bytes().len() + birth.target.len() + birth.extents.len() * 64 + xattrs
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use curvefs_types::{Answer, Dentry, FsError, InodeId, Kind, Name, NameOp, NewInode, Op, Query, Reply};
 
 use super::birth::{Birth, Written};
+use super::moves::Uses;
 use super::table::Table;
 use crate::shared::now_ns;
 
@@ -48,7 +49,7 @@ pub(super) enum Way {
     Refresh(InodeId),
 }
 
-fn changed(outcome: Result<Reply, FsError>) -> Way {
+pub(super) fn changed(outcome: Result<Reply, FsError>) -> Way {
     Way::Done(Asked::Change(outcome))
 }
 
@@ -81,7 +82,7 @@ type Place<'a> = (InodeId, &'a Name);
 
 impl Table {
     /// How a change goes on. What was done of a `Close` is taken out of it.
-    pub fn way_of_change(&mut self, op: &mut Op) -> Way {
+    pub fn way_of_change(&mut self, op: &mut Op, uses: &dyn Uses) -> Way {
         if self.dirs.is_empty() && self.fresh.is_empty() && self.lost.is_empty() {
             return Way::Pass;
         }
@@ -89,7 +90,10 @@ impl Table {
             Op::Name { op: NameOp::Create { parent, name, new, open, or_open } } => {
                 self.way_of_create(*parent, name, new, *open, *or_open)
             }
-            Op::Name { op } => self.way_of_names(op),
+            Op::Name { op } => match self.way_here(op, uses) {
+                Some(way) => way,
+                None => self.way_of_names(op),
+            },
             Op::Close { inodes } => self.way_of_close(inodes),
             Op::SetAttr { inode, set } if self.dirs.contains_key(inode) => {
                 let dir = &self.dirs[inode];
@@ -134,21 +138,22 @@ impl Table {
             return Way::Wait(birth.dir.slot());
         }
         let now = now_ns();
+        let is_file = birth.attr.kind == Kind::File;
         let done = match op {
             Op::SetAttr { set, .. } if birth.can_set(set) => {
                 birth.set(set, now);
                 Some(attr(birth, false))
             }
-            Op::Truncate { length, kill_priv, .. } => {
+            Op::Truncate { length, kill_priv, .. } if is_file => {
                 birth.truncate(*length, *kill_priv, now).map(|attr| Reply::Attr { attr, created: false })
             }
-            Op::Open { truncate, .. } => {
+            Op::Open { truncate, .. } if is_file => {
                 let opened = if *truncate { birth.truncate(0, true, now) } else { Some(birth.attr) };
                 birth.held |= opened.is_some();
                 opened.map(|attr| Reply::Attr { attr, created: false })
             }
             Op::Write { place, extents, length, mtime, expect, kill_priv, set, staged, .. }
-                if staged.is_empty() =>
+                if is_file && staged.is_empty() =>
             {
                 let (mtime, expect, kill_priv) = (*mtime, *expect, *kill_priv);
                 let (place, length) = (*place, *length);
@@ -184,14 +189,14 @@ impl Table {
         or_open: bool,
     ) -> Way {
         let Some(dir) = self.dirs.get(&parent) else {
-            if new.kind == Kind::File && self.wants(parent, name) {
+            if new.kind != Kind::Directory && self.wants(parent, name) {
                 return Way::Ask(parent);
             }
             self.adds(parent, name);
             return Way::Pass;
         };
         if let Some(birth) = dir.born.get(name).and_then(|inode| self.births.get_mut(inode)) {
-            if !or_open {
+            if !or_open || birth.attr.kind != Kind::File {
                 return changed(Err(FsError::Exists));
             }
             if birth.sent {
@@ -204,7 +209,7 @@ impl Table {
             // It says why not.
             return Way::PublishDir(parent);
         }
-        if dir.may_be(name) || dir.closing || new.kind != Kind::File {
+        if dir.may_be(name) || dir.closing || new.kind == Kind::Directory {
             if dir.is_set() {
                 return Way::PublishDir(parent);
             }
@@ -303,7 +308,11 @@ impl Table {
                 Some(dir) if !dir.born.is_empty() => Way::PublishDir(*inode),
                 _ => Way::Pass,
             },
-            Query::ReadLink { inode } => birth(inode).map_or(Way::Pass, |_| answered(Err(FsError::Invalid))),
+            Query::ReadLink { inode } => birth(inode).map_or(Way::Pass, |birth| {
+                let is_link = birth.attr.kind == Kind::Symlink;
+                let value = birth.target.clone();
+                answered(if is_link { Ok(Answer::Value { value }) } else { Err(FsError::Invalid) })
+            }),
             Query::GetXattr { inode, name } => birth(inode)
                 .map_or(Way::Pass, |birth| answered(birth.xattr(name).map(|value| Answer::Value { value }))),
             Query::ListXattr { inode } => birth(inode).map_or(Way::Pass, |birth| {
