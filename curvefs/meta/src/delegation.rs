@@ -5,7 +5,8 @@ use curve_kv::KeyRange;
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{
     BORN_PER_REQUEST_MAX, DELEGATIONS_PER_MOUNT_MAX, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX,
-    KNOWN_NAMES_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, TARGET_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
+    KNOWN_NAMES_MAX, MOVED_PER_REQUEST_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, TARGET_BYTES_MAX,
+    XATTR_VALUE_BYTES_MAX,
 };
 use curvefs_types::{
     Attr, Born, DataRef, Dentry, Extent, FsError, InodeId, Kind, MODE_BITS, MountId, Name, Published, Reply,
@@ -50,24 +51,29 @@ impl Change<'_, '_> {
     /// Publishes what a mount has made in its directories.
     pub fn publish(&mut self, dirs: &[Published], lowest: InodeId, reserve: u32) -> Step<Reply> {
         let born: usize = dirs.iter().map(|published| published.born.len()).sum();
-        if dirs.is_empty() || born.max(dirs.len()) > BORN_PER_REQUEST_MAX {
+        let moved: usize = dirs.iter().map(|published| published.moved.len()).sum();
+        let is_much = born.max(dirs.len()) > BORN_PER_REQUEST_MAX || moved > MOVED_PER_REQUEST_MAX;
+        if dirs.is_empty() || is_much {
             return Err(FsError::Invalid.into());
         }
-        let mut refused = Vec::new();
+        let (mut ours, mut refused) = (Vec::new(), Vec::new());
         for published in dirs {
             self.check_here(published.dir)?;
-            if self.holder_of(published.dir)? == Some(self.mount) {
-                self.publish_in(published, &mut refused)?;
-            } else {
-                refused.push(published.dir);
+            match self.holder_of(published.dir)? {
+                Some(holder) if holder == self.mount => ours.push(published),
+                _ => refused.push(published.dir),
             }
         }
+        let unmoved = self.publish_moves(&ours)?;
+        for published in ours {
+            self.publish_in(published, &mut refused)?;
+        }
         self.forget_reserved(lowest)?;
-        Ok(Reply::Published { refused, reserved: self.reserve(reserve)? })
+        Ok(Reply::Published { refused, unmoved, reserved: self.reserve(reserve)? })
     }
 
     fn publish_in(&mut self, published: &Published, refused: &mut Vec<InodeId>) -> Step<()> {
-        let Published { dir, born, mtime, set, give_back } = published;
+        let Published { dir, moved, born, mtime, set, give_back } = published;
         let mut attr = self.free_dir(*dir)?;
         for born in born {
             if self.can_be(*dir, born)? {
@@ -76,7 +82,7 @@ impl Change<'_, '_> {
                 refused.push(born.attr.inode);
             }
         }
-        if !born.is_empty() || attr.mtime < *mtime {
+        if !(born.is_empty() && moved.is_empty()) || attr.mtime < *mtime {
             attr.mtime = attr.mtime.max(*mtime);
             attr.ctime = attr.ctime.max(*mtime);
             self.touch(&mut attr);

@@ -183,6 +183,14 @@ impl Core {
         goes
     }
 
+    /// Whether a file is open, or has bytes that are not published.
+    pub fn is_used(&self, id: InodeId) -> bool {
+        self.known(id).is_some_and(|inode| {
+            let state = inode.state();
+            state.opens > 0 || state.is_dirty() || state.is_changing()
+        })
+    }
+
     /// A file that was never published is gone.
     pub fn lose(&self, id: InodeId, error: FsError) {
         let Some(inode) = self.known(id) else { return };

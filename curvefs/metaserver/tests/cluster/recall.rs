@@ -68,7 +68,14 @@ impl Delegated {
         let born: Vec<_> =
             names.iter().map(|of| born(self.numbers.pop().expect("enough numbers"), self.dir, of)).collect();
         let made: Vec<_> = born.iter().map(|born| (born.name.to_string(), born.attr.inode)).collect();
-        let published = Published { dir: self.dir, born, mtime: 1, set: SetAttr::default(), give_back };
+        let published = Published {
+            dir: self.dir,
+            moved: Vec::new(),
+            born,
+            mtime: 1,
+            set: SetAttr::default(),
+            give_back,
+        };
         let op = Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 };
         match client.change(op).await {
             Ok(Reply::Published { refused, .. }) if refused.is_empty() => {

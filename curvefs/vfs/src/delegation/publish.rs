@@ -36,7 +36,7 @@ impl Delegations {
         locked(&self.lanes).entry(slot).or_default().clone()
     }
 
-    /// Publishes a file, so that it is durable, with its name. Its bytes are the caller's to store before.
+    /// Publishes a file, so that it is durable, with its names. Its bytes are the caller's to store before.
     pub async fn sync(&self, inode: InodeId) -> Result<(), FsError> {
         for _ in 0..ROUNDS_MAX {
             let dir = {
@@ -44,15 +44,33 @@ impl Delegations {
                 if let Some(error) = table.lost.get(&inode) {
                     return Err(*error);
                 }
-                let Some(birth) = table.births.get_mut(&inode) else { return Ok(()) };
-                if !birth.sent {
-                    birth.lazy = None;
+                match table.births.get_mut(&inode) {
+                    Some(birth) => {
+                        if !birth.sent {
+                            birth.lazy = None;
+                        }
+                        birth.dir
+                    }
+                    None => match table.moving.get(&inode).and_then(|lines| lines.first()) {
+                        Some(line) => line.dir,
+                        None => return table.undone.remove(&inode).map_or(Ok(()), Err),
+                    },
                 }
-                birth.dir
             };
             self.round(dir.slot(), Some(dir), &[], Packs::new()).await?;
         }
         Err(FsError::Busy)
+    }
+
+    /// Publishes a directory, for somebody who is told of what was lost.
+    pub async fn sync_dir(&self, dir: InodeId) -> Result<(), FsError> {
+        self.publish_dir(dir).await?;
+        self.table().undone.remove(&dir).map_or(Ok(()), Err)
+    }
+
+    /// Publishes names that were moved or removed.
+    pub(super) async fn publish_moves(&self, slot: u32) -> Result<(), FsError> {
+        self.round(slot, None, &[], Packs::new()).await.map(drop)
     }
 
     /// Publishes everything that was made in a directory until now.
@@ -268,6 +286,7 @@ impl Delegations {
             }
             if let Some(core) = weak.upgrade() {
                 meta.tell_lost(&core, lost);
+                meta.tell_undone(&core);
             }
             // Whoever waited may have gone.
             let _ = tell.send(outcome.map(|_: Reply| ()));
@@ -282,6 +301,23 @@ impl Delegations {
         self.totals.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
         tracing::error!(files = lost.len(), error = %lost[0].1, "files that were not synced are lost");
         lost.into_iter().for_each(|(inode, error)| core.lose(inode, error));
+    }
+
+    /// Names are what they were: what the kernel knows of their files and directories is wrong.
+    fn tell_undone(&self, core: &Core) {
+        let undone = std::mem::take(&mut self.table().untold);
+        if undone.is_empty() {
+            return;
+        }
+        tracing::error!(inodes = undone.len(), "changes of names that were not synced are lost");
+        for inode in undone {
+            if let Some(known) = core.known(inode) {
+                known.state().stale();
+            }
+            if let Some(kernel) = core.kernel.get() {
+                kernel.forget_inode(inode);
+            }
+        }
     }
 
     /// What the background does: publishes what is old or much, a task for each slot.

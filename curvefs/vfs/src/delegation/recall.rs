@@ -5,10 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use curvefs_types::limits::DELEGATIONS_PER_MOUNT_MAX;
-use curvefs_types::{Answer, FsError, InodeId, Op, Published, Query, Reply, SetAttr};
+use curvefs_types::{Answer, FsError, InodeId, Op, Query, Reply};
 use tokio::sync::oneshot;
 
 use super::Delegations;
+use super::table::of_nothing;
 use crate::shared::Core;
 
 /// Numbers that come with the first directory.
@@ -75,8 +76,7 @@ impl Delegations {
                 meta.give_back(dir).await
             } else {
                 // Of a process before this one.
-                let none =
-                    Published { dir, born: Vec::new(), mtime: 0, set: SetAttr::default(), give_back: true };
+                let none = of_nothing(dir, 0, true);
                 let op = Op::Publish { dirs: vec![none], lowest: InodeId(0), reserve: 0 };
                 meta.inner.change(op).await.map(drop)
             };
