@@ -23,16 +23,18 @@ const COUNTED_MAX: u64 = 1 << 48;
 
 impl Change<'_, '_> {
     /// Delegates a directory to the mount.
-    pub fn delegate(&mut self, dir: InodeId, knows: &[Name], reserve: u32) -> Step<Reply> {
+    pub fn delegate(&mut self, dir: InodeId, knows: Option<&[Name]>, reserve: u32) -> Step<Reply> {
         self.check_here(dir)?;
-        if knows.len() > KNOWN_NAMES_MAX {
+        if knows.is_some_and(|knows| knows.len() > KNOWN_NAMES_MAX) {
             return Err(FsError::Invalid.into());
         }
         let attr = self.free_dir(dir)?;
-        let names = self.page(&KeyRange::prefix(Key::prefix(tag::DENTRY, dir.0)), KNOWN_NAMES_MAX + 1)?;
-        let is_known = |key: &Key| matches!(key, Key::Dentry { name, .. } if knows.contains(name));
-        if !names.iter().all(|(key, _)| is_known(key)) {
-            return Err(FsError::NotEmpty.into());
+        if let Some(knows) = knows {
+            let names = self.page(&KeyRange::prefix(Key::prefix(tag::DENTRY, dir.0)), KNOWN_NAMES_MAX + 1)?;
+            let is_known = |key: &Key| matches!(key, Key::Dentry { name, .. } if knows.contains(name));
+            if !names.iter().all(|(key, _)| is_known(key)) {
+                return Err(FsError::NotEmpty.into());
+            }
         }
         if self.any(&KeyRange::prefix(Key::prefix(tag::NAME_LOCK, dir.0)))? {
             return Err(FsError::Busy.into());

@@ -2,7 +2,8 @@
 //!
 //! **Who gets one.** A mount asks ([`crate::Op::Delegate`]) for a directory that it made itself, when it is about to make a second
 //! name there, and says which names it knows of. The partition grants it if no other name is in the directory, none is locked by a
-//! transaction, and nobody else has it. The row `delegation: directory -> mount` is replicated. With it come inode numbers
+//! transaction, and nobody else has it. It also asks for one in which it changes names again and again, without knowing which are there, and
+//! not for some time after it had to give that back. The row `delegation: directory -> mount` is replicated. With it come inode numbers
 //! that nobody else will use, reserved for the mount and not for the directory, of the partition's own slot, so that a new file lives
 //! beside its parent as always.
 //!

@@ -362,8 +362,8 @@ pub enum Op {
     Delegate {
         /// Which.
         dir: InodeId,
-        /// Names that may be there.
-        knows: Vec<Name>,
+        /// Names that may be there; `None`: any.
+        knows: Option<Vec<Name>>,
         /// Inode numbers that are wanted with it.
         reserve: u32,
     },

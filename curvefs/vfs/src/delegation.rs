@@ -9,6 +9,7 @@
 //! | `birth` | pure: one such file |
 //! | `moves` | pure: names that move and go |
 //! | `known` | pure: what published names name |
+//! | `wish` | pure: which directories are asked for that this mount did not make |
 //! | `pack` | bytes of small files, many in one slice |
 //! | `publish` | batches, the background, giving back |
 //! | `recall` | asking for a directory, and what others wait for |
@@ -36,6 +37,7 @@ mod publish;
 mod recall;
 mod table;
 mod way;
+mod wish;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -770,6 +770,55 @@ async fn names_go_though_there_is_no_room_for_new_files() {
 }
 
 #[tokio::test]
+async fn a_directory_of_somebody_else_is_asked_for_by_who_works_in_it() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let (d, inodes) = with_files(&a, "d", &["1", "2", "3", "4", "5"]).await;
+    mkdir(&a, d, "sub").await;
+    b.unlink(d, name("1")).await.unwrap();
+    rename(&b, (d, "2"), (d, "two")).await.unwrap();
+    assert_eq!((b.delegations().directories, a.delegations().directories), (0, 0));
+    rename(&b, (d, "3"), (d, "4")).await.unwrap();
+    assert_eq!(b.delegations().directories, 1);
+    write(&b, d, "new", b"new").await;
+    assert_eq!(b.create(d, name("5"), 0o644, (RW, true), root()).await.unwrap_err(), FsError::Exists);
+    assert_eq!(b.mkdir(d, name("sub"), 0o755, root(), None).await.unwrap_err(), FsError::Exists);
+    assert_eq!(rename(&b, (d, "5"), (d, "sub")).await, Err(FsError::IsDir));
+    rename(&b, (d, "5"), (d, "five")).await.unwrap();
+    assert_eq!(b.lookup(d, name("5")).await, Err(FsError::NotFound));
+    assert_eq!(b.lookup(d, name("five")).await.unwrap().attr.inode, inodes[4]);
+    let counts = b.delegations();
+    assert_eq!((counts.batches, counts.unpublished, counts.moved), (0, 1, 3));
+    for vfs in [&a, &b] {
+        assert_eq!(names(vfs, d).await, ["4", "first", "five", "new", "second", "sub", "two"]);
+        assert_eq!(read(vfs, d, "4").await.unwrap(), b"3");
+        assert_eq!(read(vfs, d, "new").await.unwrap(), b"new");
+    }
+    for n in 0..10 {
+        write(&a, ROOT, &format!("{n}"), b"").await;
+    }
+    assert_eq!(a.delegations().directories, 0, "the root is everybody's");
+}
+
+#[tokio::test]
+async fn two_mounts_that_work_in_one_directory_leave_it_to_nobody() {
+    let world = World::new().await;
+    let (a, _, b) = two(&world);
+    let dir = mkdir(&a, ROOT, "d").await.attr.inode;
+    let begun = Instant::now();
+    for n in 0..200 {
+        for (vfs, other, of) in [(&a, &b, "a"), (&b, &a, "b")] {
+            write(vfs, dir, &format!("{of}{n}"), b"bytes").await;
+            rename(other, (dir, &format!("{of}{n}")), (dir, &format!("{of}-{n}"))).await.unwrap();
+            assert_eq!(vfs.lookup(dir, name(&format!("{of}{n}"))).await, Err(FsError::NotFound));
+        }
+    }
+    let recalls = a.delegations().recalls + b.delegations().recalls;
+    assert!(recalls <= 4 + begun.elapsed().as_secs() / 5, "{recalls} in {:?}", begun.elapsed());
+    assert_eq!(names(&a, dir).await.len(), 400);
+}
+
+#[tokio::test]
 async fn thousands_move_in_few_batches() {
     let world = World::new().await;
     let (a, _, b) = two(&world);

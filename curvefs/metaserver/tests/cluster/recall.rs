@@ -57,7 +57,7 @@ fn born(inode: InodeId, parent: InodeId, of: &str) -> Born {
 impl Delegated {
     pub async fn new(client: &mut Client, of: &str, place: u32) -> Self {
         let dir = mkdir(client, InodeId::ROOT, of, place).await;
-        let asked = client.change(Op::Delegate { dir, knows: Vec::new(), reserve: 100 }).await;
+        let asked = client.change(Op::Delegate { dir, knows: Some(Vec::new()), reserve: 100 }).await;
         let Ok(Reply::Delegated { reserved, .. }) = asked else { panic!("{asked:?}") };
         let numbers = (0..u64::from(reserved.count)).rev().map(|n| InodeId(reserved.first.0 + n)).collect();
         Self { dir, numbers, published: BTreeMap::new() }

@@ -6,11 +6,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use curvefs_types::{Attr, Dentry, FsError, InodeId, Moved, Name, NameAt, SetAttr, TimeNs};
 use tokio::time::Instant;
 
-/// A directory that this mount made and that may be delegated to it.
+/// A directory that may be delegated to this mount, or is asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Fresh {
-    /// Where it was made, for a guess of what a name names.
-    pub at: (InodeId, Name),
+    /// Where it was made, for a guess of what a name names; `None`: this mount did not make it.
+    pub at: Option<(InodeId, Name)>,
     /// Names that this mount may have made in it.
     pub names: Vec<Name>,
     /// It was asked for.
@@ -57,14 +57,14 @@ pub(super) struct Gone {
 /// A delegated directory.
 #[derive(Clone, Debug)]
 pub(super) struct Dir {
-    pub at: (InodeId, Name),
+    pub at: Option<(InodeId, Name)>,
     /// As programs see it, but for what others and the partition have changed since.
     pub attr: Attr,
     /// The attributes are to be asked for before they are counted on.
     pub stale: bool,
     /// When it was delegated, as the table counts.
     pub since: u64,
-    /// Hashes of names that may be published. What is not among them is not.
+    /// Hashes of names that may be published. What is not among them is not, in a directory that this mount made.
     pub names: HashSet<u64>,
     /// What some published names name; `None`: they are not there.
     pub known: HashMap<Name, Option<Dentry>>,
@@ -128,7 +128,8 @@ impl Dir {
         if self.gone.contains_key(name) {
             return false;
         }
-        self.known.get(name).map_or_else(|| self.names.contains(&hash(name)), Option::is_some)
+        let may_be = || self.at.is_none() || self.names.contains(&hash(name));
+        self.known.get(name).map_or_else(may_be, Option::is_some)
     }
 
     /// Attributes that the partition told, with what it has not heard yet.

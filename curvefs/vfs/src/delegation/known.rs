@@ -14,6 +14,9 @@ use super::table::Table;
 /// Names of all directories that are remembered with what they name.
 const REMEMBERED_MAX: usize = 128 << 10;
 
+/// Of a directory that is not delegated.
+const NEVER: u64 = 0;
+
 /// A moment at which a question was asked.
 #[derive(Debug)]
 pub(super) struct Moment {
@@ -79,11 +82,14 @@ impl Table {
         let mut passing = Passing::new();
         for (id, name) in places(op).into_iter().flatten() {
             self.forget_known(id, name);
+            *self.flying.entry(id).or_default() += 1;
             if let Some(dir) = self.dirs.get_mut(&id) {
                 dir.passing += 1;
-                passing.push((NameAt { dir: id, name: name.clone() }, dir.since));
             }
+            let since = self.dirs.get(&id).map_or(NEVER, |dir| dir.since);
+            passing.push((NameAt { dir: id, name: name.clone() }, since));
         }
+        self.changes(op);
         passing
     }
 
@@ -91,6 +97,12 @@ impl Table {
     pub fn ended(&mut self, passing: Passing) {
         for (at, since) in passing {
             self.forget_known(at.dir, &at.name);
+            if let Some(flying) = self.flying.get_mut(&at.dir) {
+                *flying -= 1;
+                if *flying == 0 {
+                    self.flying.remove(&at.dir);
+                }
+            }
             if let Some(dir) = self.dirs.get_mut(&at.dir).filter(|dir| dir.since == since) {
                 dir.passing -= 1;
                 dir.passed += 1;

@@ -137,6 +137,7 @@ impl Delegations {
         let dirs: Vec<InodeId> = {
             let mut table = self.table();
             table.fresh.retain(|_, fresh| fresh.asked);
+            table.wishes.clear();
             table.dirs.values_mut().for_each(|dir| dir.closing = true);
             table.dirs.keys().copied().collect()
         };
@@ -234,17 +235,18 @@ impl Delegations {
     }
 
     /// Gets numbers for new files of a slot.
-    pub(super) async fn get_numbers(&self, dir: InodeId) -> Result<(), FsError> {
+    pub(super) async fn get_numbers(&self, id: InodeId) -> Result<(), FsError> {
         let core = self.core()?;
-        let lane = self.lane(dir.slot()).lock_owned().await;
-        let (op, batch) = self.table().numbers_only(dir);
+        let lane = self.lane(id.slot()).lock_owned().await;
+        let (op, batch) = self.table().numbers_only(id);
         self.send(&core, lane, op, batch, Packs::new()).await?;
         let mut table = self.table();
-        if !table.has_numbers(dir)
-            && let Some(dir) = table.dirs.get_mut(&dir)
+        if !table.has_numbers(id)
+            && let Some(dir) = table.dirs.get_mut(&id)
         {
             // The partition has none to give: it makes the files itself.
             dir.closing = true;
+            table.shun(id);
         }
         Ok(())
     }

@@ -31,6 +31,10 @@ impl Delegations {
         core.spawn(async move {
             match inner.change(Op::Delegate { dir, knows, reserve }).await {
                 Ok(Reply::Delegated { attr, reserved }) => {
+                    // Somebody else may have changed it before.
+                    if let Some(inode) = weak.upgrade().and_then(|core| core.known(dir)) {
+                        inode.state().default_acl = None;
+                    }
                     if meta.table().granted(dir, attr, reserved) {
                         meta.begin_polling(&weak, dir.slot());
                     } else {
@@ -50,7 +54,9 @@ impl Delegations {
     }
 
     fn refused(&self, dir: InodeId) {
-        self.table().fresh.remove(&dir);
+        let mut table = self.table();
+        table.fresh.remove(&dir);
+        table.shun(dir);
     }
 
     fn begin_polling(&self, core: &Weak<Core>, slot: u32) {
@@ -64,6 +70,7 @@ impl Delegations {
         self.totals.recalls.fetch_add(1, Ordering::Relaxed);
         let is_known = {
             let mut table = self.table();
+            table.shun(dir);
             if let Some(fresh) = table.fresh.get_mut(&dir).filter(|fresh| fresh.asked) {
                 fresh.recalled = true;
                 return;

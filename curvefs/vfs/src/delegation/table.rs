@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::birth::{Birth, Written};
 use super::dir::{Dir, Fresh, Own, hash};
 use super::moves::MOVES_MANY;
+use super::wish::Wish;
 
 /// Directories of its own that a mount remembers as new.
 const FRESH_MAX: usize = 1024;
@@ -133,6 +134,10 @@ pub(super) struct Table {
     /// Names in `Dir::known` of all directories.
     pub remembered: usize,
     numbers: HashMap<u32, Numbers>,
+    /// Directories that are not delegated and that this mount changes.
+    pub wishes: HashMap<InodeId, Wish>,
+    /// Changes of names of a directory that are under way to the partition.
+    pub flying: HashMap<InodeId, u32>,
     /// Slots whose recalls are asked for.
     pub polling: HashSet<u32>,
     /// Slots that the background publishes now.
@@ -145,7 +150,7 @@ pub(super) struct Table {
 impl Table {
     /// A directory was made here.
     pub fn made(&mut self, dir: InodeId, at: (InodeId, Name)) {
-        self.fresh.insert(dir, Fresh { at, names: Vec::new(), asked: false, recalled: false });
+        self.fresh.insert(dir, Fresh { at: Some(at), names: Vec::new(), asked: false, recalled: false });
         self.fresh_order.push_back(dir);
         while self.fresh_order.len() > FRESH_MAX
             && let Some(oldest) = self.fresh_order.pop_front()
@@ -185,11 +190,15 @@ impl Table {
     }
 
     /// A directory is asked for: the names that may be there, and how many numbers are wanted. `None`: it is already, or not ours.
-    pub fn ask(&mut self, dir: InodeId, numbers: u32) -> Option<(Vec<Name>, u32)> {
+    pub fn ask(&mut self, dir: InodeId, numbers: u32) -> Option<(Option<Vec<Name>>, u32)> {
         let left = self.numbers.get(&dir.slot()).map_or(0, Numbers::left);
+        if self.wishes(dir) {
+            self.fresh.insert(dir, Fresh { at: None, names: Vec::new(), asked: false, recalled: false });
+        }
         let fresh = self.fresh.get_mut(&dir).filter(|fresh| !fresh.asked)?;
         fresh.asked = true;
-        Some((fresh.names.clone(), if left == 0 { numbers } else { 0 }))
+        let knows = fresh.at.as_ref().map(|_| fresh.names.clone());
+        Some((knows, if left == 0 { numbers } else { 0 }))
     }
 
     /// What recalls of a slot are asked for: an inode there, and what is about to be given back. `None`: nothing is delegated there,
@@ -226,7 +235,12 @@ impl Table {
         self.clock += 1;
         self.numbers.entry(dir.slot()).or_default().add(reserved);
         let names: HashSet<u64> = fresh.names.iter().map(hash).collect();
+        // What is under way there may change names that are asked for.
+        let closing = fresh.recalled || fresh.at.is_none() && self.flying.contains_key(&dir);
         self.known_names += names.len();
+        if closing {
+            self.shun(dir);
+        }
         let new = Dir {
             at: fresh.at,
             attr,
@@ -242,13 +256,13 @@ impl Table {
             own: Own::default(),
             sent: Own::default(),
             own_since: None,
-            closing: fresh.recalled,
+            closing,
             failing: None,
             retry_at: None,
             used: self.clock,
         };
         self.dirs.insert(dir, new);
-        !fresh.recalled
+        !closing
     }
 
     /// A number for a new file beside a directory.

@@ -105,12 +105,17 @@ type Place<'a> = (InodeId, &'a Name);
 impl Table {
     /// How a change goes on. What was done of a `Close` is taken out of it.
     pub fn way_of_change(&mut self, op: &mut Op, uses: &dyn Uses, may_ask: bool) -> Way {
+        if let Op::Name { op } = op
+            && let Some(dir) = self.wished(op)
+        {
+            return Way::Ask(dir);
+        }
         if self.dirs.is_empty() && self.fresh.is_empty() && self.lost.is_empty() {
             return Way::Pass;
         }
         match op {
             Op::Name { op: NameOp::Create { parent, name, new, open, or_open } } => {
-                self.way_of_create(*parent, name, new, *open, *or_open)
+                self.way_of_create((*parent, name), new, (*open, *or_open), may_ask)
             }
             Op::Name { op } => match self.way_here(op, uses, may_ask) {
                 Some(way) => way,
@@ -209,11 +214,10 @@ impl Table {
 
     fn way_of_create(
         &mut self,
-        parent: InodeId,
-        name: &Name,
+        (parent, name): Place<'_>,
         new: &NewInode,
-        open: bool,
-        or_open: bool,
+        (open, or_open): (bool, bool),
+        may_ask: bool,
     ) -> Way {
         let Some(dir) = self.dirs.get(&parent) else {
             if new.kind != Kind::Directory && self.wants(parent, name) {
@@ -244,6 +248,9 @@ impl Table {
         if dir.failing.is_some() && dir.is_changed() {
             // It says why not.
             return Way::PublishDir(parent);
+        }
+        if dir.at.is_none() && !dir.closing && may_ask && !is_gone && !dir.known.contains_key(name) {
+            return Way::Find(NameAt { dir: parent, name: name.clone() });
         }
         if dir.may_be(name) || dir.closing || new.kind == Kind::Directory {
             if dir.is_set() || is_gone {
@@ -280,7 +287,9 @@ impl Table {
 
     /// The delegated directory that a name probably names.
     fn probably(&self, parent: InodeId, name: &Name) -> Option<InodeId> {
-        let at = |(_, dir): &(&InodeId, &super::dir::Dir)| dir.at.0 == parent && dir.at.1 == *name;
+        let at = |(_, dir): &(&InodeId, &super::dir::Dir)| {
+            dir.at.as_ref().is_some_and(|at| at.0 == parent && at.1 == *name)
+        };
         self.dirs.iter().find(at).map(|(id, _)| *id)
     }
 

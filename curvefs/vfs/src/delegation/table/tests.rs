@@ -50,7 +50,7 @@ fn delegated() -> Table {
     let mut table = Table::default();
     table.made(DIR, (InodeId::ROOT, name("d")));
     table.adds(DIR, &name("first"));
-    assert_eq!(table.ask(DIR, 9), Some((vec![name("first")], 9)));
+    assert_eq!(table.ask(DIR, 9), Some((Some(vec![name("first")]), 9)));
     assert_eq!(table.ask(DIR, 9), None, "it is asked for once");
     // Made by the partition meanwhile.
     table.adds(DIR, &name("second"));
