@@ -150,7 +150,7 @@ impl Run {
 
     fn delegate(&mut self, mount: u64, dir: InodeId, seed: Seed) {
         let knows: Vec<_> = NAMES.iter().take(usize::from(seed[3]) % 5).map(|of| name(of)).collect();
-        let says = (seed[4] % 4 > 0).then(|| knows.clone());
+        let says = (!seed[4].is_multiple_of(4)).then(|| knows.clone());
         let outcome = self.change(mount, Op::Delegate { dir, knows: says.clone(), reserve: 4 });
         if self.others(mount, dir) {
             return assert_eq!(outcome, Err(FsError::Delegated { dir }));

@@ -12,7 +12,7 @@
 //! | `wish` | pure: which directories are asked for that this mount did not make |
 //! | `pack` | bytes of small files, many in one slice |
 //! | `publish` | batches, the background, giving back |
-//! | `recall` | asking for a directory, and what others wait for |
+//! | `recall` | asking for a directory, what is in it, and what others wait for |
 //!
 //! **What is done here**: finding names, making anything but directories, and of a file that is not published attributes, writing,
 //! opening, closing, renaming, and forgetting it with its name if nobody has it open and the store has nothing of it. Of published names

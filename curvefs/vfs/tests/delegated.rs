@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -801,6 +801,40 @@ async fn a_directory_of_somebody_else_is_asked_for_by_who_works_in_it() {
 }
 
 #[tokio::test]
+async fn what_is_in_a_directory_that_was_asked_for_is_listed() {
+    let world = World::new().await;
+    let a = world.mount_as(strict()).0;
+    let line = Line::new(world.fs.mount());
+    let b = Vfs::new(line.clone(), world.data.clone(), strict());
+    let (d, _) = with_files(&a, "d", &["0", "1", "2", "3"]).await;
+    for n in 0..3000 {
+        write(&a, d, &format!("more-{n}"), b"").await;
+    }
+    for n in 0..3 {
+        rename(&b, (d, &n.to_string()), (d, &format!("new-{n}"))).await.unwrap();
+    }
+    assert_eq!(b.delegations().directories, 1);
+    let begun = Instant::now();
+    let quiet = Duration::from_millis(20);
+    // Nobody is asked once all names are known.
+    loop {
+        tokio::time::sleep(quiet).await;
+        line.is_cut.store(true, Ordering::Relaxed);
+        let renamed = rename(&b, (d, "3"), (d, "new-3"));
+        let done = tokio::time::timeout(quiet, renamed).await;
+        line.is_cut.store(false, Ordering::Relaxed);
+        if done == Ok(Ok(())) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+    for n in 0..3000 {
+        let made = b.create(d, name(&format!("more-{n}")), 0o644, (RW, true), root()).await;
+        assert_eq!(made.unwrap_err(), FsError::Exists);
+    }
+}
+
+#[tokio::test]
 async fn two_mounts_that_work_in_one_directory_leave_it_to_nobody() {
     let world = World::new().await;
     let (a, _, b) = two(&world);
@@ -854,6 +888,8 @@ struct Run {
     open: Vec<(usize, u64, usize, u32)>,
     /// Batches fail now and then.
     line: Option<Arc<Line>>,
+    /// Time passes now and then.
+    ages: bool,
 }
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -871,7 +907,7 @@ impl Run {
             assert_eq!(entry.attr.kind, Kind::Directory);
             tree.insert(entry.attr.inode, BTreeMap::new());
         }
-        Self { mounts, tree, files: Vec::new(), open: Vec::new(), line }
+        Self { mounts, tree, files: Vec::new(), open: Vec::new(), line, ages: false }
     }
 
     /// Whether nothing came of something, since a batch could not be made.
@@ -902,6 +938,7 @@ impl Run {
                 let synced = fsync_dir(&vfs, dir).await;
                 assert!(synced.is_ok() || self.is_refused(&synced), "{synced:?}");
             }
+            _ if self.ages => tokio::time::sleep(Duration::from_millis(100 << (seed[4] % 8))).await,
             _ => {
                 let synced = vfs.sync().await;
                 assert!(synced.is_ok() || self.is_refused(&synced), "{synced:?}");
@@ -1101,6 +1138,110 @@ fn run(work: impl Future<Output = ()>) {
     runtime.block_on(work);
 }
 
+/// The same where nothing takes time, but what waits for it.
+fn run_timeless(work: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().start_paused(true).build().unwrap().block_on(work);
+}
+
+type At = (InodeId, &'static str);
+
+/// What a mount that dies may leave behind.
+#[derive(Default)]
+struct Promises {
+    /// What is where, and what was where when everything was synced.
+    now: BTreeMap<At, usize>,
+    synced: BTreeMap<At, usize>,
+    /// Since then: what was where, what was empty at some time, and which files lost their names.
+    had: BTreeMap<At, BTreeSet<usize>>,
+    vacated: BTreeSet<At>,
+    unlinked: BTreeSet<usize>,
+    files: Vec<(InodeId, Vec<u8>)>,
+}
+
+impl Promises {
+    fn put(&mut self, at: At, file: usize) {
+        self.had.entry(at).or_default().insert(file);
+        self.unlinked.extend(self.now.insert(at, file));
+    }
+
+    /// Everything is durable.
+    fn sync(&mut self) {
+        self.synced = self.now.clone();
+        self.had = self.now.iter().map(|(at, file)| (*at, BTreeSet::from([*file]))).collect();
+        self.vacated.clear();
+        self.unlinked.clear();
+    }
+
+    async fn step(&mut self, vfs: &Vfs, dirs: &[InodeId], seed: [u8; 6]) {
+        let at = (pick(dirs.iter().copied(), seed[2]), pick(NAMES.into_iter(), seed[3]));
+        let to = (pick(dirs.iter().copied(), seed[4]), pick(NAMES.into_iter(), seed[4] / 8));
+        match seed[1] % 16 {
+            0..4 => {
+                let Ok((entry, opened)) = vfs.create(at.0, name(at.1), 0o644, (RW, true), root()).await
+                else {
+                    return assert!(self.now.contains_key(&at));
+                };
+                let (file, bytes) = (self.files.len(), vec![seed[4]; usize::from(seed[4])]);
+                vfs.write(opened.handle, 0, bytes.clone(), false).await.unwrap();
+                self.files.push((entry.attr.inode, bytes));
+                self.put(at, file);
+                if seed[5].is_multiple_of(2) {
+                    vfs.fsync(opened.handle).await.unwrap();
+                    self.synced.insert(at, file);
+                    self.vacated.remove(&at);
+                }
+                close(vfs, opened.handle).await.unwrap();
+            }
+            4..7 => {
+                let removed = vfs.unlink(at.0, name(at.1)).await;
+                assert_eq!(removed.is_ok(), self.now.contains_key(&at));
+                self.unlinked.extend(self.now.remove(&at));
+                self.vacated.insert(at);
+            }
+            7..15 => {
+                let moved = rename(vfs, at, to).await;
+                assert_eq!(moved.is_ok(), self.now.contains_key(&at));
+                if let Some(file) = self.now.get(&at).copied().filter(|_| at != to) {
+                    self.now.remove(&at);
+                    self.vacated.insert(at);
+                    self.put(to, file);
+                }
+            }
+            _ => {
+                vfs.sync().await.unwrap();
+                self.sync();
+            }
+        }
+    }
+
+    /// What others find when it is dead.
+    async fn check(&self, vfs: &Vfs, dirs: &[InodeId]) {
+        let mut found = BTreeMap::new();
+        for dir in dirs {
+            for of in names(vfs, *dir).await {
+                let attr = vfs.lookup(*dir, name(&of)).await.unwrap().attr;
+                assert_eq!(attr.nlink, 1);
+                let file = self.files.iter().position(|(inode, _)| *inode == attr.inode).unwrap();
+                found.insert((*dir, NAMES.into_iter().find(|name| *name == of).unwrap()), file);
+            }
+        }
+        for (at, file) in &found {
+            assert!(self.had.get(at).is_some_and(|had| had.contains(file)), "{at:?} was never that");
+        }
+        for (at, file) in &self.synced {
+            assert!(self.vacated.contains(at) || found.contains_key(at), "{at:?} was always something");
+            if self.unlinked.contains(file) {
+                continue;
+            }
+            let places: Vec<_> = found.iter().filter(|(_, other)| *other == file).collect();
+            assert_eq!(places.len(), 1, "{at:?} is lost: {found:?}");
+            let (dir, of) = *places[0].0;
+            assert_eq!(read(vfs, dir, of).await.as_ref(), Ok(&self.files[*file].1));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases())]
 
@@ -1118,6 +1259,45 @@ proptest! {
             mounts[0].sync().await.unwrap();
             mounts[1].sync().await.unwrap();
             run.check(&mounts[1]).await;
+        });
+    }
+
+    #[test]
+    fn two_mounts_are_as_one_tree_while_time_passes(seeds in seeds(), first in 0usize..2) {
+        run_timeless(async {
+            let world = World::new().await;
+            let mounts = vec![world.mount_as(strict()).0, world.mount_as(strict()).0];
+            let mut run = Run::new(mounts.clone(), first, None).await;
+            run.ages = true;
+            for seed in seeds {
+                run.step(seed).await;
+                world.fs.collect(&*world.data).await.unwrap();
+            }
+            mounts[0].sync().await.unwrap();
+            mounts[1].sync().await.unwrap();
+            run.check(&mounts[1 - first]).await;
+        });
+    }
+
+    /// A mount dies: what was synced is there, and each rename was done or not.
+    #[test]
+    fn what_is_synced_is_never_lost(seeds in seeds(), made_by in 0usize..2) {
+        run(async {
+            let world = World::new().await;
+            let line = Line::new(world.fs.mount());
+            let a = Vfs::new(line.clone(), world.data.clone(), strict());
+            let b = world.mount_as(strict()).0;
+            let mut dirs = Vec::new();
+            for path in ["x", "y", "z"] {
+                dirs.push(mkdir([&a, &b][made_by], ROOT, path).await.attr.inode);
+            }
+            let mut promises = Promises::default();
+            for seed in seeds {
+                promises.step(&a, &dirs, seed).await;
+            }
+            line.is_cut.store(true, Ordering::Relaxed);
+            world.fs.expire(line.inner.id()).unwrap();
+            promises.check(&b, &dirs).await;
         });
     }
 

@@ -1,7 +1,8 @@
 //! Changes files and directories of a mounted file system from several threads, each in a directory of its own whose
 //! whole content it knows, and judges everything it reads.
 //!
-//! Every change is one that has returned after an `fsync`, of the file where it wrote bytes, of the directory where it changed names, so nothing of it may ever be missing: not from
+//! Every change is one that has returned after an `fsync`, of the file where it wrote bytes, of the directory where it changed names,
+//! so nothing of it may ever be missing: not from
 //! this mount, not from another, not after any server or the mount itself died. An operation that fails is a violation, too,
 //! unless the mount itself was killed ([`Tolerance::Gone`]): then the file of the operation that was under way may be as
 //! before or as after it, or in between, and all others must be as they were.

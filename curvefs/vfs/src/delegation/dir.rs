@@ -64,8 +64,10 @@ pub(super) struct Dir {
     pub stale: bool,
     /// When it was delegated, as the table counts.
     pub since: u64,
-    /// Hashes of names that may be published. What is not among them is not, in a directory that this mount made.
+    /// Hashes of names that may be published.
     pub names: HashSet<u64>,
+    /// What is not among them is not.
+    pub listed: bool,
     /// What some published names name; `None`: they are not there.
     pub known: HashMap<Name, Option<Dentry>>,
     /// Changes of names here that are under way to the partition, and all that were and ended.
@@ -128,7 +130,7 @@ impl Dir {
         if self.gone.contains_key(name) {
             return false;
         }
-        let may_be = || self.at.is_none() || self.names.contains(&hash(name));
+        let may_be = || !self.listed || self.names.contains(&hash(name));
         self.known.get(name).map_or_else(may_be, Option::is_some)
     }
 

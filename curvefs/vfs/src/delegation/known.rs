@@ -6,9 +6,9 @@
 
 use std::collections::hash_map::Entry;
 
-use curvefs_types::{Answer, Dentry, FsError, InodeId, Name, NameAt, NameOp, Op, Query};
+use curvefs_types::{Answer, Dentry, DirEntry, FsError, InodeId, Name, NameAt, NameOp, Op, Query};
 
-use super::dir::hash;
+use super::dir::{Dir, hash};
 use super::table::Table;
 
 /// Names of all directories that are remembered with what they name.
@@ -74,6 +74,18 @@ impl Table {
             }),
             _ => {}
         }
+    }
+
+    /// Names of a page of a directory that is being listed. `None`: it is not to be listed any more. Whatever comes to be there from the first
+    /// page on is known anyway, since it goes through here; so after the last page no other name is there.
+    pub fn list(&mut self, id: InodeId, since: u64, page: &[DirEntry], end: bool) -> Option<()> {
+        let is_same = |dir: &&mut Dir| dir.since == since && !dir.closing && !dir.listed;
+        let dir = self.dirs.get_mut(&id).filter(is_same)?;
+        let before = dir.names.len();
+        dir.names.extend(page.iter().map(|entry| hash(&entry.name)));
+        self.known_names += dir.names.len() - before;
+        dir.listed = end;
+        Some(())
     }
 
     /// A change goes to the partition: what it may change is not known from now on.

@@ -16,6 +16,10 @@ use crate::shared::Core;
 const NUMBERS: u32 = 1024;
 /// Directories of a slot that are given back when there are as many as there may be.
 const GIVEN_BACK: usize = 64;
+/// A directory with more names is not listed.
+const LISTED_MAX: u32 = 16 << 10;
+/// Names of one question.
+const LISTED_AT_ONCE: u32 = 2048;
 /// After a question that was not answered.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -37,6 +41,7 @@ impl Delegations {
                     }
                     if meta.table().granted(dir, attr, reserved) {
                         meta.begin_polling(&weak, dir.slot());
+                        meta.begin_listing(&weak, dir);
                     } else {
                         let _ = meta.give_back(dir).await;
                     }
@@ -63,6 +68,39 @@ impl Delegations {
         if let (true, Some(strong)) = (self.table().polling.insert(slot), core.upgrade()) {
             strong.spawn(poll(core.clone(), slot));
         }
+    }
+
+    /// Learns which names are in a directory, unless it is known.
+    fn begin_listing(&self, core: &Weak<Core>, dir: InodeId) {
+        let unlisted = self.table().dirs.get(&dir).filter(|dir| !dir.listed).map(|dir| dir.since);
+        if let (Some(since), Some(strong)) = (unlisted, core.upgrade()) {
+            let meta = strong.meta.clone();
+            strong.spawn(async move {
+                if let Err(error) = meta.list(dir, since).await {
+                    tracing::debug!(%dir, %error, "not listed");
+                }
+            });
+        }
+    }
+
+    /// Without it names are asked for one by one.
+    async fn list(&self, dir: InodeId, since: u64) -> Result<(), FsError> {
+        let mut after = None;
+        for _ in 0..LISTED_MAX / LISTED_AT_ONCE {
+            let query = Query::ReadDir { inode: dir, after, limit: LISTED_AT_ONCE, plus: false };
+            let moment = self.table().moment(&query);
+            let answer = self.inner.query(query).await;
+            let mut table = self.table();
+            if let Some(moment) = moment {
+                table.learn(moment, &answer);
+            }
+            let Answer::Page { entries, end } = answer? else { return Err(FsError::Corrupt) };
+            if table.list(dir, since, &entries, end).is_none() || end {
+                return Ok(());
+            }
+            after = entries.last().map(|entry| entry.name.clone());
+        }
+        Ok(())
     }
 
     /// Others wait for a directory.

@@ -236,7 +236,8 @@ impl Table {
         self.numbers.entry(dir.slot()).or_default().add(reserved);
         let names: HashSet<u64> = fresh.names.iter().map(hash).collect();
         // What is under way there may change names that are asked for.
-        let closing = fresh.recalled || fresh.at.is_none() && self.flying.contains_key(&dir);
+        let listed = fresh.at.is_some();
+        let closing = fresh.recalled || !listed && self.flying.contains_key(&dir);
         self.known_names += names.len();
         if closing {
             self.shun(dir);
@@ -247,6 +248,7 @@ impl Table {
             stale: false,
             since: self.clock,
             names,
+            listed,
             known: HashMap::new(),
             passing: 0,
             passed: 0,

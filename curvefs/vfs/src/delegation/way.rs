@@ -249,7 +249,7 @@ impl Table {
             // It says why not.
             return Way::PublishDir(parent);
         }
-        if dir.at.is_none() && !dir.closing && may_ask && !is_gone && !dir.known.contains_key(name) {
+        if !dir.listed && !dir.closing && may_ask && !is_gone && !dir.known.contains_key(name) {
             return Way::Find(NameAt { dir: parent, name: name.clone() });
         }
         if dir.may_be(name) || dir.closing || new.kind == Kind::Directory {

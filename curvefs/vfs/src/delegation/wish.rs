@@ -1,6 +1,7 @@
 //! Which directories a mount asks for that it did not make: those in which it changes names again and again, while nobody else wants them. Pure.
 //!
-//! What is in them it does not know: a name is asked for before it is changed the first time, as the kernel does anyway. Whoever had to give one back
+//! What is in them it does not know: a name is asked for before it is changed the first time, as the kernel does anyway, until all names are listed,
+//! if they are not too many. Whoever had to give one back
 //! does not ask for it again soon, so two mounts that work in one directory do so as if it was nobody's, but for a moment now and then. The
 //! root is never asked for: everybody comes through it, and would wait for a mount that died.
 
