@@ -29,14 +29,16 @@ impl Delegations {
         let core = self.core()?;
         let Some((knows, reserve)) = self.table().ask(dir, NUMBERS) else { return Ok(()) };
         self.make_room(dir.slot(), DELEGATIONS_PER_MOUNT_MAX - 1, GIVEN_BACK).await?;
+        let is_foreign = knows.is_none();
         let (tell, told) = oneshot::channel();
         let (inner, meta, weak) = (self.inner.clone(), core.meta.clone(), Arc::downgrade(&core));
         // Of its own: a grant that nobody heard of would be in the way of others.
         core.spawn(async move {
             match inner.change(Op::Delegate { dir, knows, reserve }).await {
                 Ok(Reply::Delegated { attr, reserved }) => {
-                    // Somebody else may have changed it before.
-                    if let Some(inode) = weak.upgrade().and_then(|core| core.known(dir)) {
+                    // Somebody else may have changed it before, if this mount did not make it just now.
+                    let known = weak.upgrade().and_then(|core| core.known(dir));
+                    if let Some(inode) = known.filter(|_| is_foreign) {
                         inode.state().default_acl = None;
                     }
                     if meta.table().granted(dir, attr, reserved) {

@@ -1,7 +1,11 @@
 //! Tables by themselves.
 
-use curvefs_types::{DataRef, Extent, Kind, NewInode, Place, SliceId, WriterId};
+use curvefs_types::{
+    Answer, DataRef, Extent, Kind, NameOp, NewInode, Place, Query, RenameMode, SliceId, WriterId,
+};
 
+use super::super::moves::Uses;
+use super::super::way::Way;
 use super::*;
 
 const DIR: InodeId = InodeId(7);
@@ -188,4 +192,119 @@ fn a_batch_has_a_limit() {
         table.end(batch, &published(&[]));
     }
     assert_eq!(sizes, [BORN_PER_REQUEST_MAX, 1000 - BORN_PER_REQUEST_MAX]);
+}
+
+/// Nobody has anything open.
+struct Idle;
+
+impl Uses for Idle {
+    fn let_go(&self, _: InodeId) -> bool {
+        true
+    }
+
+    fn is_used(&self, _: InodeId) -> bool {
+        false
+    }
+}
+
+fn at(of: &str) -> NameAt {
+    NameAt { dir: DIR, name: name(of) }
+}
+
+/// A table with published files.
+fn with_files(of: &[(&str, u64)]) -> Table {
+    let mut table = delegated();
+    for (of, inode) in of {
+        table.remember(&at(of), Some(Dentry { inode: InodeId(*inode), kind: Kind::File }));
+    }
+    table
+}
+
+fn change(table: &mut Table, from: &str, to: Option<&str>) -> Way {
+    let (parent, name_of) = (DIR, name(from));
+    let op = match to {
+        None => NameOp::Unlink { parent, name: name_of },
+        Some(to) => NameOp::Rename {
+            parent,
+            name: name_of,
+            new_parent: DIR,
+            new_name: name(to),
+            mode: RenameMode::Replace,
+        },
+    };
+    table.way_of_change(&mut Op::Name { op }, &Idle, true)
+}
+
+fn moves(dirs: &[Published]) -> Vec<(String, Option<String>)> {
+    let moved = dirs.iter().flat_map(|published| &published.moved);
+    moved.map(|moved| (moved.name.to_string(), moved.to.as_ref().map(|to| to.name.to_string()))).collect()
+}
+
+fn line(from: &str, to: Option<&str>) -> (String, Option<String>) {
+    (from.to_owned(), to.map(str::to_owned))
+}
+
+#[test]
+fn however_often_a_name_moves_it_is_one_line() {
+    let mut table = with_files(&[("a", 1), ("b", 2), ("c", 3)]);
+    for (from, to) in
+        [("a", Some("t")), ("b", Some("a")), ("t", Some("b")), ("b", Some("c")), ("a", Some("b"))]
+    {
+        assert!(matches!(change(&mut table, from, to), Way::Moved(Reply::Done, _)), "{from} {to:?}");
+    }
+    let (dirs, _, batch) = take(&mut table, &[]).unwrap();
+    assert_eq!(moves(&dirs), [line("a", Some("c")), line("c", None)], "b is back");
+    assert!(matches!(change(&mut table, "c", None), Way::Wait(0)), "it is being published");
+    assert!(matches!(change(&mut table, "b", Some("d")), Way::Moved(..)));
+    assert_eq!(table.end(batch, &Err(FsError::Busy)), []);
+    table.dirs.get_mut(&DIR).unwrap().failing = None;
+    assert!(matches!(change(&mut table, "c", None), Way::Moved(..)));
+    let (dirs, _, batch) = take(&mut table, &[]).unwrap();
+    assert_eq!(moves(&dirs), [line("a", None), line("b", Some("d")), line("c", None)]);
+    table.end(batch, &published(&[]));
+    assert!(
+        table.moving.is_empty() && table.dirs[&DIR].gone.is_empty() && table.dirs[&DIR].placed.is_empty()
+    );
+    let is_there = ["a", "b", "c", "d"].map(|of| table.dirs[&DIR].may_be(&name(of)));
+    assert_eq!(is_there, [false, false, false, true]);
+}
+
+#[test]
+fn what_a_partition_does_not_move_is_what_it_was_and_said_so() {
+    let mut table = with_files(&[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
+    // One replaces another, and a third takes its place.
+    for (from, to) in [("a", Some("b")), ("c", Some("a")), ("d", None)] {
+        assert!(matches!(change(&mut table, from, to), Way::Moved(..)));
+    }
+    let (_, _, batch) = take(&mut table, &[]).unwrap();
+    let unmoved = vec![at("a"), at("b"), at("c")];
+    let reply = Reply::Published { refused: Vec::new(), unmoved, reserved: Reserved::NONE };
+    assert_eq!(table.end(batch, &Ok(reply)), []);
+    let dir = &table.dirs[&DIR];
+    assert!(table.moving.is_empty() && dir.gone.is_empty() && dir.placed.is_empty());
+    assert_eq!(["a", "b", "c", "d"].map(|of| dir.may_be(&name(of))), [true, true, true, false]);
+    assert!([1, 2, 3].iter().all(|inode| table.undone.contains_key(&InodeId(*inode))));
+    assert!(table.undone.contains_key(&DIR) && !table.undone.contains_key(&InodeId(4)));
+    assert!(matches!(change(&mut table, "a", None), Way::Find(_)), "it has to be asked for");
+}
+
+#[test]
+fn what_is_heard_while_names_change_is_not_believed() {
+    let mut table = delegated();
+    let query = Query::Lookup { parent: DIR, name: name("first") };
+    let told = || Ok(Answer::Entry { dentry: Dentry { inode: InodeId(1), kind: Kind::File }, attr: None });
+    let op = Op::Name { op: NameOp::Unlink { parent: DIR, name: name("first") } };
+    let before = table.moment(&query).unwrap();
+    let passing = table.begin(&op);
+    assert!(table.moment(&query).is_none(), "it may be removed meanwhile");
+    table.ended(passing);
+    table.learn(before, &told());
+    assert!(table.dirs[&DIR].known.is_empty());
+    let now = table.moment(&query).unwrap();
+    table.learn(now, &Err(FsError::NotFound));
+    assert!(!table.dirs[&DIR].may_be(&name("first")));
+    // One that nobody waits for any more may still come.
+    drop(table.begin(&op));
+    assert!(table.moment(&query).is_none() && matches!(change(&mut table, "second", None), Way::Find(_)));
+    assert!(matches!(table.way_of_change(&mut op.clone(), &Idle, false), Way::Pass));
 }
