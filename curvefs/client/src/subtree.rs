@@ -95,6 +95,8 @@ impl Subtree {
             Op::Publish { dirs, .. } => dirs.iter_mut().for_each(|published| {
                 inward(&mut published.dir);
                 published.born.iter_mut().for_each(|born| inward(&mut born.attr.parent));
+                let targets = published.moved.iter_mut().filter_map(|moved| moved.to.as_mut());
+                targets.for_each(|to| inward(&mut to.dir));
             }),
             // Servers ask for these; they do not come from a mount.
             Op::Prepare { .. }
@@ -151,9 +153,10 @@ impl Subtree {
                 Reply::Renamed { moved: self.attr(moved), other: other.map(|attr| self.attr(attr)) }
             }
             Reply::Delegated { attr, reserved } => Reply::Delegated { attr: self.attr(attr), reserved },
-            Reply::Published { mut refused, reserved } => {
+            Reply::Published { mut refused, mut unmoved, reserved } => {
                 refused.iter_mut().for_each(|inode| *inode = self.outward(*inode));
-                Reply::Published { refused, reserved }
+                unmoved.iter_mut().for_each(|at| at.dir = self.outward(at.dir));
+                Reply::Published { refused, unmoved, reserved }
             }
             other => other,
         }

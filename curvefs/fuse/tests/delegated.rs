@@ -12,6 +12,7 @@ use curvefs_types::MountOptions;
 use support::World;
 
 const FILES: usize = 3000;
+const MOVED: usize = 900;
 
 fn make(path: &Path, bytes: &[u8]) {
     File::create_new(path).and_then(|mut file| file.write_all(bytes)).unwrap();
@@ -92,4 +93,47 @@ fn many_files_and_a_tree_are_made_in_few_batches() {
         };
         assert_eq!(said(&there), said(&tree));
     }
+}
+
+/// What `git`, `rsync` and compilers do, and then removal; by who made the directory and by somebody else.
+#[test]
+fn names_move_in_few_batches() {
+    let Some(world) = World::mounted(2, &MountOptions::default()) else { return };
+    let dirs = [0, 1].map(|mount| world.dir(mount).join("moving"));
+    fs::create_dir(&dirs[0]).unwrap();
+    (0..MOVED).for_each(|n| make(&dirs[0].join(format!("f{n:05}")), b"old"));
+    for (mount, from, to) in [(0, "f", "g"), (1, "g", "h")] {
+        let (dir, begun) = (&dirs[mount], Instant::now());
+        let before = world.vfs(mount).delegations().batches;
+        for n in 0..MOVED {
+            fs::rename(dir.join(format!("{from}{n:05}")), dir.join(format!("{to}{n:05}"))).unwrap();
+        }
+        println!("mount {mount}: {:.0} renames a second", MOVED as f64 / begun.elapsed().as_secs_f64());
+        let batches = world.vfs(mount).delegations().batches - before;
+        assert!(batches < MOVED as u64 / 8, "{batches}");
+        let begun = Instant::now();
+        for n in (0..MOVED).step_by(3) {
+            make(&dir.join("tmp"), b"new");
+            fs::rename(dir.join("tmp"), dir.join(format!("{to}{n:05}"))).unwrap();
+        }
+        println!(
+            "mount {mount}: {:.0} replaced a second",
+            MOVED as f64 / 3.0 / begun.elapsed().as_secs_f64()
+        );
+        for n in (1..MOVED).step_by(3).filter(|_| mount == 1) {
+            fs::remove_file(dir.join(format!("{to}{n:05}"))).unwrap();
+        }
+        println!("{:?}, {before} batches before", world.vfs(mount).delegations());
+    }
+    for dir in &dirs {
+        assert_eq!(count(dir), MOVED - MOVED / 3);
+        for n in 0..MOVED {
+            let found = fs::read(dir.join(format!("h{n:05}"))).ok();
+            let expected: Option<&[u8]> = [Some(&b"new"[..]), None, Some(b"old")][n % 3];
+            assert_eq!(found.as_deref(), expected, "{n}");
+        }
+    }
+    fs::remove_dir_all(&dirs[0]).unwrap();
+    assert_eq!(count(&world.dir(1)), 0);
+    world.end();
 }

@@ -99,7 +99,7 @@ fn run_for_mount(change: &mut Change<'_, '_>, op: &Op) -> Step<Reply> {
         Op::RemoveXattr { inode, name } => change.remove_xattr(*inode, name),
         Op::Open { inode, truncate } => change.open(*inode, *truncate),
         Op::Close { inodes } => change.close(inodes),
-        Op::Delegate { dir, knows, reserve } => change.delegate(*dir, knows, *reserve),
+        Op::Delegate { dir, knows, reserve } => change.delegate(*dir, knows.as_deref(), *reserve),
         Op::Publish { dirs, lowest, reserve } => change.publish(dirs, *lowest, *reserve),
         Op::Lock { inode, owner, pid, family, kind, range } => {
             let (mount, owner, pid, family) = (change.mount, *owner, *pid, *family);

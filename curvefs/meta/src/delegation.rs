@@ -5,7 +5,8 @@ use curve_kv::KeyRange;
 use curvefs_types::keys::{Key, tag};
 use curvefs_types::limits::{
     BORN_PER_REQUEST_MAX, DELEGATIONS_PER_MOUNT_MAX, EXTENTS_PER_REQUEST_MAX, FILE_BYTES_MAX,
-    KNOWN_NAMES_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, XATTR_VALUE_BYTES_MAX,
+    KNOWN_NAMES_MAX, MOVED_PER_REQUEST_MAX, RESERVED_AT_ONCE_MAX, RESERVED_RANGES_MAX, TARGET_BYTES_MAX,
+    XATTR_VALUE_BYTES_MAX,
 };
 use curvefs_types::{
     Attr, Born, DataRef, Dentry, Extent, FsError, InodeId, Kind, MODE_BITS, MountId, Name, Published, Reply,
@@ -22,16 +23,18 @@ const COUNTED_MAX: u64 = 1 << 48;
 
 impl Change<'_, '_> {
     /// Delegates a directory to the mount.
-    pub fn delegate(&mut self, dir: InodeId, knows: &[Name], reserve: u32) -> Step<Reply> {
+    pub fn delegate(&mut self, dir: InodeId, knows: Option<&[Name]>, reserve: u32) -> Step<Reply> {
         self.check_here(dir)?;
-        if knows.len() > KNOWN_NAMES_MAX {
+        if knows.is_some_and(|knows| knows.len() > KNOWN_NAMES_MAX) {
             return Err(FsError::Invalid.into());
         }
         let attr = self.free_dir(dir)?;
-        let names = self.page(&KeyRange::prefix(Key::prefix(tag::DENTRY, dir.0)), KNOWN_NAMES_MAX + 1)?;
-        let is_known = |key: &Key| matches!(key, Key::Dentry { name, .. } if knows.contains(name));
-        if !names.iter().all(|(key, _)| is_known(key)) {
-            return Err(FsError::NotEmpty.into());
+        if let Some(knows) = knows {
+            let names = self.page(&KeyRange::prefix(Key::prefix(tag::DENTRY, dir.0)), KNOWN_NAMES_MAX + 1)?;
+            let is_known = |key: &Key| matches!(key, Key::Dentry { name, .. } if knows.contains(name));
+            if !names.iter().all(|(key, _)| is_known(key)) {
+                return Err(FsError::NotEmpty.into());
+            }
         }
         if self.any(&KeyRange::prefix(Key::prefix(tag::NAME_LOCK, dir.0)))? {
             return Err(FsError::Busy.into());
@@ -50,24 +53,29 @@ impl Change<'_, '_> {
     /// Publishes what a mount has made in its directories.
     pub fn publish(&mut self, dirs: &[Published], lowest: InodeId, reserve: u32) -> Step<Reply> {
         let born: usize = dirs.iter().map(|published| published.born.len()).sum();
-        if dirs.is_empty() || born.max(dirs.len()) > BORN_PER_REQUEST_MAX {
+        let moved: usize = dirs.iter().map(|published| published.moved.len()).sum();
+        let is_much = born.max(dirs.len()) > BORN_PER_REQUEST_MAX || moved > MOVED_PER_REQUEST_MAX;
+        if dirs.is_empty() || is_much {
             return Err(FsError::Invalid.into());
         }
-        let mut refused = Vec::new();
+        let (mut ours, mut refused) = (Vec::new(), Vec::new());
         for published in dirs {
             self.check_here(published.dir)?;
-            if self.holder_of(published.dir)? == Some(self.mount) {
-                self.publish_in(published, &mut refused)?;
-            } else {
-                refused.push(published.dir);
+            match self.holder_of(published.dir)? {
+                Some(holder) if holder == self.mount => ours.push(published),
+                _ => refused.push(published.dir),
             }
         }
+        let unmoved = self.publish_moves(&ours)?;
+        for published in ours {
+            self.publish_in(published, &mut refused)?;
+        }
         self.forget_reserved(lowest)?;
-        Ok(Reply::Published { refused, reserved: self.reserve(reserve)? })
+        Ok(Reply::Published { refused, unmoved, reserved: self.reserve(reserve)? })
     }
 
     fn publish_in(&mut self, published: &Published, refused: &mut Vec<InodeId>) -> Step<()> {
-        let Published { dir, born, mtime, set, give_back } = published;
+        let Published { dir, moved, born, mtime, set, give_back } = published;
         let mut attr = self.free_dir(*dir)?;
         for born in born {
             if self.can_be(*dir, born)? {
@@ -76,7 +84,7 @@ impl Change<'_, '_> {
                 refused.push(born.attr.inode);
             }
         }
-        if !born.is_empty() {
+        if !(born.is_empty() && moved.is_empty()) || attr.mtime < *mtime {
             attr.mtime = attr.mtime.max(*mtime);
             attr.ctime = attr.ctime.max(*mtime);
             self.touch(&mut attr);
@@ -92,18 +100,16 @@ impl Change<'_, '_> {
 
     /// Whether a mount's new file is one that may be.
     fn can_be(&self, dir: InodeId, born: &Born) -> Step<bool> {
-        let Born { name, attr, xattrs, extents, .. } = born;
+        let Born { name, attr, xattrs, .. } = born;
         let counted = |count: u64| (1..=COUNTED_MAX).contains(&count);
-        let sound = attr.kind == Kind::File
-            && attr.parent == dir
+        let sound = attr.parent == dir
             && attr.nlink == 1
             && attr.mode & !MODE_BITS == 0
-            && attr.rdev == 0
             && counted(attr.version)
             && counted(attr.generation)
             && attr.length <= FILE_BYTES_MAX
             && xattrs.iter().all(|xattr| xattr.value.len() <= XATTR_VALUE_BYTES_MAX)
-            && are_sound(extents, attr.length);
+            && is_sound_kind(born);
         Ok(sound
             && self.is_here(attr.inode)
             && self.reserving(attr.inode)?.is_some_and(|(first, row)| !is_used(&row, attr.inode.0 - first.0))
@@ -119,6 +125,9 @@ impl Change<'_, '_> {
         let inode = attr.inode;
         self.use_reserved(inode)?;
         self.put(&Key::Inode { inode }, &attr);
+        if attr.kind == Kind::Symlink {
+            self.put_bytes(&Key::Target { inode }, born.target.clone());
+        }
         for xattr in &born.xattrs {
             self.put_bytes(&Key::Xattr { inode, name: xattr.name.clone() }, xattr.value.clone());
         }
@@ -224,6 +233,24 @@ pub(crate) fn reserved_in(key: &Key, value: &[u8]) -> Step<Option<Reserved>> {
 
 fn is_used(row: &ReservedRow, at: u64) -> bool {
     row.used.get(at as usize / 8).is_some_and(|byte| byte & 1 << (at % 8) != 0)
+}
+
+/// Whether what is in a mount's new inode is what one of its kind has.
+fn is_sound_kind(born: &Born) -> bool {
+    let Born { attr, target, extents, .. } = born;
+    let has_no_target = target.is_empty();
+    match attr.kind {
+        Kind::Directory => false,
+        Kind::File => has_no_target && attr.rdev == 0 && are_sound(extents, attr.length),
+        Kind::Symlink => {
+            let fits = (1..=TARGET_BYTES_MAX).contains(&target.len()) && !target.contains(&0);
+            fits && attr.rdev == 0 && attr.length == target.len() as u64 && extents.is_empty()
+        }
+        kind => {
+            let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+            has_no_target && (is_device || attr.rdev == 0) && attr.length == 0 && extents.is_empty()
+        }
+    }
 }
 
 /// Whether extents are possible, follow each other, and end within the length.

@@ -99,12 +99,12 @@ impl Change<'_, '_> {
         if !attr.is_dir() {
             return Err(FsError::NotDir.into());
         }
+        if self.holder_of(inode)?.is_some() {
+            // Whoever has it may have made and removed names and not told yet, be it the one who asks.
+            return Err(FsError::Delegated { dir: inode }.into());
+        }
         if self.has_entries(inode)? {
             return Err(FsError::NotEmpty.into());
-        }
-        if self.holder_of(inode)?.is_some() {
-            // Whoever has it may have made names that are not here yet, be it the one who asks.
-            return Err(FsError::Delegated { dir: inode }.into());
         }
         attr.nlink = 0;
         self.touch(&mut attr);

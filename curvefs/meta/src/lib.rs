@@ -30,6 +30,7 @@ mod inodes;
 mod local;
 mod locks;
 mod mounts;
+mod moves;
 mod names;
 mod others;
 mod partition;

@@ -53,7 +53,7 @@ pub use attr::{
     Attr, DIRECTORY_BYTES, Kind, MODE_BITS, MODE_SETGID, MODE_SETUID, MODE_STICKY, SetAttr, SetTime, TimeNs,
     without_privileges,
 };
-pub use delegation::{Born, Published, Reserved};
+pub use delegation::{Born, Moved, NameAt, Published, Reserved};
 pub use dentry::{Dentry, DirEntry};
 pub use error::FsError;
 pub use extent::{DataRef, Extent, Freed, SliceRef, Staged};

@@ -40,6 +40,8 @@ pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 pub const CLOSES_PER_REQUEST_MAX: usize = 4096;
 /// New files in one `Publish`, and directories in it.
 pub const BORN_PER_REQUEST_MAX: usize = 512;
+/// Published names that one `Publish` moves or removes.
+pub const MOVED_PER_REQUEST_MAX: usize = 512;
 /// Directories of one partition that one mount has.
 pub const DELEGATIONS_PER_MOUNT_MAX: usize = 256;
 /// Names of a directory that a mount may say it knows when it asks for it.
@@ -53,3 +55,7 @@ const _: () =
     assert!(XATTR_VALUE_BYTES_MAX * 4 < REQUEST_BYTES_MAX, "a new file's attributes fit its request");
 const _: () =
     assert!(EXTENTS_PER_REQUEST_MAX * 128 + STAGED_PER_REQUEST_MAX < REQUEST_BYTES_MAX, "all extents fit");
+const _: () = assert!(
+    MOVED_PER_REQUEST_MAX * (2 * NAME_BYTES_MAX + 64) < REQUEST_BYTES_MAX / 3,
+    "moved names leave room for new files"
+);

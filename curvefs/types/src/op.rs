@@ -19,7 +19,7 @@ use bytes::Bytes;
 use curve_types::{Epoch, Sequence};
 
 use crate::attr::{Attr, Kind, SetAttr, TimeNs};
-use crate::delegation::{Published, Reserved};
+use crate::delegation::{NameAt, Published, Reserved};
 use crate::extent::{Extent, Freed, SliceRef, Staged};
 use crate::ids::{InodeId, LockOwner, MountId, PartitionId};
 use crate::lock::{LockFamily, LockKind, LockRange};
@@ -362,8 +362,8 @@ pub enum Op {
     Delegate {
         /// Which.
         dir: InodeId,
-        /// Names that may be there.
-        knows: Vec<Name>,
+        /// Names that may be there; `None`: any.
+        knows: Option<Vec<Name>>,
         /// Inode numbers that are wanted with it.
         reserve: u32,
     },
@@ -602,6 +602,8 @@ pub enum Reply {
     Published {
         /// Directories that are not this mount's any more, and new files that could not be.
         refused: Vec<InodeId>,
+        /// Names that are what they were.
+        unmoved: Vec<NameAt>,
         /// Numbers for new files.
         reserved: Reserved,
     },
@@ -616,5 +618,5 @@ wire_enum!(Reply {
     6 => Resolved { decision },
     7 => Progress { more },
     8 => Delegated { attr, reserved },
-    9 => Published { refused, reserved },
+    9 => Published { refused, unmoved, reserved },
 });

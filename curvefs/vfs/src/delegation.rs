@@ -1,4 +1,4 @@
-//! Directories that are delegated to this mount: a decorator of [`Metadata`] that makes files in them without asking (the protocol:
+//! Directories that are delegated to this mount: a decorator of [`Metadata`] that changes names in them without asking (the protocol:
 //! `curvefs_types`, `delegation.rs`).
 //!
 //! | file | what |
@@ -7,13 +7,18 @@
 //! | `table` | pure: directories, files that are not published, batches |
 //! | `dir` | pure: one such directory |
 //! | `birth` | pure: one such file |
+//! | `moves` | pure: names that move and go |
+//! | `known` | pure: what published names name |
+//! | `wish` | pure: which directories are asked for that this mount did not make |
 //! | `pack` | bytes of small files, many in one slice |
 //! | `publish` | batches, the background, giving back |
-//! | `recall` | asking for a directory, and what others wait for |
+//! | `recall` | asking for a directory, what is in it, and what others wait for |
 //!
-//! **What is done here**: finding names, making regular files, and of a file that is not published attributes, writing, opening and
-//! closing. All else goes to the partition, and what it meets that is not published is published before. So a mistake in
-//! that list costs time, or is refused by the partition, which knows who has what.
+//! **What is done here**: finding names, making anything but directories, and of a file that is not published attributes, writing,
+//! opening, closing, renaming, and forgetting it with its name if nobody has it open and the store has nothing of it. Of published names
+//! moving and removing (`moves`), if they name what is no directory and lives in the same partition, and what loses a name is neither open nor being
+//! written here: then nothing has to be known of it. All else goes to the partition, and what it meets that is not published is published before. So
+//! a mistake in that list costs time, or is refused by the partition, which knows who has what.
 //!
 //! **Files that are closed with bytes in memory** stay so until they are published, since nobody else can find them: they are *lazy*,
 //! and their bytes are stored before their names are published. So close-to-open holds: whoever sees the name sees
@@ -25,20 +30,28 @@
 
 mod birth;
 mod dir;
+mod known;
+mod moves;
 mod pack;
 mod publish;
 mod recall;
 mod table;
 mod way;
+mod wish;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use curvefs_types::{Answer, Attr, FsError, FsFuture, InodeId, Metadata, NameOp, Op, Query, Reply, Usage};
+use curvefs_types::{
+    Answer, FsError, FsFuture, InodeId, Kind, Metadata, NameAt, NameOp, Op, Query, Reply, Usage,
+};
 use tokio::sync::watch;
 
+use crate::flush::HELD_IDLE;
 use crate::shared::{Core, locked};
+use known::Passing;
+use moves::Told;
 use table::Table;
 use way::{Asked, Way};
 
@@ -49,6 +62,8 @@ pub struct DelegationCounts {
     pub directories: usize,
     /// Files that were made and are not published.
     pub unpublished: usize,
+    /// Published names that were moved or removed and are not published so.
+    pub moved: usize,
     /// Files that were made here, since the mount began.
     pub made: u64,
     /// Batches that were published.
@@ -112,8 +127,10 @@ impl Delegations {
 
     /// Makes a change, here or at its partition.
     pub async fn change(&self, mut op: Op) -> Result<Reply, FsError> {
+        // What both names of a rename name.
+        let mut asks = 2;
         loop {
-            let way = if self.enabled { self.table().way_of_change(&mut op) } else { Way::Pass };
+            let (way, passing) = self.way_of_change(&mut op, asks > 0)?;
             match way {
                 Way::Done(Asked::Change(outcome)) => return outcome,
                 Way::Made(reply, is_many) => {
@@ -123,10 +140,45 @@ impl Delegations {
                     }
                     return Ok(reply);
                 }
-                Way::Pass | Way::Done(_) => return self.pass(op).await,
-                other => self.go(other).await?,
+                Way::Moved(reply, told) => {
+                    self.moved(told)?;
+                    return Ok(reply);
+                }
+                Way::Pass | Way::Done(_) => return self.pass(op, passing).await,
+                other => {
+                    asks -= i32::from(matches!(other, Way::Find(_)));
+                    self.go(other).await?;
+                }
             }
         }
+    }
+
+    fn way_of_change(&self, op: &mut Op, may_ask: bool) -> Result<(Way, Passing), FsError> {
+        if !self.enabled {
+            return Ok((Way::Pass, Passing::new()));
+        }
+        let core = self.core()?;
+        let mut table = self.table();
+        let way = table.way_of_change(op, &*core, may_ask);
+        let passing = if matches!(way, Way::Pass) { table.begin(op) } else { Passing::new() };
+        Ok((way, passing))
+    }
+
+    /// Names were moved or removed here.
+    fn moved(&self, told: Told) -> Result<(), FsError> {
+        let core = self.core()?;
+        if let Some(inode) = told.unlinked.and_then(|inode| core.known(inode)) {
+            inode.state().unlinked(HELD_IDLE);
+        }
+        if let Some((inode, at, dir)) = told.renamed
+            && let Some(inode) = core.known(inode)
+        {
+            inode.state().renamed(at, dir);
+        }
+        if told.is_many {
+            core.work.notify_one();
+        }
+        Ok(())
     }
 
     /// Asks, here or at the partition.
@@ -135,13 +187,20 @@ impl Delegations {
             let way = if self.enabled { self.table().way_of_query(&query) } else { Way::Pass };
             match way {
                 Way::Done(Asked::Query(answer)) => return answer,
-                Way::Pass | Way::Done(_) | Way::Made(..) => {
-                    let answer = self.inner.query(query).await?;
-                    return Ok(self.seen(answer));
-                }
+                Way::Pass | Way::Done(_) | Way::Made(..) | Way::Moved(..) => return self.ask(query).await,
                 other => self.go(other).await?,
             }
         }
+    }
+
+    /// Asks the partition, and learns from the answer.
+    async fn ask(&self, query: Query) -> Result<Answer, FsError> {
+        let moment = if self.enabled { self.table().moment(&query) } else { None };
+        let answer = self.inner.query(query).await;
+        if let Some(moment) = moment {
+            self.table().learn(moment, &answer);
+        }
+        Ok(self.seen(answer?))
     }
 
     /// Inodes and bytes of the file system, those that were made here among them.
@@ -165,23 +224,22 @@ impl Delegations {
             Way::PublishOne(inode) => self.sync(inode).await,
             Way::PublishDir(dir) => self.publish_dir(dir).await,
             Way::PublishSlot(slot) => self.step(slot, None, u64::MAX).await.map(drop),
+            Way::PublishMoves(slot) => self.publish_moves(slot).await,
+            Way::Find(NameAt { dir: parent, name }) => match self.ask(Query::Lookup { parent, name }).await {
+                Ok(_) | Err(FsError::NotFound) => Ok(()),
+                Err(error) => Err(error),
+            },
             Way::PublishAll => self.publish_all().await,
             Way::GiveBack(dir) => self.give_back(dir).await,
             Way::Ask(dir) => self.ask_for(dir).await,
             Way::Numbers(dir) => self.get_numbers(dir).await,
-            Way::Refresh(dir) => match self.inner.query(Query::GetAttr { inode: dir }).await {
-                Ok(answer) => {
-                    self.seen(answer);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-            Way::Done(_) | Way::Made(..) | Way::Pass => Ok(()),
+            Way::Refresh(dir) => self.ask(Query::GetAttr { inode: dir }).await.map(drop),
+            Way::Done(_) | Way::Made(..) | Way::Moved(..) | Way::Pass => Ok(()),
         }
     }
 
     /// Has the partition do it, and learns from that.
-    async fn pass(&self, op: Op) -> Result<Reply, FsError> {
+    async fn pass(&self, op: Op, passing: Passing) -> Result<Reply, FsError> {
         let made = match &op {
             Op::Name { op: NameOp::Mkdir { parent, name, .. } } if self.enabled => {
                 Some((*parent, name.clone()))
@@ -192,15 +250,13 @@ impl Delegations {
         let changes = if self.enabled { way::dirs_of(&op) } else { [None; 2] };
         let outcome = self.inner.change(op).await;
         // Only now: what was asked for meanwhile may have been answered before the change.
-        changes.into_iter().flatten().for_each(|dir| self.table().changed(dir));
-        let mut reply = outcome?;
-        if !self.enabled {
-            return Ok(reply);
-        }
         let mut table = self.table();
+        table.ended(passing);
+        changes.into_iter().flatten().for_each(|dir| table.changed(dir));
+        let mut reply = outcome?;
         match (&mut reply, made) {
-            (Reply::Attr { attr, .. }, Some(at)) => table.made(attr.inode, at),
-            (Reply::Attr { attr, .. }, None) => table.see(attr),
+            (Reply::Attr { attr, .. }, Some(at)) if attr.kind == Kind::Directory => table.made(attr.inode, at),
+            (Reply::Attr { attr, .. } | Reply::Written { attr, .. }, _) => table.see(attr),
             (Reply::Renamed { moved, other }, _) => {
                 table.see(moved);
                 other.iter_mut().for_each(|other| table.see(other));
@@ -213,18 +269,25 @@ impl Delegations {
         Ok(reply)
     }
 
-    /// Attributes of delegated directories as they are here.
+    /// Attributes of delegated directories, and of files with other names, as they are here. How many names a file has whose removal the
+    /// partition has not heard is not told: it is asked for again, and published before.
     fn seen(&self, mut answer: Answer) -> Answer {
         let mut table = self.table();
         if table.dirs.is_empty() {
             return answer;
         }
-        let mut see = |attr: &mut Attr| table.see(attr);
         match &mut answer {
-            Answer::Entry { attr, .. } => attr.iter_mut().for_each(see),
-            Answer::Attrs { attrs } => attrs.iter_mut().for_each(see),
+            Answer::Entry { attr, .. } => {
+                attr.take_if(|attr| table.is_unlinked(attr.inode));
+                attr.iter_mut().for_each(|attr| table.see(attr));
+            }
+            Answer::Attrs { attrs } => attrs.iter_mut().for_each(|attr| table.see(attr)),
+            Answer::Extents { attr, .. } => table.see(attr),
             Answer::Page { entries, .. } => {
-                entries.iter_mut().filter_map(|entry| entry.attr.as_mut()).for_each(&mut see);
+                for entry in entries {
+                    entry.attr.take_if(|attr| table.is_unlinked(attr.inode));
+                    entry.attr.iter_mut().for_each(|attr| table.see(attr));
+                }
             }
             _ => {}
         }
@@ -263,6 +326,7 @@ impl Delegations {
         DelegationCounts {
             directories: table.dirs.len(),
             unpublished: table.births.len(),
+            moved: table.moving.values().map(Vec::len).sum(),
             made: read(&self.totals.made),
             batches: read(&self.totals.batches),
             recalls: read(&self.totals.recalls),

@@ -58,11 +58,11 @@ impl Vfs {
         Ok(())
     }
 
-    /// `fsync` of a directory: every change of names is durable when it is answered, but for files that were made without asking,
+    /// `fsync` of a directory: every change of names is durable when it is answered, but for those that were made without asking,
     /// which become so here.
     pub async fn fsync_dir(&self, handle: u64) -> Result<(), FsError> {
         let dir = self.dir(handle)?;
-        self.core.in_time(self.core.meta.publish_dir(dir.inode.id)).await
+        self.core.in_time(self.core.meta.sync_dir(dir.inode.id)).await
     }
 
     /// Lines from a cookie on (0 from the start): the rest of a page, nothing at the end. Entries that come or go meanwhile

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a file is kept held after its last close.
-const HELD_IDLE: Duration = Duration::from_secs(5);
+pub(crate) const HELD_IDLE: Duration = Duration::from_secs(5);
 /// Files that are given up in one change.
 const CLOSES_AT_ONCE: usize = 512;
 

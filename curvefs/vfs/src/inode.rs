@@ -220,6 +220,22 @@ impl State {
         self.is_stale = true;
     }
 
+    /// It has a name less, and perhaps none: it is not held longer than it is open.
+    pub fn unlinked(&mut self, held_idle: Duration) {
+        self.stale();
+        self.idle_since = self.idle_since.map(|since| Instant::now().checked_sub(held_idle).unwrap_or(since));
+    }
+
+    /// It has another name, in a directory.
+    pub fn renamed(&mut self, at: TimeNs, dir: InodeId) {
+        if let Some((known, _)) = &mut self.known {
+            known.ctime = known.ctime.max(at);
+            if known.nlink == 1 {
+                known.parent = dir;
+            }
+        }
+    }
+
     /// Takes attributes that were asked for.
     pub fn heard(&mut self, attr: Attr) {
         if let Some((known, _)) = self.known {
@@ -233,6 +249,11 @@ impl State {
         }
         self.is_stale = false;
         self.known = Some((attr, Instant::now()));
+    }
+
+    /// Whether an own change of the bytes is under way.
+    pub fn is_changing(&self) -> bool {
+        self.changing > 0
     }
 
     /// An own change of the bytes begins.
@@ -385,6 +406,11 @@ impl State {
             self.setting_now = std::mem::take(&mut self.setting);
         }
         Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv, set: self.setting_now })
+    }
+
+    /// Whether there is more to publish than the batch that is under way.
+    pub fn has_more(&self) -> bool {
+        !self.dirty.is_empty() || !self.tail.pending.is_empty()
     }
 
     /// The batch is published. Gives how many bytes are free.

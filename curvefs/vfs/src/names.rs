@@ -127,9 +127,14 @@ impl Vfs {
     /// Removes a name of what is no directory.
     pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<(), FsError> {
         self.core.writable()?;
-        let attr = self.core.change_attr(NameOp::Unlink { parent, name }).await;
+        let reply = self.core.change(NameOp::Unlink { parent, name }).await;
         self.names_changed(parent);
-        self.lost_name(attr?).await;
+        match reply? {
+            Reply::Attr { attr, .. } => self.lost_name(attr).await,
+            // Removed without asking, so its other names are not known. It was neither open nor dirty.
+            Reply::Done => {}
+            _ => return Err(FsError::Corrupt),
+        }
         Ok(())
     }
 
@@ -169,6 +174,11 @@ impl Vfs {
                 if let Some(other) = other {
                     self.lost_name(other).await;
                 }
+                Ok(())
+            }
+            // Moved without asking over a new file.
+            Reply::Attr { attr, .. } => {
+                self.lost_name(attr).await;
                 Ok(())
             }
             Reply::Done => Ok(()),

@@ -196,6 +196,27 @@ impl Core {
         holds
     }
 
+    /// Whether a file that was never published can be forgotten: it is not open, and nothing of it is on its way to the store. It is not
+    /// held from now on: an open that comes later asks for it, and does not find it.
+    pub fn let_go(&self, id: InodeId) -> bool {
+        let Some(inode) = self.known(id) else { return true };
+        let mut state = inode.state();
+        let goes = state.opens == 0 && !state.is_changing();
+        if goes {
+            state.held = false;
+            state.idle_since = None;
+        }
+        goes
+    }
+
+    /// Whether a file is open, or has bytes that are not published.
+    pub fn is_used(&self, id: InodeId) -> bool {
+        self.known(id).is_some_and(|inode| {
+            let state = inode.state();
+            state.opens > 0 || state.is_dirty() || state.is_changing()
+        })
+    }
+
     /// A file that was never published is gone.
     pub fn lose(&self, id: InodeId, error: FsError) {
         let Some(inode) = self.known(id) else { return };

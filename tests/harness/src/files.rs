@@ -1,7 +1,8 @@
 //! Changes files and directories of a mounted file system from several threads, each in a directory of its own whose
 //! whole content it knows, and judges everything it reads.
 //!
-//! Every change is one that has returned after an `fsync` where it wrote bytes, so nothing of it may ever be missing: not from
+//! Every change is one that has returned after an `fsync`, of the file where it wrote bytes, of the directory where it changed names,
+//! so nothing of it may ever be missing: not from
 //! this mount, not from another, not after any server or the mount itself died. An operation that fails is a violation, too,
 //! unless the mount itself was killed ([`Tolerance::Gone`]): then the file of the operation that was under way may be as
 //! before or as after it, or in between, and all others must be as they were.
@@ -428,9 +429,17 @@ impl Worker {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(self.root.join(SCRATCH), self.root.join(&name))?;
+        self.sync_dirs(&[SCRATCH, &name])?;
         self.set(name, bytes);
         self.done();
         Ok(())
+    }
+
+    /// Makes names durable that have changed.
+    fn sync_dirs(&self, names: &[&str]) -> io::Result<()> {
+        let dirs: BTreeSet<PathBuf> =
+            names.iter().filter_map(|name| Some(self.root.join(name).parent()?.to_owned())).collect();
+        dirs.iter().try_for_each(|dir| File::open(dir)?.sync_all())
     }
 
     fn rename(&mut self) -> io::Result<()> {
@@ -438,6 +447,7 @@ impl Worker {
         let to = self.name();
         self.begin(&[&from, &to]);
         fs::rename(self.root.join(&from), self.root.join(&to))?;
+        self.sync_dirs(&[&from, &to])?;
         let content = self.expected.files[&from];
         // Two names of one file: nothing happens (POSIX rename).
         if self.expected.files.get(&to) != Some(&content) {
@@ -470,6 +480,7 @@ impl Worker {
         let Some(name) = self.existing() else { return Ok(()) };
         self.begin(&[&name]);
         fs::remove_file(self.root.join(&name))?;
+        self.sync_dirs(&[&name])?;
         self.expected.files.remove(&name);
         self.done();
         Ok(())

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use curve_io::sim::Outage;
 use curvefs_types::{
-    Answer, Attr, Born, FsError, InodeId, Kind, NameOp, Op, Published, Query, Reply, SetAttr,
+    Answer, Attr, Born, Dentry, FsError, InodeId, Kind, Moved, NameAt, NameOp, Op, Published, Query, Reply,
+    SetAttr,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -23,6 +24,8 @@ pub struct Delegated {
     numbers: Vec<InodeId>,
     /// What was published.
     published: BTreeMap<String, InodeId>,
+    /// What was moved away or removed.
+    gone: Vec<String>,
 }
 
 fn born(inode: InodeId, parent: InodeId, of: &str) -> Born {
@@ -44,16 +47,23 @@ fn born(inode: InodeId, parent: InodeId, of: &str) -> Born {
         version: 1,
         generation: 1,
     };
-    Born { name: name(of), attr, xattrs: Vec::new(), extents: Vec::new(), open: false }
+    Born {
+        name: name(of),
+        attr,
+        target: Default::default(),
+        xattrs: Vec::new(),
+        extents: Vec::new(),
+        open: false,
+    }
 }
 
 impl Delegated {
     pub async fn new(client: &mut Client, of: &str, place: u32) -> Self {
         let dir = mkdir(client, InodeId::ROOT, of, place).await;
-        let asked = client.change(Op::Delegate { dir, knows: Vec::new(), reserve: 100 }).await;
+        let asked = client.change(Op::Delegate { dir, knows: Some(Vec::new()), reserve: 100 }).await;
         let Ok(Reply::Delegated { reserved, .. }) = asked else { panic!("{asked:?}") };
         let numbers = (0..u64::from(reserved.count)).rev().map(|n| InodeId(reserved.first.0 + n)).collect();
-        Self { dir, numbers, published: BTreeMap::new() }
+        Self { dir, numbers, published: BTreeMap::new(), gone: Vec::new() }
     }
 
     /// Publishes files; whether the directory is still ours.
@@ -61,12 +71,52 @@ impl Delegated {
         let born: Vec<_> =
             names.iter().map(|of| born(self.numbers.pop().expect("enough numbers"), self.dir, of)).collect();
         let made: Vec<_> = born.iter().map(|born| (born.name.to_string(), born.attr.inode)).collect();
-        let published = Published { dir: self.dir, born, mtime: 1, set: SetAttr::default(), give_back };
+        let published = Published {
+            dir: self.dir,
+            moved: Vec::new(),
+            born,
+            mtime: 1,
+            set: SetAttr::default(),
+            give_back,
+        };
         let op = Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 };
         match client.change(op).await {
             Ok(Reply::Published { refused, .. }) if refused.is_empty() => {
                 self.published.extend(made);
                 !give_back
+            }
+            Ok(Reply::Published { refused, .. }) => {
+                assert_eq!(refused, [self.dir], "a directory is lost as a whole");
+                false
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Moves a name and removes another, in one change; whether the directory is still ours.
+    pub async fn change(&mut self, client: &mut Client, to: &str) -> bool {
+        let mut names = self.published.clone().into_iter();
+        let (Some((moved, first)), Some((removed, second))) = (names.next(), names.next()) else {
+            return true;
+        };
+        let dentry = |inode| Dentry { inode, kind: Kind::File };
+        let to_at = Some(NameAt { dir: self.dir, name: name(to) });
+        let moves = vec![
+            Moved { name: name(&moved), dentry: dentry(first), to: to_at, at: 5 },
+            Moved { name: name(&removed), dentry: dentry(second), to: None, at: 5 },
+        ];
+        let set = SetAttr::default();
+        let published =
+            Published { dir: self.dir, moved: moves, born: Vec::new(), mtime: 1, set, give_back: false };
+        let op = Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 };
+        match client.change(op).await {
+            Ok(Reply::Published { refused, unmoved, .. }) if refused.is_empty() => {
+                assert_eq!(unmoved, [], "nobody else changes names");
+                self.published.remove(&moved);
+                self.published.remove(&removed);
+                self.published.insert(to.to_owned(), first);
+                self.gone.extend([moved, removed]);
+                true
             }
             Ok(Reply::Published { refused, .. }) => {
                 assert_eq!(refused, [self.dir], "a directory is lost as a whole");
@@ -90,6 +140,10 @@ impl Delegated {
             let right = matches!(found, Ok(Answer::Entry { dentry, .. }) if dentry.inode == *inode);
             assert!(right, "{of} of {}: {found:?}", self.dir);
         }
+        for of in &self.gone {
+            let found = client.query(Query::Lookup { parent: self.dir, name: name(of) }).await;
+            assert_eq!(found, Err(FsError::NotFound), "{of} of {}", self.dir);
+        }
     }
 }
 
@@ -111,6 +165,7 @@ pub async fn delegate(
             let names: Vec<_> = (0..random.random_range(0..5)).map(|n| format!("born-{batch}-{n}")).collect();
             let gives = own.is_wanted(&mut client).await && random.random_bool(0.7);
             ours = ours && own.publish(&mut client, &names, gives).await;
+            ours = ours && own.change(&mut client, &format!("moved-{batch}")).await;
         }
         if ours && random.random_bool(0.7) {
             own.publish(&mut client, &[], true).await;

@@ -1,7 +1,7 @@
-//! A file that was made here and is not published: what a partition would make of each change. Pure.
+//! A file, or anything else that is no directory, that was made here and is not published: what a partition would make of each change. Pure.
 
 use bytes::Bytes;
-use curvefs_types::limits::FILE_BYTES_MAX;
+use curvefs_types::limits::{FILE_BYTES_MAX, TARGET_BYTES_MAX};
 use curvefs_types::{
     Answer, Attr, DataRef, Extent, FsError, InodeId, Kind, MODE_BITS, MODE_SETGID, Name, NewInode, Place,
     SetAttr, TimeNs, Xattr, XattrName, without_privileges,
@@ -16,6 +16,8 @@ pub(super) struct Birth {
     pub dir: InodeId,
     pub name: Name,
     pub attr: Attr,
+    /// A symbolic link's target, else empty.
+    pub target: Bytes,
     pub xattrs: Vec<Xattr>,
     pub extents: Vec<Extent>,
     /// The mount holds it open.
@@ -55,21 +57,23 @@ pub(super) fn with_set(attr: &mut Attr, set: &SetAttr, now: TimeNs) {
 }
 
 impl Birth {
-    /// A new file; `None` for what only a partition makes.
+    /// A new inode; `None` for what only a partition makes, or refuses.
     pub fn new(inode: InodeId, dir: &Attr, name: &Name, new: &NewInode, now: TimeNs) -> Option<Self> {
-        if new.kind != Kind::File || !new.target.is_empty() {
+        let is_link = new.kind == Kind::Symlink;
+        let target_fits = new.target.len() <= TARGET_BYTES_MAX && !new.target.contains(&0);
+        if new.kind == Kind::Directory || is_link == new.target.is_empty() || !target_fits {
             return None;
         }
         let attr = Attr {
             inode,
-            kind: Kind::File,
+            kind: new.kind,
             mode: new.mode & MODE_BITS,
             uid: new.uid,
             gid: if dir.mode & MODE_SETGID != 0 { dir.gid } else { new.gid },
             nlink: 1,
-            rdev: 0,
+            rdev: if matches!(new.kind, Kind::CharDevice | Kind::BlockDevice) { new.rdev } else { 0 },
             flags: 0,
-            length: 0,
+            length: new.target.len() as u64,
             allocated: 0,
             atime: now,
             mtime: now,
@@ -82,6 +86,7 @@ impl Birth {
             dir: dir.inode,
             name: name.clone(),
             attr,
+            target: new.target.clone(),
             xattrs: new.xattrs.clone(),
             extents: Vec::new(),
             held: false,
@@ -160,6 +165,21 @@ impl Birth {
             self.set(written.set, now);
         }
         Some((self.attr, base))
+    }
+
+    /// Its name is another one now.
+    pub fn rename(&mut self, dir: InodeId, name: &Name, now: TimeNs) -> Attr {
+        (self.dir, self.name) = (dir, name.clone());
+        self.attr.parent = dir;
+        self.attr.ctime = self.attr.ctime.max(now);
+        self.attr.version += 1;
+        self.attr
+    }
+
+    /// Its name is gone, and it with it.
+    pub fn unlinked(self, now: TimeNs) -> Attr {
+        let Attr { ctime, version, .. } = self.attr;
+        Attr { nlink: 0, ctime: ctime.max(now), version: version + 1, ..self.attr }
     }
 
     /// Extents with a byte in a range.

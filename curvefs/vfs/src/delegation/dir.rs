@@ -1,16 +1,16 @@
 //! A directory as the mount knows it, delegated or about to be. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use curvefs_types::{Attr, FsError, InodeId, Name, SetAttr, TimeNs};
+use curvefs_types::{Attr, Dentry, FsError, InodeId, Moved, Name, NameAt, SetAttr, TimeNs};
 use tokio::time::Instant;
 
-/// A directory that this mount made and that may be delegated to it.
+/// A directory that may be delegated to this mount, or is asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Fresh {
-    /// Where it was made, for a guess of what a name names.
-    pub at: (InodeId, Name),
+    /// Where it was made, for a guess of what a name names; `None`: this mount did not make it.
+    pub at: Option<(InodeId, Name)>,
     /// Names that this mount may have made in it.
     pub names: Vec<Name>,
     /// It was asked for.
@@ -43,16 +43,40 @@ impl Own {
     }
 }
 
+/// A published name that was moved or removed here, and is not published so yet.
+#[derive(Clone, Debug)]
+pub(super) struct Gone {
+    pub dentry: Dentry,
+    /// Where it is now; `None`: it was removed.
+    pub to: Option<NameAt>,
+    pub at: TimeNs,
+    /// It is being published: it changes no more, and what would change it waits.
+    pub sent: bool,
+}
+
 /// A delegated directory.
 #[derive(Clone, Debug)]
 pub(super) struct Dir {
-    pub at: (InodeId, Name),
+    pub at: Option<(InodeId, Name)>,
     /// As programs see it, but for what others and the partition have changed since.
     pub attr: Attr,
     /// The attributes are to be asked for before they are counted on.
     pub stale: bool,
-    /// Hashes of names that may be published. What is not among them and not in `born` is not there.
+    /// When it was delegated, as the table counts.
+    pub since: u64,
+    /// Hashes of names that may be published.
     pub names: HashSet<u64>,
+    /// What is not among them is not.
+    pub listed: bool,
+    /// What some published names name; `None`: they are not there.
+    pub known: HashMap<Name, Option<Dentry>>,
+    /// Changes of names here that are under way to the partition, and all that were and ended.
+    pub passing: u32,
+    pub passed: u64,
+    /// Published names that are not there any more.
+    pub gone: BTreeMap<Name, Gone>,
+    /// Names of published files, and under which ones they are published.
+    pub placed: BTreeMap<Name, NameAt>,
     /// What is not published.
     pub born: BTreeMap<Name, InodeId>,
     pub own: Own,
@@ -69,7 +93,31 @@ pub(super) struct Dir {
 impl Dir {
     /// Whether nothing is unpublished.
     pub fn is_quiet(&self) -> bool {
-        self.born.is_empty() && self.own.is_empty() && self.sent.is_empty()
+        !self.is_changed() && self.own.is_empty() && self.sent.is_empty()
+    }
+
+    /// Whether names are not as they are published.
+    pub fn is_changed(&self) -> bool {
+        !(self.born.is_empty() && self.gone.is_empty() && self.placed.is_empty())
+    }
+
+    /// Whether a name is not as it is published.
+    pub fn changes(&self, name: &Name) -> bool {
+        self.born.contains_key(name) || self.gone.contains_key(name) || self.placed.contains_key(name)
+    }
+
+    /// Names that were moved or removed and are not being published.
+    pub fn unsent(&self) -> usize {
+        self.gone.values().filter(|gone| !gone.sent).count()
+    }
+
+    /// All of them, which are being published from now on.
+    pub fn send_moves(&mut self) -> Vec<Moved> {
+        let send = |(name, gone): (&Name, &mut Gone)| {
+            gone.sent = true;
+            Moved { name: name.clone(), dentry: gone.dentry, to: gone.to.clone(), at: gone.at }
+        };
+        self.gone.iter_mut().map(send).collect()
     }
 
     /// Whether attributes of it were set that are not published.
@@ -77,9 +125,13 @@ impl Dir {
         !(self.own.set.is_empty() && self.sent.set.is_empty())
     }
 
-    /// Whether a name may be published.
+    /// Whether a name may be there that is not as a change here has made it.
     pub fn may_be(&self, name: &Name) -> bool {
-        self.names.contains(&hash(name))
+        if self.gone.contains_key(name) {
+            return false;
+        }
+        let may_be = || !self.listed || self.names.contains(&hash(name));
+        self.known.get(name).map_or_else(may_be, Option::is_some)
     }
 
     /// Attributes that the partition told, with what it has not heard yet.

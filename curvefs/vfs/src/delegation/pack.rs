@@ -39,15 +39,15 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// Takes the bytes of a file, if they are few and nobody else publishes them.
+    /// Takes the bytes of a file, if they are few, can be named in one step, and nobody else publishes them.
     pub fn begin(core: &Arc<Core>, inode: Arc<Inode>, lazy: u64) -> Option<Self> {
         let publish = inode.publish.clone().try_lock_owned().ok()?;
-        let flushing = {
+        let (flushing, has_more) = {
             let mut state = inode.state();
             if state.unpublished() > FILE_BYTES_MAX as u64 {
                 return None;
             }
-            state.begin(u64::MAX)?
+            (state.begin(u64::MAX)?, state.has_more())
         };
         let mut packed = Self {
             core: core.clone(),
@@ -63,7 +63,7 @@ impl Packed {
             Batch::At(pieces) => runs(pieces, CHUNK_BYTES),
             Batch::End(bytes) => runs(&Frozen::from([(0, bytes.clone())]), CHUNK_BYTES),
         };
-        (packed.runs.len() <= RUNS_MAX).then_some(packed)
+        (!has_more && packed.runs.len() <= RUNS_MAX).then_some(packed)
     }
 
     /// Which file.

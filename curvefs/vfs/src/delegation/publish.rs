@@ -36,7 +36,7 @@ impl Delegations {
         locked(&self.lanes).entry(slot).or_default().clone()
     }
 
-    /// Publishes a file, so that it is durable, with its name. Its bytes are the caller's to store before.
+    /// Publishes a file, so that it is durable, with its names. Its bytes are the caller's to store before.
     pub async fn sync(&self, inode: InodeId) -> Result<(), FsError> {
         for _ in 0..ROUNDS_MAX {
             let (dir, was_lazy) = {
@@ -44,8 +44,13 @@ impl Delegations {
                 if let Some(error) = table.lost.get(&inode) {
                     return Err(*error);
                 }
-                let Some(birth) = table.births.get_mut(&inode) else { return Ok(()) };
-                (birth.dir, !birth.sent && birth.lazy.take().is_some())
+                match table.births.get_mut(&inode) {
+                    Some(birth) => (birth.dir, !birth.sent && birth.lazy.take().is_some()),
+                    None => match table.moving.get(&inode).and_then(|lines| lines.first()) {
+                        Some(line) => (line.dir, false),
+                        None => return table.undone.remove(&inode).map_or(Ok(()), Err),
+                    },
+                }
             };
             if was_lazy {
                 // Bytes that came meanwhile follow at once.
@@ -54,6 +59,17 @@ impl Delegations {
             self.round(dir.slot(), Some(dir), &[], Packs::new()).await?;
         }
         Err(FsError::Busy)
+    }
+
+    /// Publishes a directory, for somebody who is told of what was lost.
+    pub async fn sync_dir(&self, dir: InodeId) -> Result<(), FsError> {
+        self.publish_dir(dir).await?;
+        self.table().undone.remove(&dir).map_or(Ok(()), Err)
+    }
+
+    /// Publishes names that were moved or removed.
+    pub(super) async fn publish_moves(&self, slot: u32) -> Result<(), FsError> {
+        self.round(slot, None, &[], Packs::new()).await.map(drop)
     }
 
     /// Publishes everything that was made in a directory until now.
@@ -120,6 +136,7 @@ impl Delegations {
         let dirs: Vec<InodeId> = {
             let mut table = self.table();
             table.fresh.retain(|_, fresh| fresh.asked);
+            table.wishes.clear();
             table.dirs.values_mut().for_each(|dir| dir.closing = true);
             table.dirs.keys().copied().collect()
         };
@@ -217,17 +234,18 @@ impl Delegations {
     }
 
     /// Gets numbers for new files of a slot.
-    pub(super) async fn get_numbers(&self, dir: InodeId) -> Result<(), FsError> {
+    pub(super) async fn get_numbers(&self, id: InodeId) -> Result<(), FsError> {
         let core = self.core()?;
-        let lane = self.lane(dir.slot()).lock_owned().await;
-        let (op, batch) = self.table().numbers_only(dir);
+        let lane = self.lane(id.slot()).lock_owned().await;
+        let (op, batch) = self.table().numbers_only(id);
         self.send(&core, lane, op, batch, Packs::new()).await?;
         let mut table = self.table();
-        if !table.has_numbers(dir)
-            && let Some(dir) = table.dirs.get_mut(&dir)
+        if !table.has_numbers(id)
+            && let Some(dir) = table.dirs.get_mut(&id)
         {
             // The partition has none to give: it makes the files itself.
             dir.closing = true;
+            table.shun(id);
         }
         Ok(())
     }
@@ -269,6 +287,7 @@ impl Delegations {
             }
             if let Some(core) = weak.upgrade() {
                 meta.tell_lost(&core, lost);
+                meta.tell_undone(&core);
             }
             // Whoever waited may have gone.
             let _ = tell.send(outcome.map(|_: Reply| ()));
@@ -283,6 +302,23 @@ impl Delegations {
         self.totals.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
         tracing::error!(files = lost.len(), error = %lost[0].1, "files that were not synced are lost");
         lost.into_iter().for_each(|(inode, error)| core.lose(inode, error));
+    }
+
+    /// Names are what they were: what the kernel knows of their files and directories is wrong.
+    fn tell_undone(&self, core: &Core) {
+        let undone = std::mem::take(&mut self.table().untold);
+        if undone.is_empty() {
+            return;
+        }
+        tracing::error!(inodes = undone.len(), "changes of names that were not synced are lost");
+        for inode in undone {
+            if let Some(known) = core.known(inode) {
+                known.state().stale();
+            }
+            if let Some(kernel) = core.kernel.get() {
+                kernel.forget_inode(inode);
+            }
+        }
     }
 
     /// What the background does: publishes what is old or much, a task for each slot.

@@ -4,14 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use curvefs_types::limits::{BORN_PER_REQUEST_MAX, KNOWN_NAMES_MAX};
+use curvefs_types::limits::{
+    BORN_PER_REQUEST_MAX, DELEGATIONS_PER_MOUNT_MAX, KNOWN_NAMES_MAX, NAME_BYTES_MAX,
+};
 use curvefs_types::{
-    Attr, Born, FsError, InodeId, Name, Op, Published, Reply, Reserved, SetAttr, SetTime, TimeNs,
+    Attr, Born, Dentry, FsError, InodeId, Name, NameAt, Op, Published, Reply, Reserved, SetAttr, SetTime,
+    TimeNs,
 };
 use tokio::time::Instant;
 
 use super::birth::{Birth, Written};
 use super::dir::{Dir, Fresh, Own, hash};
+use super::moves::MOVES_MANY;
+use super::wish::Wish;
 
 /// Directories of its own that a mount remembers as new.
 const FRESH_MAX: usize = 1024;
@@ -21,6 +26,10 @@ const LOST_MAX: usize = 64 << 10;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// The same of one file whose bytes are stored together with others'.
 const PACKED_BYTES_MAX: usize = BATCH_BYTES_MAX / BORN_PER_REQUEST_MAX;
+/// The same of one name that was moved.
+const MOVED_BYTES_MAX: usize = 2 * NAME_BYTES_MAX + 64;
+/// All directories of a slot are in a batch if they have to be.
+const _: () = assert!(DELEGATIONS_PER_MOUNT_MAX <= BORN_PER_REQUEST_MAX);
 /// Published names of delegated directories that are remembered; with more, directories are given back.
 const NAMES_MAX: usize = 1 << 20;
 /// New files that are published before their time, since they are many.
@@ -63,10 +72,36 @@ impl Numbers {
     }
 }
 
+/// What of a directory is in a batch.
+#[derive(Debug)]
+struct Part {
+    dir: InodeId,
+    born: Vec<InodeId>,
+    moved: Vec<Name>,
+    give_back: bool,
+}
+
+/// What a batch may have more.
+struct Room {
+    births: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.births > 0 && self.bytes <= BATCH_BYTES_MAX;
+        if fits {
+            self.births -= 1;
+            self.bytes += bytes;
+        }
+        fits
+    }
+}
+
 /// A batch under way.
 #[derive(Debug)]
 pub(super) struct Batch {
-    dirs: Vec<(InodeId, Vec<InodeId>, bool)>,
+    dirs: Vec<Part>,
     /// Files whose bytes were stored together and are named with this batch.
     pub wrote: HashMap<InodeId, Wrote>,
 }
@@ -90,20 +125,32 @@ pub(super) struct Table {
     pub births: HashMap<InodeId, Birth>,
     pub lost: HashMap<InodeId, FsError>,
     lost_order: VecDeque<InodeId>,
+    /// Published files with names that were moved or removed, and these names.
+    pub moving: HashMap<InodeId, Vec<NameAt>>,
+    /// Files and directories of which such changes were lost, until somebody syncs them.
+    pub undone: HashMap<InodeId, FsError>,
+    /// Those that the kernel has not been told of.
+    pub untold: BTreeSet<InodeId>,
+    /// Names in `Dir::known` of all directories.
+    pub remembered: usize,
     numbers: HashMap<u32, Numbers>,
+    /// Directories that are not delegated and that this mount changes.
+    pub wishes: HashMap<InodeId, Wish>,
+    /// Changes of names of a directory that are under way to the partition.
+    pub flying: HashMap<InodeId, u32>,
     /// Slots whose recalls are asked for.
     pub polling: HashSet<u32>,
     /// Slots that the background publishes now.
     pub busy: HashSet<u32>,
     /// Names that may be published, of all directories.
-    known_names: usize,
+    pub known_names: usize,
     clock: u64,
 }
 
 impl Table {
     /// A directory was made here.
     pub fn made(&mut self, dir: InodeId, at: (InodeId, Name)) {
-        self.fresh.insert(dir, Fresh { at, names: Vec::new(), asked: false, recalled: false });
+        self.fresh.insert(dir, Fresh { at: Some(at), names: Vec::new(), asked: false, recalled: false });
         self.fresh_order.push_back(dir);
         while self.fresh_order.len() > FRESH_MAX
             && let Some(oldest) = self.fresh_order.pop_front()
@@ -129,13 +176,6 @@ impl Table {
         }
     }
 
-    /// The partition has told attributes: of a delegated directory they become those that programs see.
-    pub fn see(&mut self, attr: &mut Attr) {
-        if let Some(dir) = self.dirs.get_mut(&attr.inode) {
-            *attr = dir.seen(*attr);
-        }
-    }
-
     /// The partition has changed a directory.
     pub fn changed(&mut self, dir: InodeId) {
         if let Some(dir) = self.dirs.get_mut(&dir) {
@@ -150,11 +190,15 @@ impl Table {
     }
 
     /// A directory is asked for: the names that may be there, and how many numbers are wanted. `None`: it is already, or not ours.
-    pub fn ask(&mut self, dir: InodeId, numbers: u32) -> Option<(Vec<Name>, u32)> {
+    pub fn ask(&mut self, dir: InodeId, numbers: u32) -> Option<(Option<Vec<Name>>, u32)> {
         let left = self.numbers.get(&dir.slot()).map_or(0, Numbers::left);
+        if self.wishes(dir) {
+            self.fresh.insert(dir, Fresh { at: None, names: Vec::new(), asked: false, recalled: false });
+        }
         let fresh = self.fresh.get_mut(&dir).filter(|fresh| !fresh.asked)?;
         fresh.asked = true;
-        Some((fresh.names.clone(), if left == 0 { numbers } else { 0 }))
+        let knows = fresh.at.as_ref().map(|_| fresh.names.clone());
+        Some((knows, if left == 0 { numbers } else { 0 }))
     }
 
     /// What recalls of a slot are asked for: an inode there, and what is about to be given back. `None`: nothing is delegated there,
@@ -191,23 +235,36 @@ impl Table {
         self.clock += 1;
         self.numbers.entry(dir.slot()).or_default().add(reserved);
         let names: HashSet<u64> = fresh.names.iter().map(hash).collect();
+        // What is under way there may change names that are asked for.
+        let listed = fresh.at.is_some();
+        let closing = fresh.recalled || !listed && self.flying.contains_key(&dir);
         self.known_names += names.len();
+        if closing {
+            self.shun(dir);
+        }
         let new = Dir {
             at: fresh.at,
             attr,
             stale: false,
+            since: self.clock,
             names,
+            listed,
+            known: HashMap::new(),
+            passing: 0,
+            passed: 0,
+            gone: BTreeMap::new(),
+            placed: BTreeMap::new(),
             born: BTreeMap::new(),
             own: Own::default(),
             sent: Own::default(),
             own_since: None,
-            closing: fresh.recalled,
+            closing,
             failing: None,
             retry_at: None,
             used: self.clock,
         };
         self.dirs.insert(dir, new);
-        !fresh.recalled
+        !closing
     }
 
     /// A number for a new file beside a directory.
@@ -217,15 +274,21 @@ impl Table {
 
     /// A file was made.
     pub fn add(&mut self, birth: Birth, now: TimeNs) -> bool {
+        let Some(dir) = self.touched(birth.dir, now) else { return false };
+        dir.born.insert(birth.name.clone(), birth.attr.inode);
+        self.births.insert(birth.attr.inode, birth);
+        self.births.len().is_multiple_of(MANY)
+    }
+
+    /// A name of a directory has changed here.
+    pub fn touched(&mut self, dir: InodeId, now: TimeNs) -> Option<&mut Dir> {
         self.clock += 1;
-        let Some(dir) = self.dirs.get_mut(&birth.dir) else { return false };
+        let dir = self.dirs.get_mut(&dir)?;
         dir.used = self.clock;
         dir.own = dir.own.then(Own { mtime: Some(now), set: SetAttr::default() });
         dir.own_since.get_or_insert_with(Instant::now);
         (dir.attr.mtime, dir.attr.ctime) = (now, dir.attr.ctime.max(now));
-        dir.born.insert(birth.name.clone(), birth.attr.inode);
-        self.births.insert(birth.attr.inode, birth);
-        self.births.len().is_multiple_of(MANY)
+        Some(dir)
     }
 
     /// Sets attributes of a directory in which something is not published; they go with that. `None`: they cannot.
@@ -259,13 +322,13 @@ impl Table {
             if dir.retry_at.is_some_and(|at| at > now) {
                 continue;
             }
-            *waiting.entry(id.slot()).or_default() += dir.born.len();
+            *waiting.entry(id.slot()).or_default() += waiting_in(dir);
             let is_old = dir.own_since.is_some_and(|since| now - since >= age);
             if is_old || dir.closing {
                 due.insert(id.slot());
             }
         }
-        due.extend(waiting.iter().filter(|(_, born)| **born >= MANY).map(|(slot, _)| *slot));
+        due.extend(waiting.iter().filter(|(_, many)| **many >= MANY).map(|(slot, _)| *slot));
         due.retain(|slot| !self.busy.contains(slot));
         due
     }
@@ -287,8 +350,8 @@ impl Table {
 
     /// Whether a slot has much to publish.
     pub fn is_much(&self, slot: u32) -> bool {
-        let born = self.dirs.iter().filter(|(id, _)| id.slot() == slot).map(|(_, dir)| dir.born.len());
-        born.sum::<usize>() >= MANY
+        let waiting = self.dirs.iter().filter(|(id, _)| id.slot() == slot).map(|(_, dir)| waiting_in(dir));
+        waiting.sum::<usize>() >= MANY
     }
 
     /// They are stored, or cannot be now.
@@ -341,49 +404,66 @@ impl Table {
         let (wrote, packed_in) = self.wrote(packed);
         let mut ids: Vec<InodeId> = self.dirs.keys().filter(|id| id.slot() == slot).copied().collect();
         ids.sort_by_key(|id| (!packed_in.contains(id), Some(*id) != first, !give.contains(id), *id));
-        let mut room = BORN_PER_REQUEST_MAX.saturating_sub(wrote.len());
-        let mut bytes = wrote.len() * PACKED_BYTES_MAX;
+        let moves = self.unsent(slot);
+        // Where there is no room for new files names that go make some.
+        let only_moves =
+            wrote.is_empty() && moves > 0 && ids.iter().any(|id| self.dirs[id].failing.is_some());
+        let births = if only_moves { 0 } else { BORN_PER_REQUEST_MAX.saturating_sub(wrote.len()) };
+        let mut room = Room { births, bytes: wrote.len() * PACKED_BYTES_MAX + moves * MOVED_BYTES_MAX };
         let (mut dirs, mut batch) = (Vec::new(), Vec::new());
         for id in ids {
-            if dirs.len() == BORN_PER_REQUEST_MAX {
-                break;
+            let give = give.contains(&id);
+            if let Some((published, part)) = self.take_dir(id, give, &wrote, &mut room, &holds) {
+                dirs.push(published);
+                batch.push(part);
             }
-            let Some(dir) = self.dirs.get_mut(&id) else { continue };
-            let (mut born, mut inodes) = (Vec::new(), Vec::new());
-            for inode in dir.born.values() {
-                let Some(birth) = self.births.get_mut(inode).filter(|birth| birth.lazy.is_none()) else {
-                    continue;
-                };
-                if !wrote.contains_key(inode) {
-                    if room == 0 || bytes > BATCH_BYTES_MAX {
-                        continue;
-                    }
-                    room -= 1;
-                    bytes += bytes_of(birth);
-                }
-                (birth.sent, birth.held) = (true, birth.held && holds(*inode));
-                born.push(published(birth));
-                inodes.push(*inode);
-            }
-            let whole = born.len() == dir.born.len();
-            let give_back = whole && (give.contains(&id) || dir.closing);
-            if born.is_empty() && !give_back && (!whole || dir.own.is_empty()) {
-                continue;
-            }
-            // What was set after files that are left over goes with the last of them.
-            let sets = if whole { dir.own.set } else { SetAttr::default() };
-            dir.sent = Own { mtime: dir.own.mtime, set: sets };
-            dir.own = Own { mtime: None, set: if whole { SetAttr::default() } else { dir.own.set } };
-            dir.own_since = if whole { None } else { Some(Instant::now()) };
-            let mtime = dir.sent.mtime.unwrap_or(TimeNs::MIN);
-            dirs.push(Published { dir: id, born, mtime, set: sets, give_back });
-            batch.push((id, inodes, give_back));
         }
         if dirs.is_empty() {
             return None;
         }
         let (lowest, reserve) = self.lowest(slot);
         Some((Op::Publish { dirs, lowest, reserve }, Batch { dirs: batch, wrote }))
+    }
+
+    /// Takes of a directory all names that were moved or removed, and the new files for which there is room.
+    fn take_dir(
+        &mut self,
+        id: InodeId,
+        give: bool,
+        wrote: &HashMap<InodeId, Wrote>,
+        room: &mut Room,
+        holds: &impl Fn(InodeId) -> bool,
+    ) -> Option<(Published, Part)> {
+        let dir = self.dirs.get_mut(&id)?;
+        let moved = dir.send_moves();
+        let (mut born, mut inodes) = (Vec::new(), Vec::new());
+        for inode in dir.born.values() {
+            let Some(birth) = self.births.get_mut(inode).filter(|birth| birth.lazy.is_none()) else {
+                continue;
+            };
+            if !wrote.contains_key(inode) && !room.take(bytes_of(birth)) {
+                continue;
+            }
+            (birth.sent, birth.held) = (true, birth.held && holds(*inode));
+            born.push(published(birth));
+            inodes.push(*inode);
+        }
+        let whole = born.len() == dir.born.len();
+        let give_back = whole && (give || dir.closing);
+        if born.is_empty() && moved.is_empty() && !give_back && (!whole || dir.own.is_empty()) {
+            return None;
+        }
+        // Nothing may be made in it any more.
+        dir.closing |= give_back;
+        // What was set after files that are left over goes with the last of them.
+        let sets = if whole { dir.own.set } else { SetAttr::default() };
+        dir.sent = Own { mtime: dir.own.mtime, set: sets };
+        dir.own = Own { mtime: None, set: if whole { SetAttr::default() } else { dir.own.set } };
+        dir.own_since = if whole { None } else { Some(Instant::now()) };
+        let mtime = dir.sent.mtime.unwrap_or(TimeNs::MIN);
+        let names = moved.iter().map(|moved| moved.name.clone()).collect();
+        let part = Part { dir: id, born: inodes, moved: names, give_back };
+        Some((Published { dir: id, moved, born, mtime, set: sets, give_back }, part))
     }
 
     /// Names stored bytes in closed files that are as they were then; they go with the next batch. And the directories of those files.
@@ -413,17 +493,9 @@ impl Table {
     /// A batch that publishes nothing but gets numbers.
     pub fn numbers_only(&mut self, dir: InodeId) -> (Op, Batch) {
         let (lowest, _) = self.lowest(dir.slot());
-        let none = Published {
-            dir,
-            born: Vec::new(),
-            mtime: TimeNs::MIN,
-            set: SetAttr::default(),
-            give_back: false,
-        };
-        (
-            Op::Publish { dirs: vec![none], lowest, reserve: NUMBERS },
-            Batch { dirs: vec![(dir, Vec::new(), false)], wrote: HashMap::new() },
-        )
+        let part = Part { dir, born: Vec::new(), moved: Vec::new(), give_back: false };
+        let dirs = vec![of_nothing(dir, TimeNs::MIN, false)];
+        (Op::Publish { dirs, lowest, reserve: NUMBERS }, Batch { dirs: vec![part], wrote: HashMap::new() })
     }
 
     fn lowest(&mut self, slot: u32) -> (InodeId, u32) {
@@ -436,48 +508,66 @@ impl Table {
 
     /// How a batch ended. Gives what was lost.
     pub fn end(&mut self, batch: Batch, outcome: &Result<Reply, FsError>) -> Vec<(InodeId, FsError)> {
-        let (refused, reserved) = match outcome {
-            Ok(Reply::Published { refused, reserved }) => (refused.as_slice(), *reserved),
+        let (refused, unmoved, reserved) = match outcome {
+            Ok(Reply::Published { refused, unmoved, reserved }) => (refused, unmoved, *reserved),
             Ok(_) => return self.undo(batch, FsError::Corrupt),
             Err(FsError::Fenced) => return self.lose_all(FsError::Fenced),
             Err(error) => return self.undo(batch, *error),
         };
         let refused: HashSet<InodeId> = refused.iter().copied().collect();
         let mut lost = Vec::new();
-        if let Some((first, ..)) = batch.dirs.first() {
-            self.numbers.entry(first.slot()).or_default().add(reserved);
+        if let Some(first) = batch.dirs.first() {
+            self.numbers.entry(first.dir.slot()).or_default().add(reserved);
         }
-        for (id, inodes, give_back) in batch.dirs {
-            if refused.contains(&id) {
-                lost.extend(self.lose_dir(id, FsError::Revoked));
-                continue;
-            }
-            for inode in inodes {
-                let Some(birth) = self.births.remove(&inode) else { continue };
-                if let Some(dir) = self.dirs.get_mut(&id) {
-                    dir.born.remove(&birth.name);
-                    self.known_names += usize::from(dir.names.insert(hash(&birth.name)));
-                    dir.stale = true;
-                    dir.closing |= self.known_names > NAMES_MAX;
-                }
-                if refused.contains(&inode) {
-                    self.lose(inode, FsError::Revoked);
-                    lost.push((inode, FsError::Revoked));
-                }
-            }
-            if give_back {
-                self.remove(id);
-            } else if let Some(dir) = self.dirs.get_mut(&id) {
+        let (others, ours): (Vec<_>, Vec<_>) =
+            batch.dirs.into_iter().partition(|part| refused.contains(&part.dir));
+        others.iter().for_each(|part| lost.extend(self.lose_dir(part.dir, FsError::Revoked)));
+        unmoved.iter().for_each(|at| self.undo_move(at, FsError::Revoked));
+        let moved = ours.iter().flat_map(|part| part.moved.iter().map(|name| (part.dir, name)));
+        let moved = moved.map(|(dir, name)| NameAt { dir, name: name.clone() });
+        let moved: Vec<_> = moved.filter(|at| self.gone(at)).collect();
+        self.end_moves(&moved);
+        for part in ours {
+            lost.extend(self.end_births(&part, &refused));
+            if part.give_back {
+                self.remove(part.dir);
+            } else if let Some(dir) = self.dirs.get_mut(&part.dir) {
                 (dir.sent, dir.failing, dir.retry_at) = (Own::default(), None, None);
+                // What was asked for before may be answered as it was before.
+                dir.passed += 1;
+                dir.stale |= !(part.born.is_empty() && part.moved.is_empty());
             }
+        }
+        lost
+    }
+
+    fn end_births(&mut self, part: &Part, refused: &HashSet<InodeId>) -> Vec<(InodeId, FsError)> {
+        let mut lost = Vec::new();
+        for inode in &part.born {
+            let Some(birth) = self.births.remove(inode) else { continue };
+            let at = NameAt { dir: part.dir, name: birth.name };
+            if let Some(dir) = self.dirs.get_mut(&at.dir) {
+                dir.born.remove(&at.name);
+            }
+            if refused.contains(inode) {
+                self.forget_known(at.dir, &at.name);
+                self.may_be_from_now(at.dir, &at.name);
+                self.lose(*inode, FsError::Revoked);
+                lost.push((*inode, FsError::Revoked));
+            } else {
+                self.remember(&at, Some(Dentry { inode: *inode, kind: birth.attr.kind }));
+            }
+        }
+        if let Some(dir) = self.dirs.get_mut(&part.dir) {
+            dir.closing |= self.known_names > NAMES_MAX;
         }
         lost
     }
 
     /// The batch was not made: it is kept.
     fn undo(&mut self, batch: Batch, error: FsError) -> Vec<(InodeId, FsError)> {
-        for (id, inodes, _) in batch.dirs {
-            for inode in inodes {
+        for part in batch.dirs {
+            for inode in part.born {
                 let Some(birth) = self.births.get_mut(&inode) else { continue };
                 birth.sent = false;
                 if let Some(Wrote { before, lazy, .. }) = batch.wrote.get(&inode) {
@@ -486,7 +576,8 @@ impl Table {
                     birth.extents.clear();
                 }
             }
-            if let Some(dir) = self.dirs.get_mut(&id) {
+            if let Some(dir) = self.dirs.get_mut(&part.dir) {
+                dir.gone.values_mut().for_each(|gone| gone.sent = false);
                 dir.own = std::mem::take(&mut dir.sent).then(dir.own);
                 dir.own_since.get_or_insert_with(Instant::now);
                 dir.failing = Some(error);
@@ -499,12 +590,17 @@ impl Table {
     fn remove(&mut self, id: InodeId) -> Option<Dir> {
         let dir = self.dirs.remove(&id)?;
         self.known_names = self.known_names.saturating_sub(dir.names.len());
+        self.remembered = self.remembered.saturating_sub(dir.known.len());
         Some(dir)
     }
 
     /// A directory is somebody else's: what is not published is lost.
     fn lose_dir(&mut self, id: InodeId, error: FsError) -> Vec<(InodeId, FsError)> {
+        self.undo_moves_of(id, error);
         let Some(dir) = self.remove(id) else { return Vec::new() };
+        if !dir.is_quiet() {
+            self.undone(id, error);
+        }
         let lost: Vec<_> = dir.born.values().map(|inode| (*inode, error)).collect();
         for (inode, error) in &lost {
             self.births.remove(inode);
@@ -520,6 +616,17 @@ impl Table {
         dirs.into_iter().flat_map(|dir| self.lose_dir(dir, error)).collect()
     }
 
+    /// Changes of names were lost: whoever syncs the file or the directory next is told.
+    pub fn undone(&mut self, inode: InodeId, error: FsError) {
+        if self.undone.len() >= LOST_MAX
+            && let Some(some) = self.undone.keys().next().copied()
+        {
+            self.undone.remove(&some);
+        }
+        self.undone.insert(inode, error);
+        self.untold.insert(inode);
+    }
+
     fn lose(&mut self, inode: InodeId, error: FsError) {
         self.lost.insert(inode, error);
         self.lost_order.push_back(inode);
@@ -531,6 +638,17 @@ impl Table {
     }
 }
 
+/// What of a directory waits, as new files are counted.
+fn waiting_in(dir: &Dir) -> usize {
+    dir.born.len() + dir.unsent() * (MANY / MOVES_MANY)
+}
+
+/// Nothing of a directory.
+pub(super) fn of_nothing(dir: InodeId, mtime: TimeNs, give_back: bool) -> Published {
+    let (moved, born, set) = (Vec::new(), Vec::new(), SetAttr::default());
+    Published { dir, moved, born, mtime, set, give_back }
+}
+
 fn is_at_least(time: &Option<SetTime>) -> bool {
     matches!(time, Some(SetTime::AtLeast { .. }))
 }
@@ -539,6 +657,7 @@ fn published(birth: &Birth) -> Born {
     Born {
         name: birth.name.clone(),
         attr: birth.attr,
+        target: birth.target.clone(),
         xattrs: birth.xattrs.clone(),
         extents: birth.extents.clone(),
         open: birth.held,
@@ -548,202 +667,8 @@ fn published(birth: &Birth) -> Born {
 /// About what it takes in a request.
 fn bytes_of(birth: &Birth) -> usize {
     let xattrs: usize = birth.xattrs.iter().map(|xattr| xattr.value.len() + 64).sum();
-    256 + birth.name.as_bytes().len() + birth.extents.len() * 64 + xattrs
+    256 + birth.name.as_bytes().len() + birth.target.len() + birth.extents.len() * 64 + xattrs
 }
 
 #[cfg(test)]
-mod tests {
-    use curvefs_types::{DataRef, Extent, Kind, NewInode, Place, SliceId, WriterId};
-
-    use super::*;
-
-    const DIR: InodeId = InodeId(7);
-
-    fn name(of: &str) -> Name {
-        Name::try_from(of).unwrap()
-    }
-
-    fn dir_attr() -> Attr {
-        let new = NewInode {
-            kind: Kind::File,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: Default::default(),
-            xattrs: Vec::new(),
-        };
-        let mut attr = Birth::new(DIR, &attr_of(), &name("x"), &new, 1).unwrap().attr;
-        (attr.kind, attr.parent) = (Kind::Directory, InodeId::ROOT);
-        attr
-    }
-
-    fn attr_of() -> Attr {
-        Attr {
-            inode: InodeId::ROOT,
-            kind: Kind::Directory,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            nlink: 2,
-            rdev: 0,
-            flags: 0,
-            length: 0,
-            allocated: 0,
-            atime: 1,
-            mtime: 1,
-            ctime: 1,
-            parent: InodeId::ROOT,
-            version: 1,
-            generation: 1,
-        }
-    }
-
-    fn delegated() -> Table {
-        let mut table = Table::default();
-        table.made(DIR, (InodeId::ROOT, name("d")));
-        table.adds(DIR, &name("first"));
-        assert_eq!(table.ask(DIR, 9), Some((vec![name("first")], 9)));
-        assert_eq!(table.ask(DIR, 9), None, "it is asked for once");
-        // Made by the partition meanwhile.
-        table.adds(DIR, &name("second"));
-        assert!(table.granted(DIR, dir_attr(), Reserved { first: InodeId(100), count: 9 }));
-        table
-    }
-
-    fn birth(table: &mut Table, of: &str) -> InodeId {
-        let number = table.number(DIR).unwrap();
-        let new = NewInode {
-            kind: Kind::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: Default::default(),
-            xattrs: Vec::new(),
-        };
-        let birth = Birth::new(number, &table.dirs[&DIR].attr, &name(of), &new, 50).unwrap();
-        table.add(birth, 50);
-        number
-    }
-
-    fn take(table: &mut Table, give: &[InodeId]) -> Option<(Vec<Published>, InodeId, Batch)> {
-        let (op, batch) = table.take(0, None, give, &HashMap::new(), |_| true)?;
-        let Op::Publish { dirs, lowest, .. } = op else { panic!("{op:?}") };
-        Some((dirs, lowest, batch))
-    }
-
-    fn published(refused: &[InodeId]) -> Result<Reply, FsError> {
-        Ok(Reply::Published { refused: refused.to_vec(), reserved: Reserved::NONE })
-    }
-
-    #[test]
-    fn names_that_may_be_there_are_known() {
-        let table = delegated();
-        let known = ["first", "second", "third"].map(|of| table.dirs[&DIR].may_be(&name(of)));
-        assert_eq!(known, [true, true, false]);
-    }
-
-    #[test]
-    fn what_could_not_be_published_is_published_again_and_in_order() {
-        let mut table = delegated();
-        let first = birth(&mut table, "a");
-        let set = SetAttr { mtime: Some(SetTime::To { ns: 5 }), mode: Some(0o700), ..SetAttr::default() };
-        assert_eq!(table.set_dir(DIR, &set, 60).map(|attr| (attr.mtime, attr.mode)), Some((5, 0o700)));
-        let (dirs, lowest, batch) = take(&mut table, &[]).unwrap();
-        assert_eq!((dirs[0].born[0].attr.inode, dirs[0].set, lowest), (first, set, first));
-        let second = birth(&mut table, "b");
-        assert_eq!(table.end(batch, &Err(FsError::NoSpace)), []);
-        assert_eq!(table.dirs[&DIR].failing, Some(FsError::NoSpace));
-        let (dirs, _, batch) = take(&mut table, &[]).unwrap();
-        assert_eq!(dirs[0].born.iter().map(|born| born.attr.inode).collect::<Vec<_>>(), [first, second]);
-        assert_eq!((dirs[0].mtime, dirs[0].set.mtime, dirs[0].set.mode), (50, None, Some(0o700)));
-        assert_eq!(table.end(batch, &published(&[])), []);
-        assert!(table.births.is_empty() && table.dirs[&DIR].is_quiet() && take(&mut table, &[]).is_none());
-    }
-
-    #[test]
-    fn nothing_is_given_back_before_it_is_whole() {
-        let mut table = delegated();
-        let (lazy, plain) = (birth(&mut table, "lazy"), birth(&mut table, "plain"));
-        assert!(table.may_wait(lazy, true) && table.may_wait(plain, false));
-        let (dirs, lowest, batch) = take(&mut table, &[DIR]).unwrap();
-        assert_eq!((dirs[0].born.len(), dirs[0].give_back, lowest), (1, false, lazy));
-        assert!(!table.may_wait(plain, true), "it is being published");
-        table.end(batch, &published(&[]));
-        let old = table.lazies(0, None, u64::MAX)[0];
-        assert!(table.may_wait(lazy, true));
-        table.stored(old.0, old.1);
-        assert!(take(&mut table, &[]).is_none(), "it was closed again meanwhile");
-        let now = table.lazies(0, Some(DIR), u64::MAX)[0];
-        table.stored(now.0, now.1);
-        let (dirs, _, batch) = take(&mut table, &[DIR]).unwrap();
-        assert_eq!((dirs[0].born.len(), dirs[0].give_back), (1, true));
-        table.end(batch, &published(&[]));
-        assert!(table.dirs.is_empty() && table.poll_for(0).is_none());
-    }
-
-    #[test]
-    fn bytes_that_share_a_slice_are_in_files_only_while_their_batch_is_under_way() {
-        let mut table = delegated();
-        let [one, two, again] = ["one", "two", "again"].map(|of| birth(&mut table, of));
-        [one, two, again].into_iter().for_each(|inode| assert!(table.may_wait(inode, true)));
-        let slice = DataRef::Slice { slice: SliceId { writer: WriterId(1), serial: 1 }, bytes: 30, at: 10 };
-        let extents = [Extent::checked(0, 10, slice).unwrap()];
-        let set = SetAttr::default();
-        let packed = table.lazies(0, None, u64::MAX).into_iter().map(|(inode, lazy)| {
-            let (place, extents, set) = (Place::AtOffsets, &extents[..], &set);
-            (
-                inode,
-                (lazy, Written { place, extents, length: 0, mtime: 9, expect: None, kill_priv: false, set }),
-            )
-        });
-        let packed = packed.collect();
-        assert!(table.may_wait(again, true), "closed again, with more");
-        let before = table.births[&one].clone();
-        for outcome in [Err(FsError::NoSpace), published(&[])] {
-            let (op, batch) = table.take(0, None, &[], &packed, |_| true).unwrap();
-            let Op::Publish { dirs, .. } = op else { panic!("{op:?}") };
-            let sent: Vec<_> =
-                dirs[0].born.iter().map(|born| (born.attr.inode, born.extents.clone())).collect();
-            assert_eq!(sent, [(one, extents.to_vec()), (two, extents.to_vec())]);
-            assert_eq!((batch.wrote.len(), batch.wrote[&one].attr.length), (2, 10));
-            assert!(!table.may_pack(one));
-            table.end(batch, &outcome);
-            if outcome.is_err() {
-                let after = &table.births[&one];
-                assert_eq!(
-                    (&after.attr, &after.extents, after.lazy),
-                    (&before.attr, &before.extents, before.lazy)
-                );
-            }
-        }
-        assert_eq!(table.births.keys().collect::<Vec<_>>(), [&again]);
-    }
-
-    #[test]
-    fn what_is_taken_away_is_lost_and_said_so() {
-        let mut table = delegated();
-        let sent = birth(&mut table, "a");
-        let (_, _, batch) = take(&mut table, &[]).unwrap();
-        let waiting = birth(&mut table, "b");
-        let lost = table.end(batch, &published(&[DIR]));
-        assert_eq!(lost, [(sent, FsError::Revoked), (waiting, FsError::Revoked)]);
-        assert_eq!((table.lost.len(), table.births.len(), table.dirs.len()), (2, 0, 0));
-    }
-
-    #[test]
-    fn a_batch_has_a_limit() {
-        let mut table = delegated();
-        table.numbers.get_mut(&0).unwrap().add(Reserved { first: InodeId(1000), count: 2000 });
-        for n in 0..1000 {
-            birth(&mut table, &n.to_string());
-        }
-        let mut sizes = Vec::new();
-        while let Some((dirs, _, batch)) = take(&mut table, &[]) {
-            sizes.push(dirs.iter().map(|published| published.born.len()).sum::<usize>());
-            table.end(batch, &published(&[]));
-        }
-        assert_eq!(sizes, [BORN_PER_REQUEST_MAX, 1000 - BORN_PER_REQUEST_MAX]);
-    }
-}
+mod tests;

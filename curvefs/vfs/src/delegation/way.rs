@@ -1,8 +1,11 @@
 //! The rule: what is done here, and what has to be published before something goes to its partition.
 
-use curvefs_types::{Answer, Dentry, FsError, InodeId, Kind, Name, NameOp, NewInode, Op, Query, Reply};
+use curvefs_types::{
+    Answer, Dentry, FsError, InodeId, Kind, Name, NameAt, NameOp, NewInode, Op, Query, Reply,
+};
 
 use super::birth::{Birth, Written};
+use super::moves::{Told, Uses};
 use super::table::Table;
 use crate::shared::now_ns;
 
@@ -25,6 +28,8 @@ pub(super) enum Way {
     Done(Asked),
     /// A file was made, the last of many or not.
     Made(Reply, bool),
+    /// Names were moved or removed.
+    Moved(Reply, Told),
     /// To the partition.
     Pass,
     // After these it is looked at again.
@@ -36,6 +41,10 @@ pub(super) enum Way {
     PublishDir(InodeId),
     /// Publish a slot: there is much.
     PublishSlot(u32),
+    /// Publish names of a slot that were moved or removed: there are many.
+    PublishMoves(u32),
+    /// Ask what a name names.
+    Find(NameAt),
     /// Publish everything.
     PublishAll,
     /// Give a directory back.
@@ -48,7 +57,7 @@ pub(super) enum Way {
     Refresh(InodeId),
 }
 
-fn changed(outcome: Result<Reply, FsError>) -> Way {
+pub(super) fn changed(outcome: Result<Reply, FsError>) -> Way {
     Way::Done(Asked::Change(outcome))
 }
 
@@ -76,20 +85,42 @@ pub(super) fn dirs_of(op: &Op) -> [Option<InodeId>; 2] {
     }
 }
 
+/// What a question is about, besides names.
+fn inodes_of(query: &Query) -> &[InodeId] {
+    match query {
+        Query::GetAttrs { inodes } => inodes,
+        Query::GetAttr { inode }
+        | Query::ReadLink { inode }
+        | Query::GetXattr { inode, .. }
+        | Query::ListXattr { inode }
+        | Query::Extents { inode, .. }
+        | Query::GetLock { inode, .. } => std::slice::from_ref(inode),
+        _ => &[],
+    }
+}
+
 /// A name in a directory.
 type Place<'a> = (InodeId, &'a Name);
 
 impl Table {
     /// How a change goes on. What was done of a `Close` is taken out of it.
-    pub fn way_of_change(&mut self, op: &mut Op) -> Way {
+    pub fn way_of_change(&mut self, op: &mut Op, uses: &dyn Uses, may_ask: bool) -> Way {
+        if let Op::Name { op } = op
+            && let Some(dir) = self.wished(op)
+        {
+            return Way::Ask(dir);
+        }
         if self.dirs.is_empty() && self.fresh.is_empty() && self.lost.is_empty() {
             return Way::Pass;
         }
         match op {
             Op::Name { op: NameOp::Create { parent, name, new, open, or_open } } => {
-                self.way_of_create(*parent, name, new, *open, *or_open)
+                self.way_of_create((*parent, name), new, (*open, *or_open), may_ask)
             }
-            Op::Name { op } => self.way_of_names(op),
+            Op::Name { op } => match self.way_here(op, uses, may_ask) {
+                Some(way) => way,
+                None => self.way_of_names(op),
+            },
             Op::Close { inodes } => self.way_of_close(inodes),
             Op::SetAttr { inode, set } if self.dirs.contains_key(inode) => {
                 let dir = &self.dirs[inode];
@@ -118,7 +149,9 @@ impl Table {
                 self.way_of_file(inode, op)
             }
             Op::CopyRange { from, to, .. } => {
-                let unpublished = [*from, *to].into_iter().find(|inode| self.births.contains_key(inode));
+                let is_unpublished =
+                    |inode: &InodeId| self.births.contains_key(inode) || self.is_unlinked(*inode);
+                let unpublished = [*from, *to].into_iter().find(is_unpublished);
                 unpublished.map_or(Way::Pass, Way::PublishOne)
             }
             _ => Way::Pass,
@@ -129,26 +162,30 @@ impl Table {
         if let Some(error) = self.lost.get(&inode) {
             return changed(Err(*error));
         }
+        if self.is_unlinked(inode) {
+            return Way::PublishOne(inode);
+        }
         let Some(birth) = self.births.get_mut(&inode) else { return Way::Pass };
         if birth.sent {
             return Way::Wait(birth.dir.slot());
         }
         let now = now_ns();
+        let is_file = birth.attr.kind == Kind::File;
         let done = match op {
             Op::SetAttr { set, .. } if birth.can_set(set) => {
                 birth.set(set, now);
                 Some(attr(birth, false))
             }
-            Op::Truncate { length, kill_priv, .. } => {
+            Op::Truncate { length, kill_priv, .. } if is_file => {
                 birth.truncate(*length, *kill_priv, now).map(|attr| Reply::Attr { attr, created: false })
             }
-            Op::Open { truncate, .. } => {
+            Op::Open { truncate, .. } if is_file => {
                 let opened = if *truncate { birth.truncate(0, true, now) } else { Some(birth.attr) };
                 birth.held |= opened.is_some();
                 opened.map(|attr| Reply::Attr { attr, created: false })
             }
             Op::Write { place, extents, length, mtime, expect, kill_priv, set, staged, .. }
-                if staged.is_empty() =>
+                if is_file && staged.is_empty() =>
             {
                 let (mtime, expect, kill_priv) = (*mtime, *expect, *kill_priv);
                 let (place, length) = (*place, *length);
@@ -177,21 +214,20 @@ impl Table {
 
     fn way_of_create(
         &mut self,
-        parent: InodeId,
-        name: &Name,
+        (parent, name): Place<'_>,
         new: &NewInode,
-        open: bool,
-        or_open: bool,
+        (open, or_open): (bool, bool),
+        may_ask: bool,
     ) -> Way {
         let Some(dir) = self.dirs.get(&parent) else {
-            if new.kind == Kind::File && self.wants(parent, name) {
+            if new.kind != Kind::Directory && self.wants(parent, name) {
                 return Way::Ask(parent);
             }
             self.adds(parent, name);
             return Way::Pass;
         };
         if let Some(birth) = dir.born.get(name).and_then(|inode| self.births.get_mut(inode)) {
-            if !or_open {
+            if !or_open || birth.attr.kind != Kind::File {
                 return changed(Err(FsError::Exists));
             }
             if birth.sent {
@@ -200,12 +236,24 @@ impl Table {
             birth.held |= open;
             return changed(Ok(attr(birth, false)));
         }
-        if dir.failing.is_some() && !dir.born.is_empty() {
+        if dir.placed.contains_key(name) {
+            // It is there, but the partition does not know it.
+            return Way::PublishDir(parent);
+        }
+        let is_gone = dir.gone.get(name);
+        if is_gone.is_some_and(|gone| gone.sent) {
+            return Way::Wait(parent.slot());
+        }
+        let is_gone = is_gone.is_some();
+        if dir.failing.is_some() && dir.is_changed() {
             // It says why not.
             return Way::PublishDir(parent);
         }
-        if dir.may_be(name) || dir.closing || new.kind != Kind::File {
-            if dir.is_set() {
+        if !dir.listed && !dir.closing && may_ask && !is_gone && !dir.known.contains_key(name) {
+            return Way::Find(NameAt { dir: parent, name: name.clone() });
+        }
+        if dir.may_be(name) || dir.closing || new.kind == Kind::Directory {
+            if dir.is_set() || is_gone {
                 return Way::PublishDir(parent);
             }
             self.adds(parent, name);
@@ -221,6 +269,9 @@ impl Table {
         let Some(number) = self.number(parent) else { return Way::Numbers(parent) };
         let now = now_ns();
         let Some(mut birth) = Birth::new(number, &dir_attr, name, new, now) else {
+            if is_gone {
+                return Way::PublishDir(parent);
+            }
             self.adds(parent, name);
             return Way::Pass;
         };
@@ -229,14 +280,16 @@ impl Table {
         Way::Made(reply, self.add(birth, now))
     }
 
-    /// A name that is not published.
+    /// A name that is not as it is published.
     fn unpublished(&self, dir: InodeId, name: &Name) -> bool {
-        self.dirs.get(&dir).is_some_and(|dir| dir.born.contains_key(name))
+        self.dirs.get(&dir).is_some_and(|dir| dir.changes(name))
     }
 
     /// The delegated directory that a name probably names.
     fn probably(&self, parent: InodeId, name: &Name) -> Option<InodeId> {
-        let at = |(_, dir): &(&InodeId, &super::dir::Dir)| dir.at.0 == parent && dir.at.1 == *name;
+        let at = |(_, dir): &(&InodeId, &super::dir::Dir)| {
+            dir.at.as_ref().is_some_and(|at| at.0 == parent && at.1 == *name)
+        };
         self.dirs.iter().find(at).map(|(id, _)| *id)
     }
 
@@ -251,6 +304,9 @@ impl Table {
             NameOp::Link { parent, name, inode } => {
                 if let Some(birth) = self.births.get(inode) {
                     return Way::PublishDir(birth.dir);
+                }
+                if self.moving.contains_key(inode) {
+                    return Way::PublishOne(*inode);
                 }
                 (vec![(*parent, name)], vec![(*parent, name)])
             }
@@ -286,6 +342,9 @@ impl Table {
         if self.dirs.is_empty() && self.births.is_empty() {
             return Way::Pass;
         }
+        if let Some(inode) = inodes_of(query).iter().find(|inode| self.is_unlinked(**inode)) {
+            return Way::PublishOne(*inode);
+        }
         let birth = |inode: &InodeId| self.births.get(inode);
         match query {
             Query::Lookup { parent, name } => self.way_of_lookup(*parent, name),
@@ -300,10 +359,14 @@ impl Table {
                 inodes.iter().find_map(birth).map_or(Way::Pass, |birth| Way::PublishDir(birth.dir))
             }
             Query::ReadDir { inode, .. } => match self.dirs.get(inode) {
-                Some(dir) if !dir.born.is_empty() => Way::PublishDir(*inode),
+                Some(dir) if dir.is_changed() => Way::PublishDir(*inode),
                 _ => Way::Pass,
             },
-            Query::ReadLink { inode } => birth(inode).map_or(Way::Pass, |_| answered(Err(FsError::Invalid))),
+            Query::ReadLink { inode } => birth(inode).map_or(Way::Pass, |birth| {
+                let is_link = birth.attr.kind == Kind::Symlink;
+                let value = birth.target.clone();
+                answered(if is_link { Ok(Answer::Value { value }) } else { Err(FsError::Invalid) })
+            }),
             Query::GetXattr { inode, name } => birth(inode)
                 .map_or(Way::Pass, |birth| answered(birth.xattr(name).map(|value| Answer::Value { value }))),
             Query::ListXattr { inode } => birth(inode).map_or(Way::Pass, |birth| {
@@ -318,7 +381,8 @@ impl Table {
                 if birth(inode).is_some() {
                     return answered(Err(FsError::NotDir));
                 }
-                if self.births.is_empty() { Way::Pass } else { Way::PublishAll }
+                let is_all = self.births.is_empty() && self.moving.is_empty();
+                if is_all { Way::Pass } else { Way::PublishAll }
             }
             Query::GetLock { inode, .. } => {
                 birth(inode).map_or(Way::Pass, |birth| Way::PublishOne(birth.attr.inode))
@@ -332,6 +396,11 @@ impl Table {
         if let Some(birth) = dir.born.get(name).and_then(|inode| self.births.get(inode)) {
             let dentry = Dentry { inode: birth.attr.inode, kind: birth.attr.kind };
             return answered(Ok(Answer::Entry { dentry, attr: Some(birth.attr) }));
+        }
+        if let Some(origin) = dir.placed.get(name)
+            && let Some(gone) = self.dirs.get(&origin.dir).and_then(|dir| dir.gone.get(&origin.name))
+        {
+            return answered(Ok(Answer::Entry { dentry: gone.dentry, attr: None }));
         }
         if dir.may_be(name) { Way::Pass } else { answered(Err(FsError::NotFound)) }
     }
