@@ -255,7 +255,9 @@ impl Delegations {
         changes.into_iter().flatten().for_each(|dir| table.changed(dir));
         let mut reply = outcome?;
         match (&mut reply, made) {
-            (Reply::Attr { attr, .. }, Some(at)) if attr.kind == Kind::Directory => table.made(attr.inode, at),
+            (Reply::Attr { attr, .. }, Some(at)) if attr.kind == Kind::Directory => {
+                table.made(attr.inode, at)
+            }
             (Reply::Attr { attr, .. } | Reply::Written { attr, .. }, _) => table.see(attr),
             (Reply::Renamed { moved, other }, _) => {
                 table.see(moved);
