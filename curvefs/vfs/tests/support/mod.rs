@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod dirs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
