@@ -23,6 +23,8 @@ pub struct MountOptions {
     pub soft_timeout: Option<Duration>,
     /// Files are made in directories of its own without asking (see `delegation`).
     pub delegate: bool,
+    /// Directories that others made are asked for, too, if this mount works in them.
+    pub adopt: bool,
     /// Bytes of written data that wait for the store.
     pub write_cache_bytes: u64,
     /// Bytes of data that was read.
@@ -44,6 +46,7 @@ impl Default for MountOptions {
             negative_timeout: Duration::ZERO,
             soft_timeout: None,
             delegate: true,
+            adopt: false,
             write_cache_bytes: 128 << 20,
             read_cache_bytes: 256 << 20,
             stage_bytes: 32 << 10,

@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use curvefs_types::{
-    Answer, FsError, FsFuture, InodeId, Kind, Metadata, NameAt, NameOp, Op, Query, Reply, Usage,
+    Answer, FsError, FsFuture, InodeId, Kind, Metadata, MountOptions, NameAt, NameOp, Op, Query, Reply, Usage,
 };
 use tokio::sync::watch;
 
@@ -99,11 +99,11 @@ pub(crate) struct Delegations {
 
 impl Delegations {
     /// Over the metadata of a mount.
-    pub fn new(inner: Arc<dyn Metadata>, enabled: bool) -> Self {
+    pub fn new(inner: Arc<dyn Metadata>, options: &MountOptions) -> Self {
         Self {
             inner,
-            enabled,
-            table: Mutex::default(),
+            enabled: options.delegate && !options.read_only,
+            table: Mutex::new(Table::new(options.adopt)),
             lanes: Mutex::default(),
             storing: Mutex::default(),
             gone: watch::Sender::new(()),

@@ -101,7 +101,7 @@ pub(crate) fn now_ns() -> TimeNs {
 
 impl Core {
     pub fn new(meta: Arc<dyn Metadata>, data: Arc<dyn DataBackend>, options: MountOptions) -> Arc<Self> {
-        let meta = Arc::new(Delegations::new(meta, options.delegate && !options.read_only));
+        let meta = Arc::new(Delegations::new(meta, &options));
         let core = Arc::new(Self {
             budget: Budget::new(options.write_cache_bytes),
             cache: BlockCache::new(options.read_cache_bytes),

@@ -134,6 +134,8 @@ pub(super) struct Table {
     /// Names in `Dir::known` of all directories.
     pub remembered: usize,
     numbers: HashMap<u32, Numbers>,
+    /// Whether directories are asked for that others made.
+    pub adopts: bool,
     /// Directories that are not delegated and that this mount changes.
     pub wishes: HashMap<InodeId, Wish>,
     /// Changes of names of a directory that are under way to the partition.
@@ -148,6 +150,11 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Of nothing; `adopts`: directories are asked for that others made.
+    pub fn new(adopts: bool) -> Self {
+        Self { adopts, ..Self::default() }
+    }
+
     /// A directory was made here.
     pub fn made(&mut self, dir: InodeId, at: (InodeId, Name)) {
         self.fresh.insert(dir, Fresh { at: Some(at), names: Vec::new(), asked: false, recalled: false });

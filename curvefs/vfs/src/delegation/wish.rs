@@ -56,6 +56,9 @@ fn of(op: &NameOp) -> [Option<InodeId>; 2] {
 impl Table {
     /// Whether a directory is to be asked for with the next change.
     pub fn wishes(&self, dir: InodeId) -> bool {
+        if !self.adopts {
+            return false;
+        }
         let now = Instant::now();
         let is_wanted =
             |wish: &Wish| !wish.is_shunned(now) && wish.changes + 1 >= CHANGES && now - wish.since <= WITHIN;
@@ -122,7 +125,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_directory_is_asked_for_with_the_third_change_and_ever_later_after_a_recall() {
-        let mut table = Table::default();
+        let mut table = Table::new(true);
         assert_eq!([0; 4].map(|_| change(&mut table, DIR)), [false, false, true, true]);
         assert_eq!([0; 4].map(|_| change(&mut table, InodeId::ROOT)), [false; 4]);
         tokio::time::advance(WITHIN + Duration::from_millis(1)).await;
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn few_are_remembered() {
-        let mut table = Table::default();
+        let mut table = Table::new(true);
         for n in 0..3 * WISHES_MAX as u64 {
             change(&mut table, InodeId(n + 9));
         }

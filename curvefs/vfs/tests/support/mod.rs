@@ -47,6 +47,7 @@ pub fn strict() -> MountOptions {
         attr_timeout: none,
         dir_attr_timeout: none,
         entry_timeout: none,
+        adopt: true,
         ..MountOptions::default()
     }
 }
