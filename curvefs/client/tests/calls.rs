@@ -24,7 +24,7 @@ fn name(text: &str) -> Name {
 }
 
 fn new(kind: Kind) -> NewInode {
-    NewInode { kind, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: Default::default(), xattrs: Vec::new() }
+    NewInode::plain(kind, 0o755)
 }
 
 async fn make(client: &Client, parent: InodeId, text: &str) -> Result<Attr, FsError> {

@@ -158,15 +158,7 @@ proptest! {
 }
 
 fn mkdir(net: &mut Net, n: u64, parent: InodeId, name: &str, place: u32) -> InodeId {
-    let new = curvefs_types::NewInode {
-        kind: curvefs_types::Kind::Directory,
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Default::default(),
-        xattrs: Vec::new(),
-    };
+    let new = curvefs_types::NewInode::plain(curvefs_types::Kind::Directory, 0o755);
     let name = name.try_into().unwrap();
     let op = NameOp::Mkdir { parent, name, new, place: Some(curvefs_types::PartitionId(place)) };
     net.submit(n, request(1, n, op.into()));

@@ -39,7 +39,14 @@ fn name(of: &str) -> Name {
 }
 
 fn new(kind: Kind) -> NewInode {
-    NewInode { kind, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: Default::default(), xattrs: Vec::new() }
+    NewInode::plain(kind, 0o755)
+}
+
+/// The first mount publishes new files of a directory, and nothing else.
+fn publish(run: &mut Run, dir: InodeId, born: Vec<Born>) -> Outcome {
+    let set = SetAttr::default();
+    let published = Published { dir, moved: Vec::new(), born, mtime: 0, set, give_back: false };
+    run.change(1, Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 })
 }
 
 fn born(inode: InodeId, parent: InodeId, of: &str, slice: Option<u64>) -> Born {
@@ -445,15 +452,7 @@ fn a_published_file_is_as_the_mount_says_and_a_repeated_batch_is_one() {
     let Ok(Answer::DirUsage { usage }) = run.ask(2, Query::DirUsage { inode: dir }) else { panic!() };
     assert_eq!((usage.direct.files, usage.direct.bytes), (1, 10));
     run.check();
-    let late = Published {
-        dir,
-        moved: Vec::new(),
-        born: Vec::new(),
-        mtime: 0,
-        set: SetAttr::default(),
-        give_back: false,
-    };
-    let late = run.change(1, Op::Publish { dirs: vec![late], lowest: InodeId(0), reserve: 0 });
+    let late = publish(&mut run, dir, Vec::new());
     assert_eq!(
         late,
         Ok(Reply::Published { refused: vec![dir], unmoved: Vec::new(), reserved: Reserved::NONE })
@@ -495,15 +494,7 @@ fn what_no_mount_makes_is_refused() {
     let mut link = with(|born| born.extents.clear());
     (link.attr.kind, link.attr.length, link.target) = (Kind::Symlink, 2, "to".into());
     link.attr.inode = InodeId(reserved.first.0 + 1);
-    let published = Published {
-        dir,
-        moved: Vec::new(),
-        born: vec![link.clone()],
-        mtime: 0,
-        set: SetAttr::default(),
-        give_back: false,
-    };
-    let outcome = run.change(1, Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 });
+    let outcome = publish(&mut run, dir, vec![link.clone()]);
     assert_eq!(
         outcome,
         Ok(Reply::Published { refused: Vec::new(), unmoved: Vec::new(), reserved: Reserved::NONE })
@@ -514,15 +505,7 @@ fn what_no_mount_makes_is_refused() {
     run.check();
     for born in bad {
         let inode = born.attr.inode;
-        let published = Published {
-            dir,
-            moved: Vec::new(),
-            born: vec![born],
-            mtime: 0,
-            set: SetAttr::default(),
-            give_back: false,
-        };
-        let outcome = run.change(1, Op::Publish { dirs: vec![published], lowest: InodeId(0), reserve: 0 });
+        let outcome = publish(&mut run, dir, vec![born]);
         assert_eq!(
             outcome,
             Ok(Reply::Published { refused: vec![inode], unmoved: Vec::new(), reserved: Reserved::NONE })

@@ -76,7 +76,7 @@ impl Asked {
 }
 
 fn new(kind: Kind) -> NewInode {
-    NewInode { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Default::default(), xattrs: Vec::new() }
+    NewInode::plain(kind, 0o644)
 }
 
 fn attr(outcome: &Outcome) -> Attr {

@@ -105,15 +105,7 @@ impl World {
 
     fn create(&mut self, number: usize) -> InodeId {
         let name = format!("f{number}").as_str().try_into().unwrap();
-        let new = NewInode {
-            kind: Kind::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: Default::default(),
-            xattrs: Vec::new(),
-        };
+        let new = NewInode::plain(Kind::File, 0o644);
         let op = NameOp::Create { parent: InodeId::ROOT, name, new, open: false, or_open: false };
         match self.change(op.into()) {
             Ok(Reply::Attr { attr, .. }) => attr.inode,

@@ -70,7 +70,7 @@ fn name(text: String) -> Name {
 }
 
 fn new_inode(kind: Kind) -> NewInode {
-    NewInode { kind, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: Default::default(), xattrs: Vec::new() }
+    NewInode::plain(kind, 0o755)
 }
 
 async fn make(client: &mut Client, op: NameOp) -> InodeId {

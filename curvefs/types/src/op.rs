@@ -79,6 +79,13 @@ pub struct NewInode {
 
 wire_struct!(NewInode { kind, mode, uid, gid, rdev, target, xattrs });
 
+impl NewInode {
+    /// Root's, with nothing but these.
+    pub fn plain(kind: Kind, mode: u32) -> Self {
+        Self { kind, mode, uid: 0, gid: 0, rdev: 0, target: Bytes::new(), xattrs: Vec::new() }
+    }
+}
+
 /// How a rename treats the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenameMode {

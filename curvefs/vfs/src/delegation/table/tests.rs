@@ -15,15 +15,7 @@ fn name(of: &str) -> Name {
 }
 
 fn dir_attr() -> Attr {
-    let new = NewInode {
-        kind: Kind::File,
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Default::default(),
-        xattrs: Vec::new(),
-    };
+    let new = NewInode::plain(Kind::File, 0o755);
     let mut attr = Birth::new(DIR, &attr_of(), &name("x"), &new, 1).unwrap().attr;
     (attr.kind, attr.parent) = (Kind::Directory, InodeId::ROOT);
     attr
@@ -64,15 +56,7 @@ fn delegated() -> Table {
 
 fn birth(table: &mut Table, of: &str) -> InodeId {
     let number = table.number(DIR).unwrap();
-    let new = NewInode {
-        kind: Kind::File,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Default::default(),
-        xattrs: Vec::new(),
-    };
+    let new = NewInode::plain(Kind::File, 0o644);
     let birth = Birth::new(number, &table.dirs[&DIR].attr, &name(of), &new, 50).unwrap();
     table.add(birth, 50);
     number
