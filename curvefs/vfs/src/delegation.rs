@@ -82,15 +82,25 @@ struct Totals {
     lost: AtomicU64,
 }
 
+/// For each slot something that one holds at a time.
+#[derive(Default)]
+struct Lanes(Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Lanes {
+    fn of(&self, slot: u32) -> Arc<tokio::sync::Mutex<()>> {
+        locked(&self.0).entry(slot).or_default().clone()
+    }
+}
+
 /// Metadata with delegated directories. `table` is locked for moments, never while something is waited for, and before the state of
 /// an inode. A slot's *lane* is held while a batch of it is under way.
 pub(crate) struct Delegations {
     inner: Arc<dyn Metadata>,
     enabled: bool,
     table: Mutex<Table>,
-    lanes: Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
+    lanes: Lanes,
     /// Held while bytes of a slot's closed files are stored.
-    storing: Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
+    storing: Lanes,
     /// Directories have gone: whoever asks for recalls looks whether to go on.
     gone: watch::Sender<()>,
     core: OnceLock<Weak<Core>>,
@@ -104,8 +114,8 @@ impl Delegations {
             inner,
             enabled: options.delegate && !options.read_only,
             table: Mutex::new(Table::new(options.adopt)),
-            lanes: Mutex::default(),
-            storing: Mutex::default(),
+            lanes: Lanes::default(),
+            storing: Lanes::default(),
             gone: watch::Sender::new(()),
             core: OnceLock::new(),
             totals: Totals::default(),
@@ -218,7 +228,7 @@ impl Delegations {
     async fn go_on(&self, way: Way) -> Result<(), FsError> {
         match way {
             Way::Wait(slot) => {
-                drop(self.lane(slot).lock_owned().await);
+                drop(self.lanes.of(slot).lock_owned().await);
                 Ok(())
             }
             Way::PublishOne(inode) => self.sync(inode).await,
@@ -247,12 +257,15 @@ impl Delegations {
             _ => None,
         };
         let is_rename = matches!(op, Op::Name { op: NameOp::Rename { .. } });
-        let changes = if self.enabled { way::dirs_of(&op) } else { [None; 2] };
+        let with_xattr = match &op {
+            Op::SetXattr { inode, .. } | Op::RemoveXattr { inode, .. } => Some(*inode),
+            _ => None,
+        };
         let outcome = self.inner.change(op).await;
         // Only now: what was asked for meanwhile may have been answered before the change.
         let mut table = self.table();
         table.ended(passing);
-        changes.into_iter().flatten().for_each(|dir| table.changed(dir));
+        with_xattr.into_iter().for_each(|dir| table.changed(dir));
         let mut reply = outcome?;
         match (&mut reply, made) {
             (Reply::Attr { attr, .. }, Some(at)) if attr.kind == Kind::Directory => {

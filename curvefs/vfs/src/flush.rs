@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvefs_types::limits::{CHUNK_BYTES, EXTENTS_PER_REQUEST_MAX};
+use curvefs_types::limits::EXTENTS_PER_REQUEST_MAX;
 use curvefs_types::{
     Attr, DataBackend, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr, Staged,
 };
@@ -13,8 +13,7 @@ use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
 use crate::delegation::Delegations;
-use crate::dirty::runs;
-use crate::inode::{Batch, Flushing, Inode};
+use crate::inode::{Flushing, Inode};
 use crate::shared::Core;
 
 /// Bytes of one file that make the background begin without waiting.
@@ -129,10 +128,7 @@ impl Core {
     }
 
     async fn store_and_publish(&self, inode: InodeId, flushing: &Flushing) -> Result<Published, FsError> {
-        let stored = match &flushing.batch {
-            Batch::At(pieces) => self.store_runs(inode, runs(pieces, CHUNK_BYTES)).await,
-            Batch::End(tail) => self.store_tail(inode, tail.clone()).await,
-        }?;
+        let stored = self.store_runs(inode, flushing.batch.runs()).await?;
         let extents = stored.into_iter().flat_map(Durable::into_inner).collect();
         self.publish(inode, flushing, extents, &[]).await
     }
@@ -166,11 +162,6 @@ impl Core {
         Ok(stored)
     }
 
-    async fn store_tail(&self, id: InodeId, tail: Bytes) -> Result<Vec<Durable<Vec<Extent>>>, FsError> {
-        let whole = crate::dirty::Frozen::from([(0, tail)]);
-        self.store_runs(id, runs(&whole, CHUNK_BYTES)).await
-    }
-
     /// Writes to the store; without `soft` it waits for a store that does not answer.
     async fn store(
         &self,
@@ -197,10 +188,7 @@ impl Core {
         mut extents: Vec<Extent>,
         staged: &[Staged],
     ) -> Result<Published, FsError> {
-        let place = match flushing.batch {
-            Batch::At(_) => Place::AtOffsets,
-            Batch::End(_) => Place::AtEnd,
-        };
+        let place = flushing.batch.place();
         if place == Place::AtEnd && extents.len() > EXTENTS_PER_REQUEST_MAX {
             return Err(FsError::TooBig);
         }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use curvefs_types::limits::CHUNK_BYTES;
 use curvefs_types::{
-    Attr, Extent, FsError, InodeId, LockOwner, MODE_BITS, SetAttr, SetTime, TimeNs, without_privileges,
+    Attr, Extent, FsError, InodeId, LockOwner, MODE_BITS, Place, SetAttr, SetTime, TimeNs, without_privileges,
 };
 use tokio::time::Instant;
 
-use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one};
+use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one, runs};
 use crate::extents::Window;
 use crate::handover::KnownInode;
 
@@ -60,6 +61,24 @@ pub(crate) enum Batch {
     At(Frozen),
     /// To the end.
     End(Bytes),
+}
+
+impl Batch {
+    /// Where its extents count from.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::At(_) => Place::AtOffsets,
+            Self::End(_) => Place::AtEnd,
+        }
+    }
+
+    /// Its bytes in runs, each inside one chunk. Appended ones count from the end.
+    pub fn runs(&self) -> Vec<(u64, Vec<Bytes>)> {
+        match self {
+            Self::At(pieces) => runs(pieces, CHUNK_BYTES),
+            Self::End(tail) => runs(&Frozen::from([(0, tail.clone())]), CHUNK_BYTES),
+        }
+    }
 }
 
 /// A batch with what is published beside the extents.

@@ -9,15 +9,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use curvefs_types::limits::{CHUNK_BYTES, STAGED_PER_REQUEST_MAX, STAGED_SLICE_BYTES_MAX};
+use curvefs_types::limits::{STAGED_PER_REQUEST_MAX, STAGED_SLICE_BYTES_MAX};
 use curvefs_types::{
     Answer, DataBackend, DataRef, Durable, Extent, FsError, FsFuture, InodeId, Query, SliceId, SliceRef,
     Staged,
 };
 
 use crate::delegation::Delegations;
-use crate::dirty::{Frozen, runs};
-use crate::inode::{Batch, Flushing};
+use crate::inode::Flushing;
 use crate::shared::{Core, locked};
 
 /// Slices that are remembered.
@@ -101,18 +100,10 @@ impl Core {
             return None;
         }
         let limit = self.options.stage_bytes.min(STAGED_PER_REQUEST_MAX as u64);
-        let tail;
-        let pieces = match &flushing.batch {
-            Batch::At(pieces) => pieces,
-            Batch::End(bytes) => {
-                tail = Frozen::from([(0, bytes.clone())]);
-                &tail
-            }
-        };
-        if pieces.values().map(|bytes| bytes.len() as u64).sum::<u64>() > limit {
+        let runs = flushing.batch.runs();
+        if runs.iter().flat_map(|(_, run)| run).map(|bytes| bytes.len() as u64).sum::<u64>() > limit {
             return None;
         }
-        let runs = runs(pieces, CHUNK_BYTES);
         if runs.len() > RUNS_MAX {
             return None;
         }

@@ -109,6 +109,7 @@ impl Table {
     pub fn ended(&mut self, passing: Passing) {
         for (at, since) in passing {
             self.forget_known(at.dir, &at.name);
+            self.changed(at.dir);
             if let Some(flying) = self.flying.get_mut(&at.dir) {
                 *flying -= 1;
                 if *flying == 0 {

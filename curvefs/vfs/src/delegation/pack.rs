@@ -8,13 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use curvefs_types::limits::CHUNK_BYTES;
-use curvefs_types::{Attr, DataBackend, DataRef, Extent, FsError, InodeId, Place, SliceRef};
+use curvefs_types::{Attr, DataBackend, DataRef, Extent, FsError, InodeId, SliceRef};
 use tokio::sync::OwnedMutexGuard;
 
 use super::birth::Written;
-use crate::dirty::{Frozen, runs};
-use crate::inode::{Batch, Flushing, Inode};
+use crate::inode::{Flushing, Inode};
 use crate::shared::Core;
 
 /// A file with more bytes gets slices of its own.
@@ -59,10 +57,7 @@ impl Packed {
             published: None,
             _publish: publish,
         };
-        packed.runs = match &packed.flushing.batch {
-            Batch::At(pieces) => runs(pieces, CHUNK_BYTES),
-            Batch::End(bytes) => runs(&Frozen::from([(0, bytes.clone())]), CHUNK_BYTES),
-        };
+        packed.runs = packed.flushing.batch.runs();
         (!has_more && packed.runs.len() <= RUNS_MAX).then_some(packed)
     }
 
@@ -78,10 +73,7 @@ impl Packed {
     /// What is published of it.
     pub fn written(&self) -> Written<'_> {
         Written {
-            place: match self.flushing.batch {
-                Batch::At(_) => Place::AtOffsets,
-                Batch::End(_) => Place::AtEnd,
-            },
+            place: self.flushing.batch.place(),
             extents: &self.extents,
             length: 0,
             mtime: self.flushing.mtime,

@@ -1,8 +1,8 @@
 //! Publishing: bytes first, then batches of files, one batch of a slot at a time.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curvefs_types::limits::BORN_PER_REQUEST_MAX;
@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use super::Delegations;
 use super::pack::{self, Packed, Packs};
 use super::table::{Batch, Wrote};
-use crate::shared::{Core, locked};
+use crate::shared::Core;
 
 /// What was made is published after about so long.
 const AGE_MAX: Duration = Duration::from_millis(500);
@@ -21,21 +21,16 @@ const AGE_MAX: Duration = Duration::from_millis(500);
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Files whose bytes are stored at once.
 const STORED_AT_ONCE: usize = 32;
+/// Batches of one call; more than the files that may be unpublished need.
+const ROUNDS_MAX: usize = 256;
+
 /// What is stored by itself.
 enum Job {
     File(InodeId, u64),
     Slice(Vec<Packed>),
 }
 
-/// Batches of one call; more than the files that may be unpublished need.
-const ROUNDS_MAX: usize = 256;
-
 impl Delegations {
-    /// The lane of a slot.
-    pub(super) fn lane(&self, slot: u32) -> Arc<tokio::sync::Mutex<()>> {
-        locked(&self.lanes).entry(slot).or_default().clone()
-    }
-
     /// Publishes a file, so that it is durable, with its names. Its bytes are the caller's to store before.
     pub async fn sync(&self, inode: InodeId) -> Result<(), FsError> {
         for _ in 0..ROUNDS_MAX {
@@ -103,7 +98,7 @@ impl Delegations {
     /// The same if bytes of closed files wait; false: there are none.
     async fn step_lazies(&self, slot: u32, only: Option<InodeId>, until: u64) -> Result<bool, FsError> {
         // One at a time: each takes files for itself, and two would wait for what the other has.
-        let storing = locked(&self.storing).entry(slot).or_default().clone();
+        let storing = self.storing.of(slot);
         let _one = storing.lock().await;
         match self.store_lazies(slot, only, until).await {
             Some(packs) => self.round(slot, only, &[], packs).await.map(|_| true),
@@ -168,34 +163,15 @@ impl Delegations {
                 None => others.push((*id, *lazy)),
             }
         }
-        let packs = Mutex::new(Packs::new());
-        let store = |job: Job| {
-            let (core, packs) = (&core, &packs);
-            async move {
-                match job {
-                    Job::File(id, lazy) => self.store_one(core, id, lazy).await,
-                    Job::Slice(files) => {
-                        let ids: Vec<_> = files.iter().map(|file| (file.id(), file.lazy)).collect();
-                        match pack::store(core, files).await {
-                            Ok(stored) => {
-                                locked(packs).extend(stored.into_iter().map(|file| (file.id(), file)))
-                            }
-                            // Each by itself, which keeps its failure.
-                            Err(_) => {
-                                for (id, lazy) in ids {
-                                    self.store_one(core, id, lazy).await;
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        };
         let jobs = pack::slices(small).into_iter().map(Job::Slice);
         let jobs = jobs.chain(others.into_iter().map(|(id, lazy)| Job::File(id, lazy)));
-        let all = futures::stream::iter(jobs).for_each_concurrent(STORED_AT_ONCE, store);
+        let jobs = jobs.map(|job| self.store_job(&core, job));
+        let mut packs = Packs::new();
+        let all = futures::stream::iter(jobs).buffer_unordered(STORED_AT_ONCE).for_each(|stored| {
+            packs.extend(stored.into_iter().map(|file| (file.id(), file)));
+            std::future::ready(())
+        });
         let is_slow = tokio::time::timeout(STORE_PATIENCE, all).await.is_err();
-        let packs = packs.into_inner().unwrap_or_else(PoisonError::into_inner);
         if is_slow {
             tracing::warn!(files = lazies.len(), "the store is slow: names are published before their bytes");
             let mut table = self.table();
@@ -203,6 +179,26 @@ impl Delegations {
             left.for_each(|(id, lazy, _)| table.stored(id, lazy));
         }
         Some(packs)
+    }
+
+    /// Gives the files that share a slice, if they are stored.
+    async fn store_job(&self, core: &Core, job: Job) -> Vec<Packed> {
+        let files = match job {
+            Job::Slice(files) => files,
+            Job::File(id, lazy) => {
+                self.store_one(core, id, lazy).await;
+                return Vec::new();
+            }
+        };
+        let ids: Vec<_> = files.iter().map(|file| (file.id(), file.lazy)).collect();
+        if let Ok(stored) = pack::store(core, files).await {
+            return stored;
+        }
+        // Each by itself, which keeps its failure.
+        for (id, lazy) in ids {
+            self.store_one(core, id, lazy).await;
+        }
+        Vec::new()
     }
 
     async fn store_one(&self, core: &Core, id: InodeId, lazy: u64) {
@@ -222,7 +218,7 @@ impl Delegations {
         packs: Packs,
     ) -> Result<bool, FsError> {
         let core = self.core()?;
-        let lane = self.lane(slot).lock_owned().await;
+        let lane = self.lanes.of(slot).lock_owned().await;
         let taken = {
             let packed = packs.iter().map(|(id, file)| (*id, (file.lazy, file.written()))).collect();
             self.table().take(slot, first, give, &packed, |inode| core.still_held(inode))
@@ -236,7 +232,7 @@ impl Delegations {
     /// Gets numbers for new files of a slot.
     pub(super) async fn get_numbers(&self, id: InodeId) -> Result<(), FsError> {
         let core = self.core()?;
-        let lane = self.lane(id.slot()).lock_owned().await;
+        let lane = self.lanes.of(id.slot()).lock_owned().await;
         let (op, batch) = self.table().numbers_only(id);
         self.send(&core, lane, op, batch, Packs::new()).await?;
         let mut table = self.table();

@@ -170,9 +170,9 @@ impl Table {
 
     /// A name may be there from now on.
     pub fn adds(&mut self, dir: InodeId, name: &Name) {
-        if let Some(dir) = self.dirs.get_mut(&dir) {
-            self.known_names += usize::from(dir.names.insert(hash(name)));
-            dir.stale = true;
+        if self.dirs.contains_key(&dir) {
+            self.may_be_from_now(dir, name);
+            self.changed(dir);
         } else if let Some(fresh) = self.fresh.get_mut(&dir)
             && !fresh.names.contains(name)
         {

@@ -69,22 +69,6 @@ fn attr(birth: &Birth, created: bool) -> Reply {
     Reply::Attr { attr: birth.attr, created }
 }
 
-/// Directories whose attributes change with something else that their partition does.
-pub(super) fn dirs_of(op: &Op) -> [Option<InodeId>; 2] {
-    match op {
-        Op::Name { op } => match op {
-            NameOp::Create { parent, .. }
-            | NameOp::Mkdir { parent, .. }
-            | NameOp::Unlink { parent, .. }
-            | NameOp::Rmdir { parent, .. }
-            | NameOp::Link { parent, .. } => [Some(*parent), None],
-            NameOp::Rename { parent, new_parent, .. } => [Some(*parent), Some(*new_parent)],
-        },
-        Op::SetXattr { inode, .. } | Op::RemoveXattr { inode, .. } => [Some(*inode), None],
-        _ => [None; 2],
-    }
-}
-
 /// What a question is about, besides names.
 fn inodes_of(query: &Query) -> &[InodeId] {
     match query {
