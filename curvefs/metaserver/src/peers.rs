@@ -7,12 +7,13 @@ use std::time::Duration;
 use curve_io::Message;
 use curve_multiraft::AddressBook;
 use curve_types::NodeId;
-use curvefs_proto::{Call, Outcome, Refusal, answer_of, call_frame};
-use curvefs_types::{Answer, Ask, FsId, PartitionId, Reply, Request};
+use curvefs_proto::{Call, Outcome, Refusal, answer_of, call_frame, outcome_of};
+use curvefs_types::{Answer, Ask, FsError, FsId, PartitionId, Reply, Request};
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::context::Context;
+use crate::leader::{peer_change, peer_query};
 
 /// How long one metaserver may take before another is asked.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
@@ -72,9 +73,12 @@ impl Context {
     pub async fn change_at(&self, target: Target, request: &Request) -> Result<Outcome<Reply>, Unreached> {
         let late = |_| Unreached::Late { partition: target.partition };
         if let Some(replica) = self.led_here(target.partition) {
-            match timeout_at(target.until, replica.change(request)).await.map_err(late)? {
-                Ok(outcome) => return Ok(outcome),
-                Err(error) => tracing::debug!(partition = %target.partition, %error, "not led here any more"),
+            // As for another metaserver: what is in the way is asked for, and nothing grows without room.
+            match timeout_at(target.until, peer_change(self, &replica, request)).await.map_err(late)? {
+                Ok(bytes) => return Ok(outcome_of(&bytes).unwrap_or(Err(FsError::Corrupt))),
+                Err(refusal) => {
+                    tracing::debug!(partition = %target.partition, ?refusal, "not led here any more");
+                }
             }
         }
         self.call_at(target, request).await
@@ -83,9 +87,9 @@ impl Context {
     /// Asks a partition a question of the servers.
     pub async fn ask_at(&self, target: Target, ask: &Ask) -> Result<Outcome<Answer>, Unreached> {
         if let Some(replica) = self.led_here(target.partition)
-            && replica.barrier().await.is_ok()
+            && let Ok(answer) = peer_query(self, &replica, ask).await
         {
-            return Ok(replica.look(ask));
+            return Ok(answer);
         }
         self.call_at(target, ask).await
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use curve_io::sim::Outage;
 use curvefs_types::{
-    Answer, Attr, Born, Dentry, FsError, InodeId, Kind, Moved, NameAt, NameOp, Op, Published, Query, Reply,
-    SetAttr,
+    Answer, Attr, Born, Dentry, FsError, InodeId, Kind, Moved, NameAt, NameOp, Op, Published, Query,
+    RenameMode, Reply, SetAttr,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -59,7 +59,11 @@ fn born(inode: InodeId, parent: InodeId, of: &str) -> Born {
 
 impl Delegated {
     pub async fn new(client: &mut Client, of: &str, place: u32) -> Self {
-        let dir = mkdir(client, InodeId::ROOT, of, place).await;
+        Self::new_in(client, InodeId::ROOT, of, place).await
+    }
+
+    async fn new_in(client: &mut Client, parent: InodeId, of: &str, place: u32) -> Self {
+        let dir = mkdir(client, parent, of, place).await;
         let asked = client.change(Op::Delegate { dir, knows: Some(Vec::new()), reserve: 100 }).await;
         let Ok(Reply::Delegated { reserved, .. }) = asked else { panic!("{asked:?}") };
         let numbers = (0..u64::from(reserved.count)).rev().map(|n| InodeId(reserved.first.0 + n)).collect();
@@ -200,6 +204,43 @@ fn a_directory_that_others_wait_for_is_given_back() {
             assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
             own.check(&mut other).await;
         }
+        bed.settle().await;
+    });
+}
+
+/// What a coordinator wants of another partition that its own metaserver leads does not go over the network.
+#[test]
+fn partitions_of_one_metaserver_ask_each_other() {
+    bed::run(23, SERVERS, async |bed: &mut Bed| {
+        bed.wait_until_led().await;
+        let led_by = |partition| bed.leader(partition).unwrap().0;
+        let pairs = (1..=PARTITIONS).flat_map(|one| (1..one).map(move |two| (one, two)));
+        let (one, two) = pairs.into_iter().find(|(one, two)| led_by(*one) == led_by(*two)).unwrap();
+        for is_rename in [true, false] {
+            let (mut holder, mut other) = (bed.client(), bed.client());
+            let parent = mkdir(&mut other, InodeId::ROOT, &format!("parent-{is_rename}"), one).await;
+            let mut own = Delegated::new_in(&mut holder, parent, "own", two).await;
+            let op = if is_rename {
+                own.publish(&mut holder, &["a".into()], false).await;
+                NameOp::Rename {
+                    parent: own.dir,
+                    name: name("a"),
+                    new_parent: parent,
+                    new_name: name("b"),
+                    mode: RenameMode::Replace,
+                }
+            } else {
+                NameOp::Rmdir { parent, name: name("own") }
+            };
+            let begun = Instant::now();
+            let (done, ()) = tokio::join!(other.change(op.into()), async {
+                while !own.is_wanted(&mut holder).await {}
+                own.publish(&mut holder, &[], true).await;
+            });
+            assert!(done.is_ok(), "{done:?}");
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+        assert_eq!(bed.leader(one).map(|(at, _)| at), bed.leader(two).map(|(at, _)| at));
         bed.settle().await;
     });
 }
