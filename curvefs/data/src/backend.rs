@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
 use crate::bucket::{DELETE_MAX, ObjectStore};
+use crate::content::Cut;
 use crate::error::DataError;
 use crate::format::{ObjectName, stored_len, stored_range};
 use crate::located::ObjectPart;
@@ -194,7 +195,7 @@ impl ObjectBackend {
         let mut again = true;
         loop {
             let stored = retry(self.options.patience, || bucket.get(object.clone(), range.clone())).await?;
-            match piece.name.unseal(&stored, piece.wanted.clone()) {
+            match piece.name.unseal(stored, piece.wanted.clone()) {
                 // Once more, since a connection may damage bytes too.
                 Err(DataError::Damaged { what, .. }) if again => {
                     tracing::warn!(%object, what, "read damaged bytes; reading again");
@@ -222,7 +223,7 @@ impl ObjectBackend {
 
     /// Puts all objects of a slice. The content is as long as it says.
     async fn put_slice(&self, slice: SliceRef, content: Vec<Bytes>) -> Result<(), DataError> {
-        let mut rest = Cut(content.into());
+        let mut rest = Cut::new(content);
         let puts = self.pieces(slice, 0..slice.bytes).map(|piece| {
             let content = rest.take(piece.content as usize);
             async move { self.put_piece(&piece, content).await }
@@ -233,7 +234,7 @@ impl ObjectBackend {
     async fn write_all(&self, offset: u64, data: Vec<Bytes>) -> Result<Vec<Extent>, FsError> {
         let len = data.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
         let end = offset.checked_add(len).ok_or(FsError::TooBig)?;
-        let (mut rest, mut at, mut slices) = (Cut(data.into()), offset, Vec::new());
+        let (mut rest, mut at, mut slices) = (Cut::new(data), offset, Vec::new());
         while at < end {
             let border = (at / CHUNK_BYTES + 1).saturating_mul(CHUNK_BYTES).min(end);
             let content = rest.take((border - at) as usize);
@@ -313,26 +314,6 @@ fn told(error: &DataError) -> FsError {
 fn zeros(len: u32) -> Vec<Bytes> {
     let len = len as usize;
     (0..len).step_by(ZEROS.len()).map(|at| Bytes::from_static(&ZEROS[..ZEROS.len().min(len - at)])).collect()
-}
-
-/// Bytes in pieces, of which the front is taken without copying.
-struct Cut(std::collections::VecDeque<Bytes>);
-
-impl Cut {
-    fn take(&mut self, mut len: usize) -> Vec<Bytes> {
-        let mut taken = Vec::new();
-        while len > 0 {
-            let front = self.0.front_mut().expect("lengths were summed up before");
-            let now = if front.len() <= len {
-                self.0.pop_front().expect("there is a front")
-            } else {
-                front.split_to(len)
-            };
-            len -= now.len();
-            taken.push(now);
-        }
-        taken
-    }
 }
 
 impl DataBackend for ObjectBackend {

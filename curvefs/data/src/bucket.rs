@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+use crate::content::Content;
 use crate::error::DataError;
 
 /// What a bucket's call returns.
@@ -16,9 +17,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Its name, for people.
     fn name(&self) -> &str;
     /// Puts an object; durable when it completes.
-    fn put(&self, object: String, bytes: Bytes) -> ObjectFuture<'_, ()>;
-    /// Reads a range of an object.
-    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes>;
+    fn put(&self, object: String, content: Content) -> ObjectFuture<'_, ()>;
+    /// Reads a range of an object, in pieces as they come.
+    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Vec<Bytes>>;
     /// Deletes at most [`DELETE_MAX`] objects; those that are not there are deleted.
     fn delete(&self, objects: Vec<String>) -> ObjectFuture<'_, ()>;
     /// The first of the objects whose names begin with this, in order: at most [`DELETE_MAX`], none when there are none.

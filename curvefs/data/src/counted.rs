@@ -7,6 +7,7 @@ use bytes::Bytes;
 use curvefs_types::Meter;
 
 use crate::bucket::{ObjectFuture, ObjectStore};
+use crate::content::Content;
 
 /// What was asked of a store: every attempt counts, repeated ones too.
 #[derive(Default, Debug)]
@@ -37,21 +38,21 @@ impl ObjectStore for CountedStore {
         self.inner.name()
     }
 
-    fn put(&self, object: String, bytes: Bytes) -> ObjectFuture<'_, ()> {
+    fn put(&self, object: String, content: Content) -> ObjectFuture<'_, ()> {
         Box::pin(async move {
-            let (metering, len) = (self.meters.put.begin(), bytes.len() as u64);
-            self.inner.put(object, bytes).await?;
+            let (metering, len) = (self.meters.put.begin(), content.len());
+            self.inner.put(object, content).await?;
             metering.done(len);
             Ok(())
         })
     }
 
-    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes> {
+    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
             let metering = self.meters.get.begin();
-            let bytes = self.inner.get(object, range).await?;
-            metering.done(bytes.len() as u64);
-            Ok(bytes)
+            let pieces = self.inner.get(object, range).await?;
+            metering.done(pieces.iter().map(|piece| piece.len() as u64).sum());
+            Ok(pieces)
         })
     }
 
@@ -80,9 +81,9 @@ mod tests {
         let (bucket, meters) = (Arc::new(MemoryBucket::new()), Arc::new(StoreMeters::default()));
         let store = CountedStore::new(bucket.clone(), meters.clone());
         bucket.inject(Fault::Fail { calls: 1, error: DataError::Slow });
-        assert_eq!(store.put("a".into(), Bytes::from_static(b"12345")).await, Err(DataError::Slow));
-        store.put("a".into(), Bytes::from_static(b"12345")).await.unwrap();
-        assert_eq!(&store.get("a".into(), 1..3).await.unwrap()[..], b"23");
+        assert_eq!(store.put("a".into(), Bytes::from_static(b"12345").into()).await, Err(DataError::Slow));
+        store.put("a".into(), Bytes::from_static(b"12345").into()).await.unwrap();
+        assert_eq!(store.get("a".into(), 1..3).await.unwrap().concat(), b"23");
         store.delete(vec!["a".into()]).await.unwrap();
         assert!(store.get("a".into(), 1..3).await.is_err());
         let counted = [&meters.put, &meters.get, &meters.delete].map(|meter| {

@@ -22,9 +22,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use curvefs_types::{FsId, SliceId};
 
+use crate::content::{Content, Cut};
 use crate::error::DataError;
 
 /// Bytes of content with one checksum.
@@ -63,53 +64,60 @@ impl ObjectName {
         crc32c::crc32c_append(crc, &block.to_le_bytes())
     }
 
-    /// The object's bytes for a content.
-    pub fn seal(&self, content: &[Bytes]) -> Bytes {
+    /// What the object holds for a content.
+    pub fn seal(&self, content: &[Bytes]) -> Content {
         let len = content.iter().map(Bytes::len).sum::<usize>();
-        let mut out = BytesMut::with_capacity(stored_len(len as u32) as usize);
+        let blocks = len.div_ceil(BLOCK_BYTES as usize);
+        let mut out = Content::with_pieces(content.len() + 2 * blocks);
         let (mut block, mut crc, mut filled) = (0, self.seed(0), 0);
         for piece in content {
-            let mut rest = &piece[..];
+            let mut rest = piece.clone();
             while !rest.is_empty() {
-                let (now, after) = rest.split_at(rest.len().min(BLOCK_BYTES as usize - filled));
-                crc = crc32c::crc32c_append(crc, now);
-                out.extend_from_slice(now);
+                let now = rest.split_to(rest.len().min(BLOCK_BYTES as usize - filled));
+                crc = crc32c::crc32c_append(crc, &now);
                 filled += now.len();
-                rest = after;
+                out.push(now);
                 if filled == BLOCK_BYTES as usize {
-                    out.extend_from_slice(&crc.to_le_bytes());
+                    out.push(Bytes::copy_from_slice(&crc.to_le_bytes()));
                     block += 1;
                     (crc, filled) = (self.seed(block), 0);
                 }
             }
         }
         if filled > 0 {
-            out.extend_from_slice(&crc.to_le_bytes());
+            out.push(Bytes::copy_from_slice(&crc.to_le_bytes()));
         }
-        out.freeze()
+        out
     }
 
     /// The content of `wanted` out of the stored bytes that [`stored_range`] names for it.
-    pub fn unseal(&self, stored: &Bytes, wanted: Range<u32>) -> Result<Vec<Bytes>, DataError> {
-        let first = wanted.start / BLOCK_BYTES;
+    pub fn unseal(&self, stored: Vec<Bytes>, wanted: Range<u32>) -> Result<Vec<Bytes>, DataError> {
         let damaged = |what: String| DataError::Damaged { object: self.to_string(), what };
-        let mut content = Vec::new();
+        let mut left = stored.iter().map(Bytes::len).sum::<usize>();
+        let (mut stored, mut content) = (Cut::new(stored), Vec::new());
+        let first = wanted.start / BLOCK_BYTES;
         let mut at = first * BLOCK_BYTES;
-        for (block, place) in (first..).zip((0..stored.len()).step_by(STORED_BLOCK as usize)) {
-            let whole = stored.slice(place..stored.len().min(place + STORED_BLOCK as usize));
-            let Some(len) = whole.len().checked_sub(CHECKSUM_BYTES as usize) else {
+        for block in first.. {
+            if left == 0 {
+                break;
+            }
+            let Some(len) = left.min(STORED_BLOCK as usize).checked_sub(CHECKSUM_BYTES as usize) else {
                 return Err(damaged(format!("block {block} is cut off")));
             };
-            let (bytes, sum) = (whole.slice(..len), &whole[len..]);
-            if crc32c::crc32c_append(self.seed(block), &bytes).to_le_bytes() != sum {
+            left -= len + CHECKSUM_BYTES as usize;
+            let (pieces, sum) = (stored.take(len), stored.take(CHECKSUM_BYTES as usize).concat());
+            let crc = pieces.iter().fold(self.seed(block), |crc, piece| crc32c::crc32c_append(crc, piece));
+            if crc.to_le_bytes() != sum[..] {
                 return Err(damaged(format!("block {block} has a wrong checksum")));
             }
-            let from = wanted.start.saturating_sub(at).min(len as u32);
-            let to = (wanted.end.saturating_sub(at)).min(len as u32);
-            if from < to {
-                content.push(bytes.slice(from as usize..to as usize));
+            for piece in pieces {
+                let end = at + piece.len() as u32;
+                let (from, to) = (wanted.start.max(at), wanted.end.min(end));
+                if from < to {
+                    content.push(piece.slice((from - at) as usize..(to - at) as usize));
+                }
+                at = end;
             }
-            at += len as u32;
         }
         if content.iter().map(Bytes::len).sum::<usize>() != wanted.len() {
             return Err(damaged(format!("{wanted:?} is not all there")));
@@ -155,7 +163,7 @@ mod tests {
     fn names_and_bytes_are_for_ever() {
         let text = name(0x1f, 3).to_string();
         assert!(text.ends_with("/00000007/0000000000000009/000000000000001f/0003"), "{text}");
-        let sealed = name(1, 2).seal(&[Bytes::from_static(b"ab"), Bytes::from_static(b"c")]);
+        let sealed = name(1, 2).seal(&[Bytes::from_static(b"ab"), Bytes::from_static(b"c")]).joined();
         let covered =
             [&9u64.to_le_bytes()[..], &1u64.to_le_bytes(), &2u32.to_le_bytes(), &[0; 4], b"abc"].concat();
         assert_eq!(sealed[..], [b"abc", &crc32c::crc32c(&covered).to_le_bytes()[..]].concat());
@@ -171,18 +179,18 @@ mod tests {
     #[test]
     fn every_damage_is_noticed() {
         let (name, len) = (name(1, 0), 70_000);
-        let sealed = name.seal(&[content(len)]);
+        let sealed = name.seal(&[content(len)]).joined();
         assert_eq!(sealed.len() as u64, stored_len(len as u32));
         for at in [0, 100, 65_535, 65_536, 65_539, 65_540, sealed.len() - 1] {
             let mut bad = sealed.to_vec();
             bad[at] ^= 1;
-            assert!(name.unseal(&bad.into(), 0..len as u32).is_err(), "flip at {at}");
-            assert!(name.unseal(&sealed.slice(..at), 0..len as u32).is_err(), "cut at {at}");
+            assert!(name.unseal(vec![bad.into()], 0..len as u32).is_err(), "flip at {at}");
+            assert!(name.unseal(vec![sealed.slice(..at)], 0..len as u32).is_err(), "cut at {at}");
         }
         let other = ObjectName { index: 1, ..name };
-        assert!(other.unseal(&sealed, 0..10).is_err(), "another object's");
+        assert!(other.unseal(vec![sealed.clone()], 0..10).is_err(), "another object's");
         let second = sealed.slice(65_540..);
-        assert!(name.unseal(&second, 0..10).is_err(), "another place's");
+        assert!(name.unseal(vec![second], 0..10).is_err(), "another place's");
     }
 
     proptest! {
@@ -193,9 +201,13 @@ mod tests {
             let whole = content(len as usize);
             let pieces = whole.chunks(cut).map(Bytes::copy_from_slice).collect::<Vec<_>>();
             let sealed = name(5, 6).seal(&pieces);
+            prop_assert_eq!(sealed.crc32c(), crc32c::crc32c(&sealed.joined()));
+            let sealed = sealed.joined();
             let range = stored_range(&wanted, len);
             let stored = sealed.slice(range.start as usize..range.end as usize);
-            let found = name(5, 6).unseal(&stored, wanted.clone()).unwrap().concat();
+            // As it comes from the network: in pieces that know nothing of blocks.
+            let stored = stored.chunks(cut).map(Bytes::copy_from_slice).collect();
+            let found = name(5, 6).unseal(stored, wanted.clone()).unwrap().concat();
             prop_assert!(found == whole[wanted.start as usize..wanted.end as usize]);
         }
     }

@@ -7,6 +7,7 @@
 
 mod backend;
 mod bucket;
+mod content;
 mod counted;
 mod error;
 mod format;
@@ -21,6 +22,7 @@ mod s3;
 
 pub use backend::ObjectBackend;
 pub use bucket::{ObjectFuture, ObjectStore};
+pub use content::Content;
 pub use counted::{CountedStore, StoreMeters};
 pub use error::DataError;
 pub use format::{BLOCK_BYTES, CHECKSUM_BYTES, ObjectName};

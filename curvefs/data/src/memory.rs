@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::bucket::{DELETE_MAX, ObjectFuture, ObjectStore};
+use crate::content::Content;
 use crate::error::DataError;
 
 /// What happens to calls.
@@ -127,18 +128,18 @@ impl ObjectStore for MemoryBucket {
         "memory"
     }
 
-    fn put(&self, object: String, bytes: Bytes) -> ObjectFuture<'_, ()> {
+    fn put(&self, object: String, content: Content) -> ObjectFuture<'_, ()> {
         Box::pin(self.call(move |state| {
-            state.objects.insert(object, bytes);
+            state.objects.insert(object, content.joined());
             Ok(())
         }))
     }
 
-    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes> {
+    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Vec<Bytes>> {
         Box::pin(self.call(move |state| {
             let bytes = state.objects.get(&object).ok_or(DataError::Missing { object })?;
             let len = bytes.len();
-            Ok(bytes.slice((range.start as usize).min(len)..(range.end as usize).min(len)))
+            Ok(vec![bytes.slice((range.start as usize).min(len)..(range.end as usize).min(len))])
         }))
     }
 

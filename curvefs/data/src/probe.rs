@@ -98,13 +98,13 @@ pub async fn time_bucket(bucket: &dyn ObjectStore, nonce: u64) -> Result<ProbeTi
 async fn steps(bucket: &dyn ObjectStore, object: &str) -> Result<ProbeTimes, ProbeError> {
     let content = (0..PROBE_BYTES).map(|at| (at % 251) as u8).collect::<Bytes>();
     let name = || bucket.name().to_owned();
-    let ((), put) = step(bucket, "PUT", bucket.put(object.into(), content.clone())).await?;
+    let ((), put) = step(bucket, "PUT", bucket.put(object.into(), content.clone().into())).await?;
     let (whole, get) = step(bucket, "GET", bucket.get(object.into(), 0..PROBE_BYTES as u64)).await?;
-    if whole != content {
+    if whole.concat() != content {
         return Err(ProbeError::Wrong { bucket: name(), step: "GET" });
     }
     let (part, _) = step(bucket, "ranged GET", bucket.get(object.into(), 1000..2000)).await?;
-    if part != content[1000..2000] {
+    if part.concat() != content[1000..2000] {
         return Err(ProbeError::Wrong { bucket: name(), step: "ranged GET" });
     }
     let ((), delete) = step(bucket, "DELETE", bucket.delete(vec![object.into()])).await?;

@@ -1,8 +1,11 @@
 //! A bucket of an S3 store.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -14,11 +17,13 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError, SdkBody};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 
 use crate::bucket::{DELETE_MAX, ObjectFuture, ObjectStore};
+use crate::content::Content;
 use crate::error::DataError;
 use crate::options::{S3Access, SecretKey};
 
@@ -139,6 +144,42 @@ impl HttpStatus for aws_sdk_s3::config::http::HttpResponse {
     }
 }
 
+/// Pieces as a body, each sent from where it is.
+fn body_of(content: Content) -> ByteStream {
+    SdkBody::retryable(move || {
+        let body = Body { left: content.len(), pieces: content.clone().into_pieces().into_iter() };
+        SdkBody::from_body_1_x(body)
+    })
+    .into()
+}
+
+struct Body {
+    left: u64,
+    pieces: std::vec::IntoIter<Bytes>,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.next();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
 /// An error with its causes.
 fn chain(error: &(impl std::error::Error + ?Sized)) -> String {
     let mut text = error.to_string();
@@ -156,11 +197,11 @@ impl ObjectStore for S3Bucket {
         &self.access.bucket
     }
 
-    fn put(&self, object: String, bytes: Bytes) -> ObjectFuture<'_, ()> {
+    fn put(&self, object: String, content: Content) -> ObjectFuture<'_, ()> {
         Box::pin(async move {
             let put = self.client().put_object().bucket(&self.access.bucket).key(&object);
-            let sum = aws_smithy_types::base64::encode(crc32c::crc32c(&bytes).to_be_bytes());
-            let put = put.checksum_crc32_c(sum).body(ByteStream::from(bytes)).customize();
+            let sum = aws_smithy_types::base64::encode(content.crc32c().to_be_bytes());
+            let put = put.checksum_crc32_c(sum).body(body_of(content)).customize();
             // Its SHA-256 was a fifth of what writing costs, here and at the store again. Who can change what is on the way could change
             // answers as well, which nobody signs; against mishaps there is the checksum.
             let put = put.disable_payload_signing().send().await;
@@ -168,15 +209,21 @@ impl ObjectStore for S3Bucket {
         })
     }
 
-    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Bytes> {
+    fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
             let wanted = format!("bytes={}-{}", range.start, range.end - 1);
             let get = self.client().get_object().bucket(&self.access.bucket).key(&object).range(wanted);
-            let answer = get.send().await.map_err(|error| self.failed(&error, &object))?;
+            let mut answer = get.send().await.map_err(|error| self.failed(&error, &object))?;
             // The operation's timeout ends with the headers.
-            let body = tokio::time::timeout(ATTEMPT_TIMEOUT, answer.body.collect()).await;
-            let body = body.map_err(|_| DataError::Slow)?;
-            Ok(body.map_err(|error| DataError::Unreachable { why: chain(&error) })?.into_bytes())
+            let body = async {
+                let mut pieces = Vec::new();
+                while let Some(piece) = answer.body.try_next().await? {
+                    pieces.push(piece);
+                }
+                Ok(pieces)
+            };
+            let body = tokio::time::timeout(ATTEMPT_TIMEOUT, body).await.map_err(|_| DataError::Slow)?;
+            body.map_err(|error: ByteStreamError| DataError::Unreachable { why: chain(&error) })
         })
     }
 
