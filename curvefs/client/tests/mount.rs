@@ -164,7 +164,7 @@ async fn read(vfs: &Vfs, dir: InodeId, file: &str) -> Vec<u8> {
     let opened = vfs.open(entry.attr.inode, RW).await.unwrap();
     let bytes = vfs.read(opened.handle, 0, 1 << 20).await.unwrap();
     vfs.release(opened.handle, None).await.unwrap();
-    bytes
+    bytes.into()
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use curvefs_types::{FsError, InodeId, Kind, LockFamily, RenameMode, SetAttr};
-use curvefs_vfs::{Caller, Entry, LockWish, Making, Seek, SetMode, Space};
+use curvefs_vfs::{Caller, Entry, LockWish, Making, Seek, SetMode, Space, buffers};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
@@ -430,7 +430,7 @@ impl Filesystem for CurveFuse {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let data = data.to_vec();
+        let data = buffers::copy(data);
         let kill_priv = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let from_cache = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let vfs = self.vfs.clone();

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::buffers;
+
 /// Small writes that follow each other are joined up to this size.
 const JOINED_BYTES_MAX: usize = 128 << 10;
 
@@ -153,7 +155,7 @@ impl Dirty {
             && let Some((offset, piece)) = self.pieces.pop_first()
         {
             bytes += piece.len() as u64;
-            taken.insert(offset, piece.into());
+            taken.insert(offset, buffers::freeze(piece));
         }
         self.bytes -= bytes;
         taken

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
+use crate::buffers;
 use crate::delegation::Delegations;
 use crate::inode::{Flushing, Inode};
 use crate::shared::Core;
@@ -226,6 +227,7 @@ impl Core {
             if !strong.is_turn(turn) {
                 return;
             }
+            buffers::trim();
             Delegations::publish_due(&strong);
             Self::flush_due(&strong);
             strong.close_idle().await;

@@ -14,6 +14,7 @@
 //! | `shared` | the table of inodes, limits, tasks |
 //! | `dirty`, `extents`, `readahead`, `acl` | pure: written pieces, known extents, how far to read ahead, inherited ACLs |
 //! | `cache` | blocks that were read |
+//! | `buffers` | memory of large writes |
 //! | `counters` | what is counted, and what a mount says of itself |
 //! | `memory` | a data backend in memory |
 //!
@@ -22,6 +23,7 @@
 
 mod acl;
 mod attrs;
+pub mod buffers;
 mod cache;
 mod counters;
 mod delegation;

@@ -23,7 +23,7 @@ const QUIET_LOOKS_MAX: usize = 64;
 
 impl Vfs {
     /// Reads at most `len` bytes; fewer at the end of the file.
-    pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+    pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let file = self.file(handle)?;
         if !file.mode.read {
             return Err(FsError::Access);
@@ -54,7 +54,7 @@ impl Vfs {
 
 impl Core {
     /// Bytes of a file as they are now.
-    pub async fn read_bytes(&self, inode: &Arc<Inode>, offset: u64, len: u64) -> Result<Vec<u8>, FsError> {
+    pub async fn read_bytes(&self, inode: &Arc<Inode>, offset: u64, len: u64) -> Result<Bytes, FsError> {
         let look = self.look(inode, offset, len).await?;
         match self.in_time(self.assemble(&look, offset, len)).await {
             Err(FsError::DataLost) => {
@@ -131,10 +131,9 @@ impl Core {
         }
     }
 
-    async fn assemble(&self, look: &Look, offset: u64, len: u64) -> Result<Vec<u8>, FsError> {
+    async fn assemble(&self, look: &Look, offset: u64, len: u64) -> Result<Bytes, FsError> {
         let end = offset.saturating_add(len).min(look.length);
         let wanted = end.saturating_sub(offset) as usize;
-        let mut out = Vec::with_capacity(wanted);
         let read = |extent: Extent| async move {
             Ok::<(Extent, Vec<Bytes>), FsError>((extent, self.cache.read(&self.data, extent).await?))
         };
@@ -143,6 +142,13 @@ impl Core {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
+        if let ([(_, pieces)], []) = (&parts[..], &look.over[..])
+            && let [piece] = &pieces[..]
+            && piece.len() == wanted
+        {
+            return Ok(piece.clone());
+        }
+        let mut out = Vec::with_capacity(wanted);
         // In order, within the range, and never overlapping: only what is between them is zeros.
         for (extent, pieces) in parts {
             out.resize((extent.offset - offset) as usize, 0);
@@ -152,6 +158,6 @@ impl Core {
         for (at, bytes) in &look.over {
             overlay_one(*at, bytes, offset, &mut out);
         }
-        Ok(out)
+        Ok(out.into())
     }
 }

@@ -168,7 +168,7 @@ impl Vfs {
         }
         let bytes = self.core.read_bytes(&source.inode, from_offset, len.min(CARRIED_BYTES_MAX)).await?;
         let copied = bytes.len() as u64;
-        self.write(to, to_offset, bytes, false).await?;
+        self.write(to, to_offset, bytes.into(), false).await?;
         Ok(copied)
     }
 

@@ -14,13 +14,13 @@ async fn what_was_written_is_read_before_and_after_it_is_published() {
     let vfs = world.mount_as(unstaged()).0;
     let (_, handle) = create(&vfs, "f").await;
     vfs.write(handle, 3, b"abc".to_vec(), false).await.unwrap();
-    assert_eq!(vfs.read(handle, 0, 100).await.unwrap(), b"\0\0\0abc");
+    assert_eq!(vfs.read(handle, 0, 100).await.unwrap(), &b"\0\0\0abc"[..]);
     assert_eq!(world.data.writes(), 0);
     vfs.fsync(handle).await.unwrap();
     assert_eq!(world.data.writes(), 1);
     vfs.write(handle, 4, b"X".to_vec(), false).await.unwrap();
-    assert_eq!(vfs.read(handle, 2, 100).await.unwrap(), b"\0aXc");
-    assert_eq!(vfs.read(handle, 6, 100).await.unwrap(), b"");
+    assert_eq!(vfs.read(handle, 2, 100).await.unwrap(), &b"\0aXc"[..]);
+    assert_eq!(vfs.read(handle, 6, 100).await.unwrap(), &b""[..]);
     close(&vfs, handle).await.unwrap();
     assert_eq!(vfs.unpublished_bytes(), 0);
 }
@@ -49,7 +49,7 @@ async fn pages_may_be_kept_unless_others_wrote() {
     assert!(again.keep_cache, "only this mount has written");
     write_file(&two, "f", b"other").await;
     assert!(!one.open(inode, RW).await.unwrap().keep_cache);
-    assert_eq!(one.read(again.handle, 0, 10).await.unwrap(), b"other");
+    assert_eq!(one.read(again.handle, 0, 10).await.unwrap(), &b"other"[..]);
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_failure_is_kept_and_told_and_the_bytes_are_tried_again() {
     world.data.fail(Some(FsError::StoreRefused));
     assert_eq!(vfs.fsync(handle).await, Err(FsError::StoreRefused));
     assert_eq!(vfs.close(handle, None).await, Err(FsError::StoreRefused));
-    assert_eq!(vfs.read(handle, 0, 10).await.unwrap(), b"kept");
+    assert_eq!(vfs.read(handle, 0, 10).await.unwrap(), &b"kept"[..]);
     world.data.fail(None);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(vfs.unpublished_bytes(), 0, "the background has tried again");

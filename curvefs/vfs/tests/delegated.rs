@@ -374,7 +374,7 @@ async fn the_next_process_finds_everything_published() {
     let next = Vfs::take_over(meta, world.data.clone(), strict(), told);
     next.go_on();
     b.unlink(dir, name("f")).await.unwrap();
-    assert_eq!(next.read(handle, 0, 9).await.unwrap(), b"bytes", "it is held open");
+    assert_eq!(next.read(handle, 0, 9).await.unwrap(), &b"bytes"[..], "it is held open");
     close(&next, handle).await.unwrap();
     assert_eq!(next.get_attr(inode).await.unwrap_err(), FsError::NotFound);
 }

@@ -45,7 +45,7 @@ async fn open_files_locks_and_unlinked_ones_go_on() {
         one.write(log, 0, vec![round; 1000], false).await.unwrap();
         expected.extend([round; 1000]);
         one = replaced(&world, one, &meta).await;
-        assert_eq!(one.read(handle, 0, 100).await.unwrap(), b"still there");
+        assert_eq!(one.read(handle, 0, 100).await.unwrap(), &b"still there"[..]);
         assert_eq!(other.lock(appended, wish(1)).await, Err(FsError::WouldBlock));
         one.fsync(log).await.unwrap();
     }
@@ -55,7 +55,7 @@ async fn open_files_locks_and_unlinked_ones_go_on() {
     let fresh = one.create(ROOT, name("fresh"), 0o644, (RW, false), root()).await.unwrap().1;
     assert!(fresh.handle > log && fresh.handle > handle, "numbers of handles are not given twice");
     world.fs.collect(&*world.data).await.unwrap();
-    assert_eq!(one.read(handle, 0, 100).await.unwrap(), b"still there");
+    assert_eq!(one.read(handle, 0, 100).await.unwrap(), &b"still there"[..]);
     close(&one, handle).await.unwrap();
     assert_eq!(world.fs.collect(&*world.data).await.unwrap(), 1, "{gone} ends with its last handle");
 }
@@ -127,7 +127,7 @@ async fn changes_by_others_are_noticed_by_the_next_process() {
     next.go_on();
     let opened = next.open(inode, RW).await.unwrap();
     assert!(!opened.keep_cache, "pages of before are not to be kept");
-    assert_eq!(next.read(handle, 0, 10).await.unwrap(), b"AFTER!");
+    assert_eq!(next.read(handle, 0, 10).await.unwrap(), &b"AFTER!"[..]);
     let next = replaced(&world, next, &meta).await;
     assert!(next.open(inode, RW).await.unwrap().keep_cache, "nobody has changed it since");
 }

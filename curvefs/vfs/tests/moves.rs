@@ -64,7 +64,7 @@ async fn a_new_file_that_is_open_outlives_its_name() {
     assert_eq!(names(&b, dir).await, ["first", "second", "y"]);
     for handle in handles {
         a.fsync(handle).await.unwrap();
-        assert_eq!(a.read(handle, 0, 9).await.unwrap(), b"kept");
+        assert_eq!(a.read(handle, 0, 9).await.unwrap(), &b"kept"[..]);
         close(&a, handle).await.unwrap();
     }
     assert_eq!(read(&b, dir, "y").await.unwrap(), b"z");

@@ -21,9 +21,9 @@ async fn an_unlinked_file_lives_until_it_is_closed_everywhere() {
     let held = two.open(inode, RW).await.unwrap();
     one.unlink(ROOT, name("f")).await.unwrap();
     assert_eq!(one.lookup(ROOT, name("f")).await.err(), Some(FsError::NotFound));
-    assert_eq!(two.read(held.handle, 0, 10).await.unwrap(), b"alive");
+    assert_eq!(two.read(held.handle, 0, 10).await.unwrap(), &b"alive"[..]);
     world.fs.collect(&*world.data).await.unwrap();
-    assert_eq!(two.read(held.handle, 0, 10).await.unwrap(), b"alive");
+    assert_eq!(two.read(held.handle, 0, 10).await.unwrap(), &b"alive"[..]);
     close(&two, held.handle).await.unwrap();
     assert_eq!(world.fs.collect(&*world.data).await.unwrap(), 1);
 }
@@ -287,7 +287,7 @@ async fn a_read_only_mount_changes_nothing() {
     assert_eq!(vfs.unlink(ROOT, name("f")).await, Err(FsError::ReadOnly));
     let read = OpenMode { write: false, ..RW };
     let opened = vfs.open(inode, read).await.unwrap();
-    assert_eq!(vfs.read(opened.handle, 0, 10).await.unwrap(), b"x");
+    assert_eq!(vfs.read(opened.handle, 0, 10).await.unwrap(), &b"x"[..]);
 }
 
 #[tokio::test]

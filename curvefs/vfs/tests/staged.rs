@@ -24,7 +24,7 @@ async fn a_sync_of_few_bytes_needs_no_store_and_others_read_them() {
     // A mount that knows that they wait finds them in the store afterwards.
     let third = world.mount();
     let opened = third.open(inode, RW).await.unwrap();
-    assert_eq!(third.read(opened.handle, 0, 3).await.unwrap(), b"abX");
+    assert_eq!(third.read(opened.handle, 0, 3).await.unwrap(), &b"abX"[..]);
     world.data.fail(None);
     assert_eq!(world.fs.store_staged(&*world.data).await.unwrap(), 2);
     for vfs in [&one, &two, &third, &world.mount()] {
@@ -39,7 +39,7 @@ async fn what_a_mount_was_not_told_of_is_found_where_it_waits() {
     let (inode, handle) = create(&writer, "f").await;
     let reader = world.mount();
     let opened = reader.open(inode, RW).await.unwrap();
-    assert_eq!(reader.read(opened.handle, 0, 10).await.unwrap(), b"");
+    assert_eq!(reader.read(opened.handle, 0, 10).await.unwrap(), &b""[..]);
     for round in 0..20u8 {
         writer.write(handle, 0, vec![round; 100], false).await.unwrap();
         writer.fsync(handle).await.unwrap();

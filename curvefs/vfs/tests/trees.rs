@@ -237,7 +237,7 @@ impl Run {
         let vfs = &self.mounts[mount];
         let (bytes, changed) = &self.files[file];
         if *changed == changes {
-            let found = vfs.read(handle, 0, 1 << 20).await;
+            let found = vfs.read(handle, 0, 1 << 20).await.map(Vec::from);
             assert!(self.is_refused(&found) || found.as_ref() == Ok(bytes), "{found:?} {bytes:?}");
         }
         let closed = close(vfs, handle).await;

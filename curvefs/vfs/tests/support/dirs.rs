@@ -28,7 +28,7 @@ pub async fn read(vfs: &Vfs, dir: InodeId, path: &str) -> Result<Vec<u8>, FsErro
     let opened = vfs.open(entry.attr.inode, RW).await?;
     let bytes = vfs.read(opened.handle, 0, 1 << 20).await;
     close(vfs, opened.handle).await?;
-    bytes
+    bytes.map(Vec::from)
 }
 
 pub async fn names(vfs: &Vfs, dir: InodeId) -> Vec<String> {

@@ -97,7 +97,7 @@ pub async fn read_file(vfs: &Vfs, path: &str) -> Result<Vec<u8>, FsError> {
     let bytes = vfs.read(opened.handle, 0, 1 << 20).await;
     close(vfs, opened.handle).await?;
     vfs.forget(entry.attr.inode, 1);
-    bytes
+    bytes.map(Vec::from)
 }
 
 /// An ACL of entries of tag, permissions and id, as programs set it.
