@@ -16,6 +16,9 @@ use crate::shared::locked;
 pub(crate) const BLOCK_BYTES: u32 = 128 << 10;
 /// Blocks of one request to the store: 4 MiB, an object.
 const BLOCKS_PER_READ: u32 = 32;
+/// Blocks that the kernel has been given whole are kept up to so many bytes, since it keeps them, too: whoever streams a file goes
+/// through little memory again and again, instead of through all of the cache's.
+const TOLD_BYTES_MAX: u64 = 32 << 20;
 /// How often a block that vanished at once is read again before the cache is left out.
 const ROUNDS_MAX: usize = 8;
 
@@ -23,45 +26,92 @@ type Key = (SliceId, u32);
 
 #[derive(Debug)]
 enum Slot {
-    Ready { bytes: Bytes, used: u64 },
+    Ready(Block),
     Coming(watch::Receiver<()>),
+}
+
+#[derive(Debug)]
+struct Block {
+    bytes: Bytes,
+    /// When it was used last.
+    used: u64,
+    /// It was read whole, so the kernel has it in its pages.
+    told: bool,
 }
 
 #[derive(Default, Debug)]
 struct Blocks {
     slots: HashMap<Key, Slot>,
-    /// Ready blocks in order of use.
-    order: BTreeMap<u64, Key>,
+    /// Ready blocks in order of use, those that were told and the others.
+    told: Queue,
+    untold: Queue,
     clock: u64,
+}
+
+/// Blocks in order of use.
+#[derive(Default, Debug)]
+struct Queue {
+    order: BTreeMap<u64, Key>,
     bytes: u64,
 }
 
 impl Blocks {
-    fn get(&mut self, key: Key) -> Option<Bytes> {
-        let Some(Slot::Ready { bytes, used }) = self.slots.get_mut(&key) else { return None };
-        self.clock += 1;
-        self.order.remove(&*used);
-        *used = self.clock;
-        self.order.insert(self.clock, key);
-        Some(bytes.clone())
+    fn bytes(&self) -> u64 {
+        self.told.bytes + self.untold.bytes
     }
 
-    fn put(&mut self, key: Key, bytes: Bytes, limit: u64) {
+    fn queue(&mut self, told: bool) -> &mut Queue {
+        if told { &mut self.told } else { &mut self.untold }
+    }
+
+    /// A block, which is the one used last from now on. `tells`: all of it goes to the kernel.
+    fn get(&mut self, key: Key, tells: bool) -> Option<Bytes> {
+        let Some(Slot::Ready(block)) = self.slots.get_mut(&key) else { return None };
         self.clock += 1;
-        self.bytes += bytes.len() as u64;
-        self.order.insert(self.clock, key);
-        if let Some(Slot::Ready { bytes, used }) =
-            self.slots.insert(key, Slot::Ready { bytes, used: self.clock })
-        {
-            self.bytes -= bytes.len() as u64;
-            self.order.remove(&used);
+        let (bytes, was) = (block.bytes.clone(), (block.used, block.told));
+        (block.used, block.told) = (self.clock, block.told || tells);
+        let (used, told) = (block.used, block.told);
+        self.leave(was, bytes.len());
+        self.join((used, told), key, bytes.len());
+        Some(bytes)
+    }
+
+    fn leave(&mut self, (used, told): (u64, bool), bytes: usize) {
+        let queue = self.queue(told);
+        queue.order.remove(&used);
+        queue.bytes -= bytes as u64;
+    }
+
+    fn join(&mut self, (used, told): (u64, bool), key: Key, bytes: usize) {
+        let queue = self.queue(told);
+        queue.order.insert(used, key);
+        queue.bytes += bytes as u64;
+    }
+
+    fn put(&mut self, key: Key, bytes: Bytes, told: bool) {
+        self.clock += 1;
+        let (used, len) = (self.clock, bytes.len());
+        self.join((used, told), key, len);
+        let before = self.slots.insert(key, Slot::Ready(Block { bytes, used, told }));
+        if let Some(Slot::Ready(block)) = before {
+            self.leave((block.used, block.told), block.bytes.len());
         }
-        while self.bytes > limit
-            && let Some((_, oldest)) = self.order.pop_first()
-        {
-            if let Some(Slot::Ready { bytes, .. }) = self.slots.remove(&oldest) {
-                self.bytes -= bytes.len() as u64;
-            }
+    }
+
+    /// Drops what was used longest ago: of what the kernel has, all that is beyond its share; of the others, what is beyond the limit.
+    fn shrink(&mut self, limit: u64) {
+        while self.told.bytes > TOLD_BYTES_MAX.min(limit) {
+            self.drop_oldest(true);
+        }
+        while self.bytes() > limit {
+            self.drop_oldest(self.untold.order.is_empty());
+        }
+    }
+
+    fn drop_oldest(&mut self, told: bool) {
+        let Some((used, key)) = self.queue(told).order.pop_first() else { return };
+        if let Some(Slot::Ready(block)) = self.slots.remove(&key) {
+            self.leave((used, told), block.bytes.len());
         }
     }
 }
@@ -89,19 +139,32 @@ impl BlockCache {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        locked(&self.blocks).bytes
+        locked(&self.blocks).bytes()
     }
 
-    /// Reads an extent: from memory what is there, the rest from the store.
+    /// Reads an extent for the kernel: from memory what is there, the rest from the store.
     pub async fn read(&self, data: &dyn DataBackend, extent: Extent) -> Result<Vec<Bytes>, FsError> {
+        self.read_for(data, extent, true).await
+    }
+
+    async fn read_for(
+        &self,
+        data: &dyn DataBackend,
+        extent: Extent,
+        tells: bool,
+    ) -> Result<Vec<Bytes>, FsError> {
         let DataRef::Slice { at, .. } = extent.data else { return data.read(extent).await };
         let Some(slice) = extent.data.slice() else { return data.read(extent).await };
         let (first, last) = (at / BLOCK_BYTES, (at + extent.len - 1) / BLOCK_BYTES);
+        let is_told = |block: u32| {
+            let start = block * BLOCK_BYTES;
+            tells && start >= at && (start + BLOCK_BYTES).min(slice.bytes) <= at + extent.len
+        };
         let mut blocks: Vec<Option<Bytes>> = vec![None; (last - first + 1) as usize];
         for _ in 0..ROUNDS_MAX {
             let wanted = (first..=last).filter(|block| blocks[(block - first) as usize].is_none());
-            let found = self.look(slice, wanted);
-            let reads = found.missing.iter().map(|run| self.fetch(data, slice, run.clone()));
+            let found = self.look(slice, wanted, is_told);
+            let reads = found.missing.iter().map(|run| self.fetch(data, slice, run.clone(), is_told));
             let fetched = try_join_all(reads).await?;
             for (block, bytes) in found.ready.into_iter().chain(fetched.into_iter().flatten()) {
                 blocks[(block - first) as usize] = Some(bytes);
@@ -120,22 +183,29 @@ impl BlockCache {
     /// Keeps a whole slice that is no larger than a block.
     pub fn keep(&self, slice: SliceRef, content: Bytes) {
         if content.len() <= BLOCK_BYTES as usize {
-            locked(&self.blocks).put((slice.slice, 0), content, self.limit);
+            let mut blocks = locked(&self.blocks);
+            blocks.put((slice.slice, 0), content, false);
+            blocks.shrink(self.limit);
         }
     }
 
     /// Reads an extent into the cache.
     pub async fn warm(&self, data: &dyn DataBackend, extent: Extent) {
         // Whoever reads it for real finds out why not.
-        let _ = self.read(data, extent).await;
+        let _ = self.read_for(data, extent, false).await;
     }
 
-    fn look(&self, slice: SliceRef, wanted: impl Iterator<Item = u32>) -> Found {
+    fn look(
+        &self,
+        slice: SliceRef,
+        wanted: impl Iterator<Item = u32>,
+        is_told: impl Fn(u32) -> bool,
+    ) -> Found {
         let mut found = Found::default();
         let mut blocks = locked(&self.blocks);
         for block in wanted {
             let key = (slice.slice, block);
-            if let Some(bytes) = blocks.get(key) {
+            if let Some(bytes) = blocks.get(key, is_told(block)) {
                 found.ready.push((block, bytes));
             } else if let Some(Slot::Coming(coming)) = blocks.slots.get(&key) {
                 found.coming.push(coming.clone());
@@ -146,6 +216,7 @@ impl BlockCache {
                 }
             }
         }
+        blocks.shrink(self.limit);
         found
     }
 
@@ -155,6 +226,7 @@ impl BlockCache {
         data: &dyn DataBackend,
         slice: SliceRef,
         run: Range<u32>,
+        is_told: impl Fn(u32) -> bool,
     ) -> Result<Vec<(u32, Bytes)>, FsError> {
         let announced = Announced::new(self, slice, run.clone());
         let at = run.start * BLOCK_BYTES;
@@ -167,8 +239,9 @@ impl BlockCache {
         let blocks: Vec<(u32, Bytes)> = run.zip(blocks_of(&parts)).collect();
         let mut held = locked(&self.blocks);
         for (block, bytes) in &blocks {
-            held.put((slice.slice, *block), bytes.clone(), self.limit);
+            held.put((slice.slice, *block), bytes.clone(), is_told(*block));
         }
+        held.shrink(self.limit);
         drop(held);
         drop(announced);
         Ok(blocks)
@@ -207,7 +280,6 @@ impl Drop for Announced<'_> {
     }
 }
 
-/// Cuts the wanted bytes out of blocks.
 /// The bytes as blocks. Each has its own memory, so that dropping one frees it.
 fn blocks_of(parts: &[Bytes]) -> Vec<Bytes> {
     let size = BLOCK_BYTES as usize;
@@ -228,6 +300,7 @@ fn blocks_of(parts: &[Bytes]) -> Vec<Bytes> {
     blocks
 }
 
+/// Cuts the wanted bytes out of blocks.
 fn cut(blocks: &[Bytes], first: u32, at: u32, len: u32) -> Result<Vec<Bytes>, FsError> {
     let (mut skip, mut left) = ((at - first * BLOCK_BYTES) as usize, len as usize);
     let mut parts = Vec::with_capacity(blocks.len());
@@ -263,6 +336,32 @@ mod tests {
             assert!(blocks.concat() == whole, "{cuts:?}");
         }
         assert_eq!(blocks_of(&[]), Vec::<Bytes>::new());
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_has_makes_room_for_the_rest() {
+        let data = MemoryBackend::new(WriterId(1));
+        let mut stored = Vec::new();
+        for byte in 0..16 {
+            let content = vec![byte; 4 << 20];
+            stored.extend(data.write(InodeId(1), 0, vec![content.into()]).await.unwrap().into_inner());
+        }
+        let cache = BlockCache::new(48 << 20);
+        let small = stored[0].part(5, 10).unwrap();
+        cache.read(&data, small).await.unwrap();
+        for extent in &stored[1..] {
+            cache.warm(&data, *extent).await;
+            assert_eq!(cache.read(&data, *extent).await.unwrap().concat().len(), 4 << 20);
+            assert!(cache.bytes() <= TOLD_BYTES_MAX + u64::from(BLOCK_BYTES), "{}", cache.bytes());
+        }
+        let reads = data.reads();
+        cache.read(&data, small).await.unwrap();
+        cache.read(&data, stored[15]).await.unwrap();
+        assert_eq!(data.reads(), reads, "a part of a block stays, and what was read last");
+        for extent in &stored {
+            cache.warm(&data, *extent).await;
+        }
+        assert!((32 << 20..=48 << 20).contains(&cache.bytes()), "{}", cache.bytes());
     }
 
     #[tokio::test]
