@@ -46,7 +46,7 @@ impl Default for MountOptions {
             negative_timeout: Duration::ZERO,
             soft_timeout: None,
             delegate: true,
-            adopt: false,
+            adopt: true,
             write_cache_bytes: 128 << 20,
             read_cache_bytes: 256 << 20,
             stage_bytes: 32 << 10,

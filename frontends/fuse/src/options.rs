@@ -108,11 +108,8 @@ const OURS: &[(&str, Shape, &str)] = &[
         Flag,
         "new files in directories that this mount made are made without asking, and published many at a time (default)",
     ),
-    (
-        "adopt",
-        Flag,
-        "so too in directories of others that nobody else works in; while a metaserver is away renames may wait 20 s",
-    ),
+    ("adopt", Flag, "so too in directories that others made, as long as nobody else works in them (default)"),
+    ("noadopt", Flag, "so only in directories that this mount made"),
     ("nodelegate", Flag, "every file is made by its partition, and durable then"),
     ("attr_timeout", Value("TIME"), "how long attributes of files are believed (1s)"),
     ("dir_attr_timeout", Value("TIME"), "how long attributes of directories are believed (1s)"),
@@ -304,6 +301,7 @@ impl Options {
             "delegate" => fs.delegate = true,
             "nodelegate" => fs.delegate = false,
             "adopt" => fs.adopt = true,
+            "noadopt" => fs.adopt = false,
             "allow_other" => kernel.allow_other = Some(true),
             "noallow_other" => kernel.allow_other = Some(false),
             "dev" => kernel.dev = Some(true),
@@ -368,7 +366,7 @@ mod tests {
     fn options_mean_what_they_say() {
         let seconds = Duration::from_secs;
         let all = one(
-            "rw,ro,nocto,noatime,delegate,nodelegate,adopt,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
+            "rw,ro,nocto,noatime,delegate,nodelegate,adopt,noadopt,attr_timeout=5s,dir_attr_timeout=0.5,entry_timeout=1m,negative_timeout=0,\
              write_cache=64MiB,read_cache=1GiB,stage=4KiB,soft,timeo=10s,noallow_other,nodev,nosuid,noexec,mds=a:1/b:2,log=/l,\
              _netdev,nofail,x-systemd.automount,comment=hello,defaults",
         );
@@ -383,7 +381,7 @@ mod tests {
             negative_timeout: seconds(0),
             soft_timeout: Some(seconds(10)),
             delegate: false,
-            adopt: true,
+            adopt: false,
             write_cache_bytes: 64 << 20,
             read_cache_bytes: 1 << 30,
             stage_bytes: 4 << 10,
