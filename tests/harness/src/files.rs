@@ -291,8 +291,10 @@ impl Worker {
     fn note(&self, began: Duration, took: Duration, what: &'static str) {
         const KEPT: usize = 4096;
         let mut longest = locked(&self.shared.longest);
-        if took > Duration::from_millis(50) && longest.len() < KEPT {
-            longest.push((began, took, what));
+        longest.push((began, took, what));
+        if longest.len() > 2 * KEPT {
+            longest.sort_unstable_by_key(|(_, took, _)| std::cmp::Reverse(*took));
+            longest.truncate(KEPT);
         }
     }
 
