@@ -25,7 +25,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use curvefs_types::{FsId, SliceId};
 
-use crate::content::{Content, Cut};
+use crate::content::{Content, Cut, combined};
 use crate::error::DataError;
 
 /// Bytes of content with one checksum.
@@ -68,24 +68,16 @@ impl ObjectName {
     pub fn seal(&self, content: &[Bytes]) -> Content {
         let len = content.iter().map(Bytes::len).sum::<usize>();
         let blocks = len.div_ceil(BLOCK_BYTES as usize);
-        let mut out = Content::with_pieces(content.len() + 2 * blocks);
-        let (mut block, mut crc, mut filled) = (0, self.seed(0), 0);
-        for piece in content {
-            let mut rest = piece.clone();
-            while !rest.is_empty() {
-                let now = rest.split_to(rest.len().min(BLOCK_BYTES as usize - filled));
-                crc = crc32c::crc32c_append(crc, &now);
-                filled += now.len();
-                out.push(now);
-                if filled == BLOCK_BYTES as usize {
-                    out.push(Bytes::copy_from_slice(&crc.to_le_bytes()));
-                    block += 1;
-                    (crc, filled) = (self.seed(block), 0);
-                }
-            }
-        }
-        if filled > 0 {
-            out.push(Bytes::copy_from_slice(&crc.to_le_bytes()));
+        let (mut content, mut out) =
+            (Cut::new(content.to_vec()), Content::with_pieces(content.len() + 2 * blocks));
+        for block in 0..blocks {
+            let len = (len - block * BLOCK_BYTES as usize).min(BLOCK_BYTES as usize);
+            let pieces = content.take(len);
+            // Of the bytes alone, so that what they are counted for once goes into two sums.
+            let crc = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+            out.push_counted(pieces, crc, len);
+            let sum = combined(self.seed(block as u32), crc, len);
+            out.push(Bytes::copy_from_slice(&sum.to_le_bytes()));
         }
         out
     }
