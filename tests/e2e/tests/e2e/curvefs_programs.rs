@@ -233,8 +233,10 @@ async fn dbench() {
 /// A repository of 30 files in ten commits; 300 in a hundred when large.
 fn make_repository(dir: &Path) {
     let git = |arguments: &[&str]| {
-        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-C"];
-        let ended = std::process::Command::new("git").args(identity).arg(dir).args(arguments).output();
+        // A commit would begin to collect garbage in the background, and take loose objects away from under whoever copies them.
+        let options = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "maintenance.auto=false"];
+        let ended =
+            std::process::Command::new("git").args(options).arg("-C").arg(dir).args(arguments).output();
         let ended = ended.expect("git runs");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     };
