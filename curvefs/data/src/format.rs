@@ -73,7 +73,7 @@ impl ObjectName {
         for block in 0..blocks {
             let len = (len - block * BLOCK_BYTES as usize).min(BLOCK_BYTES as usize);
             let pieces = content.take(len);
-            // Of the bytes alone, so that what they are counted for once goes into two sums.
+            // Of the bytes alone: both sums are made from it.
             let crc = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
             out.push_counted(pieces, crc, len);
             let sum = combined(self.seed(block as u32), crc, len);

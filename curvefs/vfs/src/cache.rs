@@ -100,19 +100,17 @@ impl Blocks {
 
     /// Drops what was used longest ago: of what the kernel has, all that is beyond its share; of the others, what is beyond the limit.
     fn shrink(&mut self, limit: u64) {
-        while self.told.bytes > TOLD_BYTES_MAX.min(limit) {
-            self.drop_oldest(true);
-        }
-        while self.bytes() > limit {
-            self.drop_oldest(self.untold.order.is_empty());
-        }
+        while self.told.bytes > TOLD_BYTES_MAX.min(limit) && self.drop_oldest(true) {}
+        while self.bytes() > limit && self.drop_oldest(self.untold.order.is_empty()) {}
     }
 
-    fn drop_oldest(&mut self, told: bool) {
-        let Some((used, key)) = self.queue(told).order.pop_first() else { return };
+    /// False: there is none.
+    fn drop_oldest(&mut self, told: bool) -> bool {
+        let Some((used, key)) = self.queue(told).order.pop_first() else { return false };
         if let Some(Slot::Ready(block)) = self.slots.remove(&key) {
             self.leave((used, told), block.bytes.len());
         }
+        true
     }
 }
 
