@@ -179,8 +179,7 @@ impl ObjectBackend {
 
     async fn put_piece(&self, piece: &Piece, content: Vec<Bytes>) -> Result<(), DataError> {
         let _room = self.room(stored_len(piece.content)).await;
-        let sealed = piece.name.seal(&content);
-        drop(content);
+        let sealed = piece.name.seal(content);
         let (bucket, object) = (&self.buckets[self.bucket(&piece.name)], piece.name.to_string());
         let bytes = u64::from(piece.content);
         retry(self.options.patience, || bucket.put(object.clone(), sealed.clone())).await?;
