@@ -1,8 +1,8 @@
 //! `curve-bench files`: a mounted CurveFS beside a local directory, ceph-fuse, s3fs on the same kind of store, and a parallel
 //! S3 client without a file system.
 //!
-//! Every target is up at once and takes every case in turn, round after round; medians are printed. "Uncached" means that
-//! the file system was unmounted and mounted in between. Ceph keeps names and bytes in memory when `close` returns and
+//! Every target is up at once and takes every case in turn, round after round; medians are printed. What a run leaves behind is
+//! waited for. "Uncached" means that the file system was unmounted and mounted in between. Ceph keeps names and bytes in memory when `close` returns and
 //! CurveFS has them on a majority and in the store: the figures are what programs see, not the same promise.
 
 mod cases;
@@ -18,6 +18,9 @@ use clap::Args;
 pub use cases::{CASES, Case};
 use report::Report;
 use targets::{FileTarget, Mounted};
+
+use crate::cpu;
+use crate::rounds::settle;
 
 /// Measure mounted file systems.
 ///
@@ -64,9 +67,14 @@ pub async fn run(arguments: FilesArguments) -> Result<(), String> {
     }
     let mut report = Report::new(&cases);
     for round in 0..arguments.repeats.max(1) {
-        for mount in &mut mounts {
+        for at in 0..mounts.len() {
             for case in &cases {
-                if mount.target().takes(case) {
+                if mounts[at].target().takes(case) {
+                    if case.uncached {
+                        mounts[at].remount().await?;
+                    }
+                    settle(&arguments.dir, || used(&mounts)).await?;
+                    let mount = &mounts[at];
                     eprintln!(
                         "round {} of {}: {} on {}",
                         round + 1,
@@ -78,8 +86,9 @@ pub async fn run(arguments: FilesArguments) -> Result<(), String> {
                     report.add(mount.target(), case, run);
                 }
             }
-            mount.clean(round).await?;
+            mounts[at].clean(round).await?;
         }
+        mounts.rotate_left(1);
     }
     cases::forget_archive();
     if arguments.json {
@@ -100,4 +109,9 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Case>, String> {
         found.ok_or_else(|| format!("no case `{name}`; there are {}", known()))
     };
     names.iter().map(find).collect()
+}
+
+/// CPU seconds of all targets' processes.
+fn used(mounts: &[Mounted]) -> f64 {
+    cpu::seconds(&mounts.iter().flat_map(Mounted::pids).collect::<Vec<_>>())
 }

@@ -55,7 +55,7 @@ pub async fn measure(plan: &Plan<'_>) -> Result<Report, String> {
     for round in 1..=plan.repeats {
         for case in plan.cases {
             for bench in benches.iter().filter(|bench| bench.target.takes(case)) {
-                settle(plan.dir, &benches).await?;
+                settle(plan.dir, || benches.iter().map(Bench::cpu_seconds).sum()).await?;
                 if round == 1 && !plan.warm_up.is_zero() {
                     bench.run(case, plan.warm_up).await?;
                 }
@@ -71,9 +71,9 @@ pub async fn measure(plan: &Plan<'_>) -> Result<Report, String> {
 }
 
 /// Waits until nothing that an earlier run left is going on: dirty pages are written, processes are quiet.
-async fn settle(dir: &Path, benches: &[Bench]) -> Result<(), String> {
+/// `used`: CPU seconds of all targets.
+pub async fn settle(dir: &Path, used: impl Fn() -> f64) -> Result<(), String> {
     run(120, "sync", &["-f", &dir.display().to_string()]).await.map_err(|error| error.to_string())?;
-    let used = || benches.iter().map(Bench::cpu_seconds).sum::<f64>();
     let begun = Instant::now();
     let mut quiet = 0;
     while quiet < 2 {

@@ -61,15 +61,14 @@ pub struct Run {
     pub mount_bytes: u64,
 }
 
-/// Runs a case once.
-pub async fn run(case: &'static Case, mount: &mut Mounted, round: usize) -> Result<Run, String> {
-    if case.uncached {
-        mount.remount().await?;
-    }
-    let pids = mount.pids();
+/// Runs a case once. The caller has mounted anew if the case asks for that.
+pub async fn run(case: &'static Case, mount: &Mounted, round: usize) -> Result<Run, String> {
+    let mut pids = mount.pids();
+    // The client is this process.
+    pids.extend(mount.s3().map(|_| std::process::id()));
     let (begun, cpu_s) = (Instant::now(), cpu::seconds(&pids));
     let done = match mount.s3() {
-        Some(client) => client.run(case).await?,
+        Some(client) => client.run(case, round).await?,
         None => {
             let dir = mount.work_dir(round);
             fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;

@@ -33,12 +33,12 @@ impl S3Client {
         Ok(Self { bucket: Arc::new(S3Bucket::new(access)) })
     }
 
-    /// Puts or gets as many bytes as the file of the case has.
-    pub async fn run(&self, case: &Case) -> Result<u64, String> {
+    /// Puts or gets as many bytes as the file of the case has. Every round puts new objects, as every new file does.
+    pub async fn run(&self, case: &Case, round: usize) -> Result<u64, String> {
         let content = Bytes::from((0..OBJECT as usize).map(|at| (at % 251) as u8).collect::<Vec<_>>());
         let reading = case.name == "read";
         let each = stream::iter(0..large_bytes() / OBJECT).map(|number| {
-            let (name, content) = (format!("bench/{number}"), content.clone());
+            let (name, content) = (name(round, number), content.clone());
             async move {
                 if reading {
                     let found = self.bucket.get(name, 0..OBJECT).await?;
@@ -55,4 +55,14 @@ impl S3Client {
         ended.map_err(|error| error.to_string())?;
         Ok(large_bytes())
     }
+
+    /// Removes what a round has left.
+    pub async fn clean(&self, round: usize) -> Result<(), String> {
+        let names: Vec<String> = (0..large_bytes() / OBJECT).map(|number| name(round, number)).collect();
+        self.bucket.delete(names).await.map_err(|error| error.to_string())
+    }
+}
+
+fn name(round: usize, number: u64) -> String {
+    format!("bench/{round}/{number}")
 }

@@ -238,6 +238,9 @@ impl Mounted {
 
     /// Removes what a round has left.
     pub async fn clean(&self, round: usize) -> Result<(), String> {
+        if let Some(client) = self.s3() {
+            return client.clean(round).await;
+        }
         let dir = self.work_dir(round);
         let removed = tokio::task::spawn_blocking(move || match dir.exists() {
             true => std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display())),
