@@ -47,7 +47,7 @@ impl Default for MountOptions {
             soft_timeout: None,
             delegate: true,
             adopt: true,
-            write_cache_bytes: 128 << 20,
+            write_cache_bytes: 64 << 20,
             read_cache_bytes: 256 << 20,
             stage_bytes: 32 << 10,
         }

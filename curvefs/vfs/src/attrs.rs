@@ -66,7 +66,7 @@ impl Vfs {
             self.core.flush(&inode).await?;
         }
         let _order = self.core.alone(&inode).await?;
-        let _one = inode.publish.lock().await;
+        let _one = inode.publishing().await;
         if inode.state().attr().is_none() {
             self.core.fetch_attr(&inode).await?;
         }

@@ -18,7 +18,7 @@ pub(crate) const BLOCK_BYTES: u32 = 128 << 10;
 const BLOCKS_PER_READ: u32 = 32;
 /// Blocks that the kernel has been given whole are kept up to so many bytes, since it keeps them, too: whoever streams a file goes
 /// through little memory again and again, instead of through all of the cache's.
-const TOLD_BYTES_MAX: u64 = 32 << 20;
+const TOLD_BYTES_MAX: u64 = 8 << 20;
 /// How often a block that vanished at once is read again before the cache is left out.
 const ROUNDS_MAX: usize = 8;
 

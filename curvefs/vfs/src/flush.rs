@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use curvefs_types::limits::EXTENTS_PER_REQUEST_MAX;
 use curvefs_types::{
-    Attr, DataBackend, Durable, Extent, FsError, InodeId, Op, Place, Reply, SetAttr, Staged,
+    Attr, DataBackend, Durable, Extent, FsError, InodeId, Metering, Op, Place, Reply, SetAttr, Staged,
 };
 use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
@@ -19,8 +20,10 @@ use crate::shared::Core;
 
 /// Bytes of one file that make the background begin without waiting.
 pub(crate) const STREAM_BYTES: u64 = 8 << 20;
-/// Bytes of one batch.
-const BATCH_BYTES: u64 = 64 << 20;
+/// Bytes of one batch: a quarter of a chunk.
+const BATCH_BYTES: u64 = 16 << 20;
+/// Batches of a file whose bytes are on their way to the store at once. They are published one after the other.
+const BATCHES_AT_ONCE: usize = 4;
 /// Runs of a file that are written to the store at once.
 const RUNS_AT_ONCE: usize = 32;
 /// Files that the background flushes at once.
@@ -45,6 +48,12 @@ enum Way {
     Long,
 }
 
+/// What is published of a batch: extents, and those of their bytes that come along because the store has not got them.
+struct Stored {
+    extents: Vec<Extent>,
+    staged: Vec<Staged>,
+}
+
 /// The file after a change, where appended bytes went, and the extents with their places in the file.
 type Published = (Attr, u64, Vec<Extent>);
 
@@ -67,19 +76,50 @@ impl Core {
         self.flush_by(inode, Way::Short).await
     }
 
+    /// What was written before the call is published; in the background, as long as nobody else waits to change the bytes, what is
+    /// written meanwhile, too, so that a stream of bytes never lets the store rest.
     async fn flush_by(&self, inode: &Inode, way: Way) -> Result<(), FsError> {
         if !inode.state().is_dirty() {
             return Ok(());
         }
-        let _one = inode.publish.lock().await;
+        let _one = inode.publishing().await;
         let mut left = inode.state().unpublished() as i64;
         let sets = inode.state().has_deferred();
-        while left > 0 || sets && inode.state().has_deferred() {
-            match self.publish_batch(inode, way).await? {
-                Some(published) => left -= published as i64,
-                None => break,
+        let mut started = Started { core: self, inode, is_over: true };
+        let mut storing = FuturesOrdered::new();
+        loop {
+            while storing.len() < BATCHES_AT_ONCE {
+                let flushing = {
+                    let mut state = inode.state();
+                    let streams = way == Way::Long && !inode.is_wanted() && state.pending() >= STREAM_BYTES;
+                    if left <= 0 && !(sets && state.has_deferred()) && !streams {
+                        break;
+                    }
+                    state.begin(BATCH_BYTES)
+                };
+                let Some(flushing) = flushing else { break };
+                started.is_over = false;
+                left -= flushing.batch.bytes() as i64;
+                storing.push_back(self.store_batch(inode.id, flushing, way));
             }
+            let Some((flushing, metering, stored)) = storing.next().await else { break };
+            let published = match stored {
+                Ok(stored) => self.publish_batch(inode, &flushing, stored).await,
+                Err(error) => Err(error),
+            };
+            let (attr, base, extents) = match published {
+                Ok(published) => published,
+                Err(error) => {
+                    started.is_over = true;
+                    return Err(self.publish_failed(inode, error));
+                }
+            };
+            let freed = inode.state().end(attr, base, &extents);
+            metering.done(freed);
+            self.budget.free(freed);
+            self.tell_kernel(inode);
         }
+        started.is_over = true;
         Ok(())
     }
 
@@ -101,37 +141,48 @@ impl Core {
         Ok(order)
     }
 
-    /// Publishes one batch. The caller holds `publish`.
-    async fn publish_batch(&self, inode: &Inode, way: Way) -> Result<Option<u64>, FsError> {
-        let Some(flushing) = inode.state().begin(BATCH_BYTES) else { return Ok(None) };
+    /// The first half of publishing a batch: its bytes become durable, or are to come along.
+    async fn store_batch(
+        &self,
+        inode: InodeId,
+        flushing: Flushing,
+        way: Way,
+    ) -> (Flushing, Metering<'_>, Result<Stored, FsError>) {
         let metering = self.counters.publishes.begin();
-        let mut started = Started { core: self, inode, is_over: false };
-        let staged = if way == Way::Short { self.stage(inode.id, &flushing) } else { None };
-        let published = match staged {
-            Some((extents, staged)) => match self.publish(inode.id, &flushing, extents, &staged).await {
-                Err(FsError::StageFull) => self.store_and_publish(inode.id, &flushing).await,
-                published => {
-                    if published.is_ok() {
-                        self.keep_staged(inode.id, staged);
-                    }
-                    published
-                }
-            },
-            None => self.store_and_publish(inode.id, &flushing).await,
+        let staged = if way == Way::Short { self.stage(inode, &flushing) } else { None };
+        let stored = match staged {
+            Some((extents, staged)) => Ok(Stored { extents, staged }),
+            None => self.store_all(inode, &flushing).await,
         };
-        started.is_over = true;
-        let (attr, base, extents) = published.map_err(|error| self.publish_failed(inode, error))?;
-        let freed = inode.state().end(attr, base, &extents);
-        metering.done(freed);
-        self.budget.free(freed);
-        self.tell_kernel(inode);
-        Ok(Some(freed))
+        (flushing, metering, stored)
     }
 
-    async fn store_and_publish(&self, inode: InodeId, flushing: &Flushing) -> Result<Published, FsError> {
+    async fn store_all(&self, inode: InodeId, flushing: &Flushing) -> Result<Stored, FsError> {
         let stored = self.store_runs(inode, flushing.batch.runs()).await?;
         let extents = stored.into_iter().flat_map(Durable::into_inner).collect();
-        self.publish(inode, flushing, extents, &[]).await
+        Ok(Stored { extents, staged: Vec::new() })
+    }
+
+    /// The second half, in the order of the batches. The caller holds `publish`.
+    async fn publish_batch(
+        &self,
+        inode: &Inode,
+        flushing: &Flushing,
+        Stored { extents, staged }: Stored,
+    ) -> Result<Published, FsError> {
+        match self.publish(inode.id, flushing, extents, &staged).await {
+            Err(FsError::StageFull) => {
+                let stored = self.store_all(inode.id, flushing).await?;
+                self.publish(inode.id, flushing, stored.extents, &[]).await
+            }
+            Ok(published) => {
+                if !staged.is_empty() {
+                    self.keep_staged(inode.id, staged);
+                }
+                Ok(published)
+            }
+            failed => failed,
+        }
     }
 
     fn publish_failed(&self, inode: &Inode, error: FsError) -> FsError {
@@ -273,7 +324,7 @@ impl Core {
         let idle: Vec<Arc<Inode>> = self.watched().into_iter().filter(is_idle).collect();
         for some in idle.chunks(CLOSES_AT_ONCE) {
             // Whoever is publishing has it open, or is about to be done. None is waited for, lest two wait for each other.
-            let free = some.iter().filter_map(|inode| Some((&**inode, inode.publish.try_lock().ok()?)));
+            let free = some.iter().filter_map(|inode| Some((&**inode, inode.try_publishing()?)));
             if let Err(error) = self.close_holds(free.collect()).await {
                 tracing::debug!(files = some.len(), %error, "cannot give up idle files now");
             }
@@ -285,7 +336,7 @@ impl Core {
 
     /// Tells the partition that this mount does not hold a file any more, if nobody has it open.
     pub async fn close_hold(&self, inode: &Inode) -> Result<(), FsError> {
-        self.close_holds(vec![(inode, inode.publish.lock().await)]).await
+        self.close_holds(vec![(inode, inode.publishing().await)]).await
     }
 
     /// The same of several files in one change, of which nothing is being published.
@@ -321,7 +372,7 @@ impl Core {
     }
 }
 
-/// Puts a batch back when its future is dropped half-way.
+/// Puts what is under way back when the future is dropped half-way.
 struct Started<'a> {
     core: &'a Core,
     inode: &'a Inode,

@@ -1,6 +1,7 @@
 //! What a mount knows of one inode, and how what it was told is merged with what it has not published yet.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use curvefs_types::limits::CHUNK_BYTES;
 use curvefs_types::{
     Attr, Extent, FsError, InodeId, LockOwner, MODE_BITS, Place, SetAttr, SetTime, TimeNs, without_privileges,
 };
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::dirty::{Dirty, Frozen, bytes_of, end_of, overlay, overlay_one, runs};
@@ -24,18 +26,63 @@ use crate::handover::KnownInode;
 pub(crate) struct Inode {
     pub id: InodeId,
     pub order: tokio::sync::RwLock<()>,
-    pub publish: Arc<tokio::sync::Mutex<()>>,
+    publish: Arc<tokio::sync::Mutex<()>>,
+    /// Who waits for `publish`.
+    wanting: AtomicUsize,
     state: Mutex<State>,
 }
 
 impl Inode {
     pub fn new(id: InodeId) -> Self {
         let state = Mutex::new(State::default());
-        Self { id, order: Default::default(), publish: Default::default(), state }
+        Self {
+            id,
+            order: Default::default(),
+            publish: Default::default(),
+            wanting: AtomicUsize::new(0),
+            state,
+        }
+    }
+
+    /// Takes `publish`.
+    pub async fn publishing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let _wanting = Wanting::new(&self.wanting);
+        self.publish.lock().await
+    }
+
+    /// The same, if it is free.
+    pub fn try_publishing(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.publish.try_lock().ok()
+    }
+
+    /// The same, for whoever cannot borrow the inode.
+    pub fn try_publishing_owned(&self) -> Option<OwnedMutexGuard<()>> {
+        self.publish.clone().try_lock_owned().ok()
+    }
+
+    /// Whether somebody waits for `publish`.
+    pub fn is_wanted(&self) -> bool {
+        self.wanting.load(Ordering::Relaxed) > 0
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits.
+struct Wanting<'a>(&'a AtomicUsize);
+
+impl<'a> Wanting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -72,6 +119,14 @@ impl Batch {
         }
     }
 
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::At(pieces) => bytes_of(pieces),
+            Self::End(tail) => tail.len() as u64,
+        }
+    }
+
     /// Its bytes in runs, each inside one chunk. Appended ones count from the end.
     pub fn runs(&self) -> Vec<(u64, Vec<Bytes>)> {
         match self {
@@ -89,6 +144,13 @@ pub(crate) struct Flushing {
     pub kill_priv: bool,
     /// Attributes that go with the last of the bytes.
     pub set: SetAttr,
+}
+
+/// Written bytes on their way, with the attributes that go with them.
+#[derive(Debug)]
+struct UnderWay {
+    pieces: Frozen,
+    set: SetAttr,
 }
 
 /// A consistent look at a file, for reading.
@@ -109,14 +171,15 @@ pub(crate) struct State {
     /// Data changes of this mount whose answers are not here yet.
     changing: u32,
     dirty: Dirty,
-    flushing: Frozen,
+    /// In the order in which they are published; appended bytes are on their way alone.
+    under_way: VecDeque<UnderWay>,
     tail: Tail,
     wrote_ns: TimeNs,
     kill_priv: bool,
-    /// Attributes that were set after bytes that are not published, and go with them; those under way; and all that were
-    /// set since something is dirty, which programs see over what the partition has told.
+    /// Attributes that were set after bytes that are not published, and go with them; those under way with appended bytes; and all that
+    /// were set since something is dirty, which programs see over what the partition has told.
     setting: SetAttr,
-    setting_now: SetAttr,
+    setting_tail: SetAttr,
     shown: SetAttr,
     /// Since when there is something to publish.
     pub dirty_since: Option<Instant>,
@@ -191,7 +254,13 @@ impl State {
 
     /// Bytes that are in memory because the store has not got them.
     pub fn unpublished(&self) -> u64 {
-        self.dirty.bytes() + bytes_of(&self.flushing) + self.tail.len()
+        let under_way = self.under_way.iter().map(|batch| bytes_of(&batch.pieces)).sum::<u64>();
+        self.dirty.bytes() + under_way + self.tail.len()
+    }
+
+    /// Of those, bytes that are not on their way.
+    pub fn pending(&self) -> u64 {
+        self.dirty.bytes() + self.tail.pending.len() as u64
     }
 
     /// Whether something is to be published or being published.
@@ -203,7 +272,8 @@ impl State {
     pub fn length(&self) -> u64 {
         let known = self.known.map_or(0, |(attr, _)| attr.length);
         let tail = if self.tail.len() > 0 { self.tail.base + self.tail.len() } else { 0 };
-        known.max(end_of(self.dirty.pieces())).max(end_of(&self.flushing)).max(tail)
+        let under_way = self.under_way.iter().map(|batch| end_of(&batch.pieces)).max().unwrap_or(0);
+        known.max(end_of(self.dirty.pieces())).max(under_way).max(tail)
     }
 
     /// The attributes as programs see them, and how old they are.
@@ -393,7 +463,7 @@ impl State {
     pub fn discard(&mut self) -> u64 {
         let bytes = self.unpublished();
         self.dirty = Dirty::default();
-        self.flushing = Frozen::new();
+        self.under_way.clear();
         self.tail = Tail::default();
         self.settle();
         bytes
@@ -409,59 +479,79 @@ impl State {
         }
     }
 
-    /// Takes a batch that is to be published; the bytes stay visible.
+    /// Takes a batch that is to be published, after those that are under way; the bytes stay visible. Appended bytes wait until
+    /// nothing is.
     pub fn begin(&mut self, limit: u64) -> Option<Flushing> {
-        let batch = if !self.dirty.is_empty() {
-            self.flushing = self.dirty.take(limit);
-            Batch::At(self.flushing.clone())
-        } else if !self.tail.pending.is_empty() {
+        if !self.tail.flushing.is_empty() {
+            return None;
+        }
+        let pieces = if !self.dirty.is_empty() {
+            Some(self.dirty.take(limit))
+        } else if !self.tail.pending.is_empty() && self.under_way.is_empty() {
             self.tail.flushing = std::mem::take(&mut self.tail.pending).into();
-            Batch::End(self.tail.flushing.clone())
+            None
         } else {
             return None;
         };
         self.change();
-        if self.dirty.is_empty() && self.tail.pending.is_empty() {
-            self.setting_now = std::mem::take(&mut self.setting);
-        }
-        Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv, set: self.setting_now })
+        let is_last = self.dirty.is_empty() && self.tail.pending.is_empty();
+        let set = if is_last { std::mem::take(&mut self.setting) } else { SetAttr::default() };
+        let batch = match pieces {
+            Some(pieces) => {
+                self.under_way.push_back(UnderWay { pieces: pieces.clone(), set });
+                Batch::At(pieces)
+            }
+            None => {
+                self.setting_tail = set;
+                Batch::End(self.tail.flushing.clone())
+            }
+        };
+        Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv, set })
     }
 
-    /// Whether there is more to publish than the batch that is under way.
+    /// Whether there is more to publish than what is under way.
     pub fn has_more(&self) -> bool {
-        !self.dirty.is_empty() || !self.tail.pending.is_empty()
+        self.pending() > 0
     }
 
-    /// The batch is published. Gives how many bytes are free.
+    /// The first of the batches that are under way is published. Gives how many bytes are free.
     pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent]) -> u64 {
         self.changed(Some(attr), Some(extents));
-        self.setting_now = SetAttr::default();
-        let mut freed = bytes_of(&std::mem::take(&mut self.flushing));
-        if !self.tail.flushing.is_empty() {
-            let len = std::mem::take(&mut self.tail.flushing).len() as u64;
-            freed += len;
-            if base != self.tail.base {
-                self.mistrust();
+        let freed = match self.under_way.pop_front() {
+            Some(batch) => bytes_of(&batch.pieces),
+            None => {
+                self.setting_tail = SetAttr::default();
+                let len = std::mem::take(&mut self.tail.flushing).len() as u64;
+                if base != self.tail.base {
+                    self.mistrust();
+                }
+                self.tail.base = base + len;
+                len
             }
-            self.tail.base = base + len;
-        }
+        };
         self.settle();
         freed
     }
 
-    /// The batch could not be published: it will be tried again. Gives how many bytes were covered meanwhile.
+    /// What is under way could not be published: it will be tried again. Gives how many bytes were covered meanwhile.
     pub fn fail(&mut self, error: FsError) -> u64 {
         self.failure = Some(error);
         self.failures += 1;
         self.put_back()
     }
 
-    /// The batch is not published now. Gives how many bytes were covered meanwhile.
+    /// What is under way is not published now. Gives how many bytes were covered meanwhile.
     pub fn put_back(&mut self) -> u64 {
-        self.changed(None, None);
-        self.setting = std::mem::take(&mut self.setting_now).then(self.setting);
-        let covered = self.dirty.put_back(std::mem::take(&mut self.flushing));
+        let mut covered = 0;
+        // The oldest last, since it is below the others.
+        while let Some(UnderWay { pieces, set }) = self.under_way.pop_back() {
+            self.changed(None, None);
+            self.setting = set.then(self.setting);
+            covered += self.dirty.put_back(pieces);
+        }
         if !self.tail.flushing.is_empty() {
+            self.changed(None, None);
+            self.setting = std::mem::take(&mut self.setting_tail).then(self.setting);
             let mut pending = Vec::from(std::mem::take(&mut self.tail.flushing));
             pending.append(&mut self.tail.pending);
             self.tail.pending = pending;
@@ -517,7 +607,7 @@ impl State {
         } else {
             Vec::new()
         };
-        copy_range(&self.flushing, from, to, &mut over);
+        self.under_way.iter().for_each(|batch| copy_range(&batch.pieces, from, to, &mut over));
         copy_range(self.dirty.pieces(), from, to, &mut over);
         self.copy_tail(from, to, &mut over);
         Some(Look { length, extents, over })
@@ -552,5 +642,117 @@ fn copy_range<V: AsRef<[u8]>>(
             over.push((at, part));
         }
         at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use curvefs_types::Kind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BYTES: usize = 120;
+
+    fn file() -> Attr {
+        let (inode, parent) = (InodeId(2), InodeId(1));
+        let (uid, gid, nlink, rdev, flags, length, allocated) = (0, 0, 1, 0, 0, 0, 0);
+        let (atime, mtime, ctime, version, generation, kind, mode) = (0, 0, 0, 1, 1, Kind::File, 0);
+        Attr {
+            inode,
+            kind,
+            mode,
+            uid,
+            gid,
+            nlink,
+            rdev,
+            flags,
+            length,
+            allocated,
+            atime,
+            mtime,
+            ctime,
+            parent,
+            version,
+            generation,
+        }
+    }
+
+    /// A state, what is under way as whoever publishes it has it, and what is published.
+    struct Published {
+        state: State,
+        under_way: VecDeque<Flushing>,
+        bytes: Vec<u8>,
+        mode: Option<u32>,
+    }
+
+    impl Published {
+        fn end(&mut self) {
+            let Some(flushing) = self.under_way.pop_front() else { return };
+            let Batch::At(pieces) = &flushing.batch else { panic!("nothing was appended") };
+            overlay(pieces, 0, &mut self.bytes);
+            self.mode = flushing.set.mode.or(self.mode);
+            assert_eq!(self.state.end(file(), 0, &[]), flushing.batch.bytes());
+        }
+
+        /// As programs see it.
+        fn seen(&self) -> Vec<u8> {
+            let look = self.state.look(0, BYTES as u64).expect("no bytes of the file are in the store");
+            let mut seen = self.bytes.clone();
+            look.over.iter().for_each(|(at, bytes)| overlay_one(*at, bytes, 0, &mut seen));
+            seen
+        }
+    }
+
+    proptest! {
+        /// Batches that are under way together, published in their order or put back, against a plain array.
+        #[test]
+        fn whatever_is_under_way_the_last_write_is_seen(
+            steps in prop::collection::vec((0u8..8, 0..BYTES, 1..40usize, 1u8..=255), 1..80),
+        ) {
+            let mut state = State::default();
+            state.heard(file());
+            let mut published =
+                Published { state, under_way: VecDeque::new(), bytes: vec![0; BYTES], mode: None };
+            let (mut model, mut mode, mut held) = (vec![0; BYTES], None, 0);
+            for (what, from, len, byte) in steps {
+                let to = (from + len).min(BYTES);
+                match what {
+                    0..=2 => {
+                        held += published.state.write(from as u64, vec![byte; to - from], 0, false);
+                        model[from..to].fill(byte);
+                    }
+                    3 | 4 => published.under_way.extend(published.state.begin(len as u64)),
+                    5 => {
+                        let set = SetAttr { mode: Some(u32::from(byte)), ..SetAttr::default() };
+                        if published.state.defer(set, 0) {
+                            mode = set.mode;
+                        }
+                    }
+                    6 => {
+                        held -= published.under_way.front().map_or(0, |flushing| flushing.batch.bytes());
+                        published.end();
+                    }
+                    _ => {
+                        held -= published.state.put_back();
+                        published.under_way.clear();
+                    }
+                }
+                prop_assert_eq!(published.seen(), &model[..]);
+                prop_assert_eq!(published.state.unpublished(), held);
+            }
+            while published.state.has_more() {
+                published.under_way.extend(published.state.begin(7));
+                published.end();
+            }
+            while !published.under_way.is_empty() {
+                published.end();
+            }
+            prop_assert_eq!(&published.bytes, &model);
+            prop_assert_eq!(published.mode, mode);
+            prop_assert!(!published.state.is_dirty() && !published.state.is_changing());
+        }
     }
 }

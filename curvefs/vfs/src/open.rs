@@ -37,7 +37,7 @@ impl Vfs {
         let held = inode.state().held;
         if mode.truncate || !held {
             let _order = self.core.alone(inode).await?;
-            let _one = inode.publish.lock().await;
+            let _one = inode.publishing().await;
             if mode.truncate {
                 let freed = inode.state().discard();
                 self.core.budget.free(freed);
@@ -99,7 +99,7 @@ impl Vfs {
             return;
         }
         {
-            let _one = inode.publish.lock().await;
+            let _one = inode.publishing().await;
             let freed = {
                 let mut state = inode.state();
                 if state.opens > 0 { 0 } else { state.discard() }

@@ -76,7 +76,7 @@ impl Core {
             }
             self.fetch_extents(inode, from, len).await?;
         }
-        let _quiet = inode.publish.lock().await;
+        let _quiet = inode.publishing().await;
         for _ in 0..QUIET_LOOKS_MAX {
             if let Some(look) = inode.state().look(from, len) {
                 return Ok(look);

@@ -91,7 +91,7 @@ impl Vfs {
         // The end of the file has to be what the partition takes it to be.
         self.core.flush(inode).await?;
         let _order = self.core.alone(inode).await?;
-        let _one = inode.publish.lock().await;
+        let _one = inode.publishing().await;
         if clear {
             self.punch(inode, offset, len).await?;
         }
@@ -174,7 +174,7 @@ impl Vfs {
 
     async fn copy_by_reference(&self, target: &Arc<Inode>, op: Op) -> Result<u64, FsError> {
         let _order = self.core.alone(target).await?;
-        let _one = target.publish.lock().await;
+        let _one = target.publishing().await;
         target.state().change();
         let guard = Changing::new(target);
         match self.core.change(op).await {

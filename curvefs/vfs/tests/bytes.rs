@@ -157,6 +157,44 @@ async fn a_failure_is_kept_and_told_and_the_bytes_are_tried_again() {
     assert_eq!(read_file(&world.mount(), "f").await.unwrap(), b"kept");
 }
 
+/// A stream has several batches on their way; each that fails takes those after it back.
+#[tokio::test(start_paused = true)]
+async fn a_stream_survives_a_store_that_comes_and_goes() {
+    const PIECE: usize = 1 << 20;
+    let world = World::new().await;
+    let vfs = world.mount_as(MountOptions { write_cache_bytes: 48 << 20, ..unstaged() }).0;
+    let (_, handle) = create(&vfs, "f").await;
+    let mut model = vec![0; 96 * PIECE];
+    let mut next = 0;
+    for round in 0..110u8 {
+        // Each sixth goes over what is perhaps on its way.
+        let at = if round % 6 == 5 {
+            next - 3 * PIECE - 7
+        } else {
+            next += PIECE;
+            next - PIECE
+        };
+        let piece = vec![round + 1; PIECE];
+        model[at..at + PIECE].copy_from_slice(&piece);
+        let fails = round % 16 > 11;
+        world.data.fail(fails.then_some(FsError::StoreRefused));
+        vfs.write(handle, at as u64, piece, false).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if !fails {
+            assert_eq!(vfs.read(handle, at as u64, 10).await.unwrap(), &model[at..at + 10]);
+        }
+    }
+    world.data.fail(None);
+    // What failed in the background is told unless it went well since.
+    vfs.fsync(handle).await.unwrap();
+    assert_eq!(vfs.unpublished_bytes(), 0);
+    close(&vfs, handle).await.unwrap();
+    let other = world.mount();
+    let entry = other.lookup(ROOT, name("f")).await.unwrap();
+    let opened = other.open(entry.attr.inode, RW).await.unwrap();
+    assert!(other.read(opened.handle, 0, model.len() as u32).await.unwrap() == model[..next]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn written_bytes_are_published_within_seconds() {
     let world = World::new().await;

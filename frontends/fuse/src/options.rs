@@ -115,7 +115,7 @@ const OURS: &[(&str, Shape, &str)] = &[
     ("dir_attr_timeout", Value("TIME"), "how long attributes of directories are believed (1s)"),
     ("entry_timeout", Value("TIME"), "how long names are believed (1s)"),
     ("negative_timeout", Value("TIME"), "how long it is believed that a name is not there (0s)"),
-    ("write_cache", Value("SIZE"), "written data in memory that is not stored yet (128MiB)"),
+    ("write_cache", Value("SIZE"), "written data in memory that is not stored yet (64MiB)"),
     ("read_cache", Value("SIZE"), "read data in memory (256MiB)"),
     (
         "stage",

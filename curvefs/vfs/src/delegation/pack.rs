@@ -39,7 +39,7 @@ pub(super) struct Packed {
 impl Packed {
     /// Takes the bytes of a file, if they are few, can be named in one step, and nobody else publishes them.
     pub fn begin(core: &Arc<Core>, inode: Arc<Inode>, lazy: u64) -> Option<Self> {
-        let publish = inode.publish.clone().try_lock_owned().ok()?;
+        let publish = inode.try_publishing_owned()?;
         let (flushing, has_more) = {
             let mut state = inode.state();
             if state.unpublished() > FILE_BYTES_MAX as u64 {
