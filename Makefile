@@ -4,10 +4,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup fs-posix fs-s3 fs-programs fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench bench bench-ceph bench-iscsi bench-fs bench-table sim fuzz lint lint-deny samples doc
+.PHONY: help playground wipe build deps test unit e2e install-libcurve soak catchup fs-posix fs-s3 fs-programs fs-git fs-sqlite fs-postgres fs-rsync fs-build fs-dbench bench bench-ceph bench-iscsi bench-fs bench-fs-line bench-table sim fuzz lint lint-deny samples doc
 
 SEEDS ?= 200
 SECONDS_EACH ?= 60
+LINE ?= 4gbit
 DIR ?= ./playground
 comma := ,
 
@@ -108,6 +109,10 @@ bench-fs: deps ## CurveFS beside ceph-fuse, s3fs and a parallel S3 client, with 
 	tools/deps.sh peers
 	cargo build --release --locked -p curve -p curve-fuse -p curve-bench
 	target/release/curve-bench files $(or $(ARGS),--targets disk$(comma)curvefs$(comma)ceph-fuse$(comma)s3fs$(comma)s3-client)
+
+bench-fs-line: deps ## writing and reading large files beside a parallel S3 client, the store behind a line; LINE=4gbit; needs root
+	cargo build --release --locked -p curve -p curve-fuse -p curve-bench
+	tools/with-line.sh $(LINE) target/release/curve-bench files --targets curvefs$(comma)s3-client --cases write$(comma)read $(ARGS)
 
 bench-table: deps ## IOPS and CPU at depth 1 to 64 for 6, 30 and 150 copysets, as a table
 	cargo build --release --locked -p curve -p curve-nbd -p curve-bench

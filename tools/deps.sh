@@ -21,7 +21,7 @@ test=(
   /usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so:qemu-block-extra
   s3fs:s3fs fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 jq:jq
   qemu-system-x86_64:qemu-system-x86
-  mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
+  tc:iproute2 mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount
   sqlite3:sqlite3 rsync:rsync dbench:dbench
   /usr/lib/python3/dist-packages/boto3:python3-boto3
   pgbench:postgresql-client-common /usr/lib/postgresql/15/bin/initdb:postgresql-15
