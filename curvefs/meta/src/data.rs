@@ -78,15 +78,16 @@ impl Change<'_, '_> {
     fn clear(&mut self, attr: &mut Attr, from: u64, to: u64) -> Step<()> {
         loop {
             let covered = self.extents(attr.inode, from, to, PAGE)?;
-            if covered.is_empty() {
-                return Ok(());
-            }
+            let is_all = covered.len() < PAGE;
             for extent in covered {
                 // The rest first, so that the slice is not without a reference between.
                 if let Some(rest) = extent.part(0, from) {
                     self.put_extent(attr, &rest)?;
                 }
                 self.cut_row(attr, &extent, to)?;
+            }
+            if is_all {
+                return Ok(());
             }
         }
     }

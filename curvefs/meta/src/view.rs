@@ -12,6 +12,8 @@ use curvefs_types::limits::CHUNK_BYTES;
 
 /// Rows fetched by one scan.
 pub(crate) const PAGE: usize = 128;
+/// Rows that are read first where few are expected.
+const FEW: usize = 4;
 
 /// Something with rows.
 pub(crate) trait Rows {
@@ -174,16 +176,25 @@ pub(crate) trait View {
                 KeyRange { from: first.encode().into(), to: all.to }
             }
         };
-        let mut extents = Vec::new();
-        for (key, value) in self.page(&range, limit)? {
-            let Key::Extent { end, .. } = key else { return Err(missing("extent")) };
-            let extent =
-                ExtentRow::from_row(&value)?.extent(end).ok_or_else(|| missing("a possible extent"))?;
-            if extent.offset >= to {
-                break;
+        // Most ranges meet one extent or two: a few rows first, more if those are not all.
+        let (mut extents, mut range, mut rows) = (Vec::new(), range, FEW.min(limit));
+        loop {
+            let page = self.page(&range, rows)?;
+            let is_last = page.len() < rows;
+            for (key, value) in page {
+                let Key::Extent { end, .. } = key else { return Err(missing("extent")) };
+                let extent =
+                    ExtentRow::from_row(&value)?.extent(end).ok_or_else(|| missing("a possible extent"))?;
+                if extent.offset >= to {
+                    return Ok(extents);
+                }
+                range.from = Key::Extent { inode, end: end.saturating_add(1) }.encode().into();
+                extents.push(extent);
             }
-            extents.push(extent);
+            rows = (rows * FEW).min(limit - extents.len());
+            if is_last || rows == 0 {
+                return Ok(extents);
+            }
         }
-        Ok(extents)
     }
 }
