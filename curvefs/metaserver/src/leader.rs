@@ -16,6 +16,7 @@ mod change;
 mod drain;
 mod driver;
 mod garbage;
+mod passes;
 mod query;
 mod recall;
 mod resolve;

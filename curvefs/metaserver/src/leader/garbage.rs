@@ -7,16 +7,17 @@ use curvefs_meta::server_request;
 use curvefs_types::keys::tag;
 use curvefs_types::{Answer, FsError, Op, Query, SliceRef};
 use futures::future::join_all;
-use tokio::time::sleep;
 
+use super::passes::Passes;
 use super::settle::has_rows;
 use crate::context::Context;
 use crate::replica::Replica;
 
-/// How often it is looked.
-const EVERY: Duration = Duration::from_secs(2);
-/// The longest pause after failures.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PASSES: Passes = Passes {
+    every: Duration::from_secs(2),
+    pause_max: Duration::from_secs(60),
+    waits: "data waits to be deleted",
+};
 /// Slices of one pass.
 const STEP: u32 = 1024;
 /// Deletions under way.
@@ -24,26 +25,7 @@ const PARALLEL: usize = 4;
 
 /// Runs until the term is over.
 pub(super) async fn run(context: &Arc<Context>, replica: &Arc<Replica>) {
-    let mut pause = EVERY;
-    loop {
-        sleep(pause).await;
-        // One page after the other while there are full ones.
-        loop {
-            match pass(context, replica).await {
-                Ok(true) => pause = EVERY,
-                Ok(false) => {
-                    pause = EVERY;
-                    break;
-                }
-                Err(why) => {
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    let again = pause.as_secs();
-                    tracing::warn!(partition = %replica.id(), why, again, "data waits to be deleted");
-                    break;
-                }
-            }
-        }
-    }
+    PASSES.run(replica, || Box::pin(pass(context, replica))).await;
 }
 
 /// Whether there may be more. The error is for people.

@@ -8,16 +8,17 @@ use curvefs_types::keys::tag;
 use curvefs_types::limits::STAGED_BYTES_MAX;
 use curvefs_types::{Answer, FsError, Op, Query, Staged};
 use futures::StreamExt;
-use tokio::time::sleep;
 
+use super::passes::Passes;
 use super::settle::has_rows;
 use crate::context::Context;
 use crate::replica::Replica;
 
-/// How often it is looked.
-const EVERY: Duration = Duration::from_secs(1);
-/// The longest pause after failures.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PASSES: Passes = Passes {
+    every: Duration::from_secs(1),
+    pause_max: Duration::from_secs(30),
+    waits: "data waits to be stored",
+};
 /// Slices of one pass.
 const STEP: u32 = 128;
 /// Slices that are put at the same time.
@@ -27,25 +28,7 @@ const MUCH: u64 = STAGED_BYTES_MAX / 4;
 
 /// Runs until the term is over.
 pub(super) async fn run(context: &Arc<Context>, replica: &Arc<Replica>) {
-    let mut pause = EVERY;
-    loop {
-        sleep(pause).await;
-        loop {
-            match pass(context, replica).await {
-                Ok(true) => pause = EVERY,
-                Ok(false) => {
-                    pause = EVERY;
-                    break;
-                }
-                Err(why) => {
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    let again = pause.as_secs();
-                    tracing::warn!(partition = %replica.id(), why, again, "data waits to be stored");
-                    break;
-                }
-            }
-        }
-    }
+    PASSES.run(replica, || Box::pin(pass(context, replica))).await;
 }
 
 /// Whether there may be more. The error is for people.
