@@ -188,13 +188,11 @@ pub(crate) trait View {
                 if extent.offset >= to {
                     return Ok(extents);
                 }
-                range.from = Key::Extent { inode, end: end.saturating_add(1) }.encode().into();
                 extents.push(extent);
             }
             rows = (rows * FEW).min(limit - extents.len());
-            if is_last || rows == 0 {
-                return Ok(extents);
-            }
+            let Some(last) = extents.last().filter(|_| !is_last && rows > 0) else { return Ok(extents) };
+            range.from = Key::Extent { inode, end: last.end().saturating_add(1) }.encode().into();
         }
     }
 }

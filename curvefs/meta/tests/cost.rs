@@ -12,7 +12,7 @@ use curve_types::{Epoch, Sequence, Term};
 use curvefs_meta::{Entry, Partition};
 use curvefs_types::{
     Attr, DataRef, Extent, InodeId, Kind, MountId, NameOp, NewInode, Op, Place, RenameMode, Reply, Request,
-    SetAttr, SliceId, WriterId,
+    SliceId, WriterId,
 };
 
 /// A store that counts the rows that are read from it, there or not.
@@ -90,19 +90,7 @@ impl World {
     fn write(&mut self, inode: InodeId, block: u64, serial: u64) -> u64 {
         let data = DataRef::Slice { slice: SliceId { writer: WriterId(1), serial }, bytes: 4096, at: 0 };
         let extents = vec![Extent::checked(block * 4096, 4096, data).unwrap()];
-        let (place, set, staged) = (Place::AtOffsets, SetAttr::default(), Vec::new());
-        let op = Op::Write {
-            inode,
-            place,
-            extents,
-            length: 0,
-            mtime: 1,
-            expect: None,
-            kill_priv: false,
-            set,
-            staged,
-        };
-        self.change(op).1
+        self.change(support::write(inode, Place::AtOffsets, extents, Vec::new())).1
     }
 }
 

@@ -11,7 +11,7 @@ use curvefs_meta::{Entry, Outcome, Partition, check, server_request};
 use curvefs_types::limits::{STAGED_BYTES_MAX, STAGED_PER_REQUEST_MAX, STAGED_SLICE_BYTES_MAX};
 use curvefs_types::{
     Answer, Ask, DataRef, Extent, Freed, FsError, InodeId, Kind, MountId, NameOp, NewInode, Op, Place, Query,
-    Reply, Request, SetAttr, SliceId, SliceRef, Staged, WriterId,
+    Reply, Request, SliceId, SliceRef, Staged, WriterId,
 };
 use proptest::prelude::*;
 
@@ -34,20 +34,6 @@ struct World {
 
 fn slice_of(serial: u64, content: &[u8]) -> SliceRef {
     SliceRef { slice: SliceId { writer: WriterId(1), serial }, bytes: content.len() as u32 }
-}
-
-fn write(inode: InodeId, place: Place, extents: Vec<Extent>, staged: Vec<Staged>) -> Op {
-    Op::Write {
-        inode,
-        place,
-        extents,
-        length: 0,
-        mtime: 1,
-        expect: None,
-        kill_priv: false,
-        set: SetAttr::default(),
-        staged,
-    }
 }
 
 fn extent(offset: u64, len: u32, slice: SliceRef, at: u32) -> Extent {
@@ -134,7 +120,7 @@ impl World {
         bytes.resize(bytes.len().max(from + len as usize), 0);
         bytes[from..from + len as usize].fill(self.serial as u8);
         let place = if at_end { Place::AtEnd } else { Place::AtOffsets };
-        let op = write(*inode, place, vec![extent(offset, len, slice, at)], staged);
+        let op = support::write(*inode, place, vec![extent(offset, len, slice, at)], staged);
         self.change(op).unwrap();
     }
 
@@ -289,7 +275,7 @@ fn what_no_mount_sends_is_refused_and_leaves_no_trace() {
         ("too long", (vec![extent(0, 4, slice_of(3, &long), 0)], vec![staged(slice_of(3, &long), &long)])),
         ("too much", pieces(STAGED_PER_REQUEST_MAX as u64 / u64::from(STAGED_SLICE_BYTES_MAX) + 1)),
     ] {
-        let refused = world.change(write(inode, Place::AtOffsets, extents, staged));
+        let refused = world.change(support::write(inode, Place::AtOffsets, extents, staged));
         assert_eq!(refused, Err(FsError::Invalid), "{what}");
         world.look();
     }
@@ -304,7 +290,7 @@ fn so_much_waits_and_no_more() {
     let put = |world: &mut World, serial: u64| {
         let slice = slice_of(serial, &content);
         let extents = vec![extent(serial * content.len() as u64, slice.bytes, slice, 0)];
-        world.change(write(
+        world.change(support::write(
             inode,
             Place::AtOffsets,
             extents,

@@ -85,7 +85,7 @@ impl Core {
         let _one = inode.publishing().await;
         let mut left = inode.state().unpublished() as i64;
         let sets = inode.state().has_deferred();
-        let mut started = Started { core: self, inode, is_over: true };
+        let _started = Started { core: self, inode };
         let mut storing = FuturesOrdered::new();
         loop {
             while storing.len() < BATCHES_AT_ONCE {
@@ -98,7 +98,6 @@ impl Core {
                     state.begin(BATCH_BYTES)
                 };
                 let Some(flushing) = flushing else { break };
-                started.is_over = false;
                 left -= flushing.batch.bytes() as i64;
                 storing.push_back(self.store_batch(inode.id, flushing, way));
             }
@@ -109,17 +108,13 @@ impl Core {
             };
             let (attr, base, extents) = match published {
                 Ok(published) => published,
-                Err(error) => {
-                    started.is_over = true;
-                    return Err(self.publish_failed(inode, error));
-                }
+                Err(error) => return Err(self.publish_failed(inode, error)),
             };
             let freed = inode.state().end(attr, base, &extents);
             metering.done(freed);
             self.budget.free(freed);
             self.tell_kernel(inode);
         }
-        started.is_over = true;
         Ok(())
     }
 
@@ -376,13 +371,14 @@ impl Core {
 struct Started<'a> {
     core: &'a Core,
     inode: &'a Inode,
-    is_over: bool,
 }
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
-            let covered = self.inode.state().fail(FsError::Interrupted);
+        let mut state = self.inode.state();
+        if state.is_under_way() {
+            let covered = state.fail(FsError::Interrupted);
+            drop(state);
             self.core.budget.free(covered);
         }
     }

@@ -509,6 +509,11 @@ impl State {
         Some(Flushing { batch, mtime: self.wrote_ns, kill_priv: self.kill_priv, set })
     }
 
+    /// Whether a batch is under way.
+    pub fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty() || !self.tail.flushing.is_empty()
+    }
+
     /// Whether there is more to publish than what is under way.
     pub fn has_more(&self) -> bool {
         self.pending() > 0

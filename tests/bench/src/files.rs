@@ -2,8 +2,9 @@
 //! S3 client without a file system.
 //!
 //! Every target is up at once and takes every case in turn, round after round; medians are printed. What a run leaves behind is
-//! waited for. "Uncached" means that the file system was unmounted and mounted in between. Ceph keeps names and bytes in memory when `close` returns and
-//! CurveFS has them on a majority and in the store: the figures are what programs see, not the same promise.
+//! waited for. "Uncached" means that the file system was unmounted and mounted in between. Ceph keeps names and bytes in memory
+//! when `close` returns and CurveFS has them on a majority and in the store: the figures are what programs see, not the same
+//! promise.
 
 mod cases;
 mod report;

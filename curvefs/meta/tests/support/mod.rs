@@ -11,7 +11,7 @@ use std::sync::Arc;
 use curve_io::sim::{SimDisk, SimDiskConfig};
 use curve_kv::{MemStore, Store};
 use curvefs_meta::{Birth, Partition};
-use curvefs_types::{FsId, PartitionId};
+use curvefs_types::{Extent, FsId, InodeId, Op, PartitionId, Place, SetAttr, Staged};
 
 /// A runtime for opening stores.
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -32,4 +32,19 @@ pub fn partition(slot: u32) -> Partition {
 /// What the partition of a slot begins with.
 pub fn birth(slot: u32) -> Birth {
     Birth::of_slot(FsId(1), PartitionId(slot + 1), slot)
+}
+
+/// A write that says nothing beside its bytes.
+pub fn write(inode: InodeId, place: Place, extents: Vec<Extent>, staged: Vec<Staged>) -> Op {
+    Op::Write {
+        inode,
+        place,
+        extents,
+        length: 0,
+        mtime: 1,
+        expect: None,
+        kill_priv: false,
+        set: SetAttr::default(),
+        staged,
+    }
 }
