@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use crate::answers::{Device, answer_read};
 use crate::convert;
 use crate::convert::{errno, ino, inode};
 use crate::features::Features;
@@ -73,6 +75,7 @@ pub(crate) struct CurveFuse {
     features: Features,
     runtime: Handle,
     gate: Arc<Gate>,
+    device: Device,
     /// Set already if another process has begun the session.
     agreed: Arc<OnceLock<Agreed>>,
 }
@@ -107,9 +110,10 @@ impl CurveFuse {
         notices: Notices,
         features: Features,
         gate: Arc<Gate>,
+        device: Device,
         agreed: Arc<OnceLock<Agreed>>,
     ) -> Self {
-        Self { vfs, notices, features, runtime: Handle::current(), gate, agreed }
+        Self { vfs, notices, features, runtime: Handle::current(), gate, device, agreed }
     }
 
     /// Serves a request.
@@ -406,7 +410,7 @@ impl Filesystem for CurveFuse {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -415,7 +419,11 @@ impl Filesystem for CurveFuse {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        serve!(self, reply, |vfs| vfs.read(fh.0, offset, size), |bytes| reply.data(&bytes));
+        let (device, unique) = (self.device.get().cloned(), request.unique().0);
+        serve!(self, reply, |vfs| vfs.read_pieces(fh.0, offset, size), |pieces| {
+            let device = device.as_ref().map(|device| device.as_fd());
+            answer_read(device, unique, reply, &pieces);
+        });
     }
 
     fn write(

@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use curvefs_types::{FsError, InodeId, LockFamily, LockKind, LockOwner, LockRange, wire_struct};
+use curvefs_types::{InodeId, LockFamily, LockKind, LockOwner, LockRange, wire_struct};
 use curvefs_vfs::LockWish;
 use fuser::{Config, Session};
 use rustix::io::DupFlags;
@@ -201,17 +201,6 @@ fn init_request(agreed: &Agreed) -> Vec<u8> {
     request.extend(init.map(u32::to_ne_bytes).concat());
     request.resize(BYTES as usize, 0);
     request
-}
-
-/// Answers a request that another process has read (`linux/fuse.h`: `fuse_out_header`).
-pub(crate) fn answer(device: BorrowedFd<'_>, unique: u64, done: Result<(), FsError>) {
-    let error = done.map_or_else(|error| -error.errno(), |()| 0);
-    let mut header = 16u32.to_ne_bytes().to_vec();
-    header.extend(error.to_ne_bytes());
-    header.extend(unique.to_ne_bytes());
-    if let Err(error) = rustix::io::write(device, &header) {
-        tracing::debug!(unique, %error, "a request of the process before is not waited for any more");
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@
 //! | `filesystem` | every operation |
 //! | `gate`, `handover` | stopping between two requests, and going on in another process |
 //! | `waits` | requests that wait for a lock |
+//! | `answers` | answers that fuser has no call for |
 //! | `convert` | types |
 //! | `idmap` | users and groups of this host and of the file system |
 //! | `features` | what the kernel can do |
 //! | `signals` | whether who waits for a lock was interrupted |
 
+mod answers;
 mod convert;
 mod features;
 mod filesystem;

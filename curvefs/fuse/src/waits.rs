@@ -8,9 +8,10 @@ use curvefs_types::FsError;
 use curvefs_vfs::Vfs;
 use fuser::ReplyEmpty;
 
+use crate::answers::answer;
 use crate::convert::errno;
 use crate::gate::Gate;
-use crate::handover::{LockWait, answer};
+use crate::handover::LockWait;
 use crate::mount::Notices;
 use crate::signals::is_interrupted;
 

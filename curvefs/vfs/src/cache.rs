@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use curvefs_types::{DataBackend, DataRef, Extent, FsError, SliceId, SliceRef};
 use futures::future::try_join_all;
 use tokio::sync::watch;
@@ -19,10 +19,21 @@ const BLOCKS_PER_READ: u32 = 32;
 /// Blocks that the kernel has been given whole are kept up to so many bytes, since it keeps them, too: whoever streams a file goes
 /// through little memory again and again, instead of through all of the cache's.
 const TOLD_BYTES_MAX: u64 = 8 << 20;
+/// A run of so many blocks is kept in the pieces it came in, which may lie in each other's memory; of fewer each has its own.
+const IN_PIECES_MIN: usize = 8;
 /// How often a block that vanished at once is read again before the cache is left out.
 const ROUNDS_MAX: usize = 8;
 
 type Key = (SliceId, u32);
+/// The bytes of a block, in their order.
+type Pieces = Arc<[Bytes]>;
+
+/// Who reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Kernel,
+    Later,
+}
 
 #[derive(Debug)]
 enum Slot {
@@ -32,7 +43,10 @@ enum Slot {
 
 #[derive(Debug)]
 struct Block {
-    bytes: Bytes,
+    pieces: Pieces,
+    len: usize,
+    /// The pieces may lie in the memory of other blocks, which stays as long as any of them.
+    shared: bool,
     /// When it was used last.
     used: u64,
     /// It was read whole, so the kernel has it in its pages.
@@ -65,15 +79,24 @@ impl Blocks {
     }
 
     /// A block, which is the one used last from now on. `tells`: all of it goes to the kernel.
-    fn get(&mut self, key: Key, tells: bool) -> Option<Bytes> {
+    fn get(&mut self, key: Key, tells: bool) -> Option<Pieces> {
         let Some(Slot::Ready(block)) = self.slots.get_mut(&key) else { return None };
         self.clock += 1;
-        let (bytes, was) = (block.bytes.clone(), (block.used, block.told));
+        let (pieces, len, was) = (block.pieces.clone(), block.len, (block.used, block.told));
         (block.used, block.told) = (self.clock, block.told || tells);
         let (used, told) = (block.used, block.told);
-        self.leave(was, bytes.len());
-        self.join((used, told), key, bytes.len());
-        Some(bytes)
+        self.leave(was, len);
+        self.join((used, told), key, len);
+        Some(pieces)
+    }
+
+    /// Gives a block that will stay memory of its own.
+    fn unshare(&mut self, key: Key) {
+        if let Some(Slot::Ready(block)) = self.slots.get_mut(&key)
+            && std::mem::take(&mut block.shared)
+        {
+            block.pieces = Arc::new([block.pieces.concat().into()]);
+        }
     }
 
     fn leave(&mut self, (used, told): (u64, bool), bytes: usize) {
@@ -88,13 +111,13 @@ impl Blocks {
         queue.bytes += bytes as u64;
     }
 
-    fn put(&mut self, key: Key, bytes: Bytes, told: bool) {
+    fn put(&mut self, key: Key, pieces: Pieces, shared: bool, told: bool) {
         self.clock += 1;
-        let (used, len) = (self.clock, bytes.len());
+        let (used, len) = (self.clock, pieces.iter().map(Bytes::len).sum());
         self.join((used, told), key, len);
-        let before = self.slots.insert(key, Slot::Ready(Block { bytes, used, told }));
+        let before = self.slots.insert(key, Slot::Ready(Block { pieces, len, shared, used, told }));
         if let Some(Slot::Ready(block)) = before {
-            self.leave((block.used, block.told), block.bytes.len());
+            self.leave((block.used, block.told), block.len);
         }
     }
 
@@ -108,7 +131,7 @@ impl Blocks {
     fn drop_oldest(&mut self, told: bool) -> bool {
         let Some((used, key)) = self.queue(told).order.pop_first() else { return false };
         if let Some(Slot::Ready(block)) = self.slots.remove(&key) {
-            self.leave((used, told), block.bytes.len());
+            self.leave((used, told), block.len);
         }
         true
     }
@@ -124,7 +147,7 @@ pub(crate) struct BlockCache {
 /// What a look into the cache found.
 #[derive(Default)]
 struct Found {
-    ready: Vec<(u32, Bytes)>,
+    ready: Vec<(u32, Pieces)>,
     coming: Vec<watch::Receiver<()>>,
     /// Runs that this caller has to read.
     missing: Vec<Range<u32>>,
@@ -142,36 +165,39 @@ impl BlockCache {
 
     /// Reads an extent for the kernel: from memory what is there, the rest from the store.
     pub async fn read(&self, data: &dyn DataBackend, extent: Extent) -> Result<Vec<Bytes>, FsError> {
-        self.read_for(data, extent, true).await
+        self.read_for(data, extent, For::Kernel).await
     }
 
     async fn read_for(
         &self,
         data: &dyn DataBackend,
         extent: Extent,
-        tells: bool,
+        who: For,
     ) -> Result<Vec<Bytes>, FsError> {
         let DataRef::Slice { at, .. } = extent.data else { return data.read(extent).await };
         let Some(slice) = extent.data.slice() else { return data.read(extent).await };
         let (first, last) = (at / BLOCK_BYTES, (at + extent.len - 1) / BLOCK_BYTES);
         let is_told = |block: u32| {
             let start = block * BLOCK_BYTES;
-            tells && start >= at && (start + BLOCK_BYTES).min(slice.bytes) <= at + extent.len
+            who == For::Kernel && start >= at && (start + BLOCK_BYTES).min(slice.bytes) <= at + extent.len
         };
-        let mut blocks: Vec<Option<Bytes>> = vec![None; (last - first + 1) as usize];
+        let mut blocks: Vec<Option<Pieces>> = vec![None; (last - first + 1) as usize];
         for _ in 0..ROUNDS_MAX {
             let wanted = (first..=last).filter(|block| blocks[(block - first) as usize].is_none());
             let found = self.look(slice, wanted, is_told);
             let reads = found.missing.iter().map(|run| self.fetch(data, slice, run.clone(), is_told));
             let fetched = try_join_all(reads).await?;
-            for (block, bytes) in found.ready.into_iter().chain(fetched.into_iter().flatten()) {
-                blocks[(block - first) as usize] = Some(bytes);
+            for (block, pieces) in found.ready.into_iter().chain(fetched.into_iter().flatten()) {
+                blocks[(block - first) as usize] = Some(pieces);
             }
             for mut coming in found.coming {
                 // An error means that the reader is gone: look again.
                 let _ = coming.changed().await;
             }
-            if let Some(blocks) = blocks.iter().cloned().collect::<Option<Vec<Bytes>>>() {
+            if let Some(blocks) = blocks.iter().cloned().collect::<Option<Vec<Pieces>>>() {
+                if who == For::Kernel {
+                    self.unshare(slice.slice, (first..=last).filter(|block| !is_told(*block)));
+                }
                 return cut(&blocks, first, at, extent.len);
             }
         }
@@ -182,7 +208,7 @@ impl BlockCache {
     pub fn keep(&self, slice: SliceRef, content: Bytes) {
         if content.len() <= BLOCK_BYTES as usize {
             let mut blocks = locked(&self.blocks);
-            blocks.put((slice.slice, 0), content, false);
+            blocks.put((slice.slice, 0), Arc::new([content]), false, false);
             blocks.shrink(self.limit);
         }
     }
@@ -190,7 +216,16 @@ impl BlockCache {
     /// Reads an extent into the cache.
     pub async fn warm(&self, data: &dyn DataBackend, extent: Extent) {
         // Whoever reads it for real finds out why not.
-        let _ = self.read_for(data, extent, false).await;
+        let _ = self.read_for(data, extent, For::Later).await;
+    }
+
+    /// Blocks of which the kernel got a part: they stay, so they must not hold the memory of those that go.
+    fn unshare(&self, slice: SliceId, parts: impl Iterator<Item = u32>) {
+        let mut parts = parts.peekable();
+        if parts.peek().is_some() {
+            let mut blocks = locked(&self.blocks);
+            parts.for_each(|block| blocks.unshare((slice, block)));
+        }
     }
 
     fn look(
@@ -203,8 +238,8 @@ impl BlockCache {
         let mut blocks = locked(&self.blocks);
         for block in wanted {
             let key = (slice.slice, block);
-            if let Some(bytes) = blocks.get(key, is_told(block)) {
-                found.ready.push((block, bytes));
+            if let Some(pieces) = blocks.get(key, is_told(block)) {
+                found.ready.push((block, pieces));
             } else if let Some(Slot::Coming(coming)) = blocks.slots.get(&key) {
                 found.coming.push(coming.clone());
             } else {
@@ -225,7 +260,7 @@ impl BlockCache {
         slice: SliceRef,
         run: Range<u32>,
         is_told: impl Fn(u32) -> bool,
-    ) -> Result<Vec<(u32, Bytes)>, FsError> {
+    ) -> Result<Vec<(u32, Pieces)>, FsError> {
         let announced = Announced::new(self, slice, run.clone());
         let at = run.start * BLOCK_BYTES;
         let len = (run.end * BLOCK_BYTES).min(slice.bytes).saturating_sub(at);
@@ -234,10 +269,15 @@ impl BlockCache {
         if parts.iter().map(Bytes::len).sum::<usize>() != len as usize {
             return Err(FsError::DataDamaged);
         }
-        let blocks: Vec<(u32, Bytes)> = run.zip(blocks_of(&parts)).collect();
+        let shared = run.len() >= IN_PIECES_MIN;
+        let blocks = blocks_of(parts).into_iter().map(|pieces| match shared {
+            true => pieces.into(),
+            false => Arc::new([pieces.concat().into()]) as Pieces,
+        });
+        let blocks: Vec<(u32, Pieces)> = run.zip(blocks).collect();
         let mut held = locked(&self.blocks);
-        for (block, bytes) in &blocks {
-            held.put((slice.slice, *block), bytes.clone(), is_told(*block));
+        for (block, pieces) in &blocks {
+            held.put((slice.slice, *block), pieces.clone(), shared, is_told(*block));
         }
         held.shrink(self.limit);
         drop(held);
@@ -278,38 +318,38 @@ impl Drop for Announced<'_> {
     }
 }
 
-/// The bytes as blocks. Each has its own memory, so that dropping one frees it.
-fn blocks_of(parts: &[Bytes]) -> Vec<Bytes> {
+/// The bytes as blocks, uncopied.
+fn blocks_of(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let size = BLOCK_BYTES as usize;
-    let mut left: usize = parts.iter().map(Bytes::len).sum();
-    let (mut blocks, mut block) = (Vec::new(), BytesMut::with_capacity(size.min(left)));
-    for part in parts {
-        let mut rest = &part[..];
-        while !rest.is_empty() {
-            let (now, after) = rest.split_at(rest.len().min(size - block.len()));
-            block.extend_from_slice(now);
-            (rest, left) = (after, left - now.len());
-            if block.len() == size || left == 0 {
-                let next = BytesMut::with_capacity(size.min(left));
-                blocks.push(std::mem::replace(&mut block, next).freeze());
+    let (mut blocks, mut block, mut room) = (Vec::new(), Vec::new(), size);
+    for mut part in parts {
+        while !part.is_empty() {
+            let piece = part.split_to(part.len().min(room));
+            room -= piece.len();
+            block.push(piece);
+            if room == 0 {
+                blocks.push(std::mem::take(&mut block));
+                room = size;
             }
         }
+    }
+    if !block.is_empty() {
+        blocks.push(block);
     }
     blocks
 }
 
 /// Cuts the wanted bytes out of blocks.
-fn cut(blocks: &[Bytes], first: u32, at: u32, len: u32) -> Result<Vec<Bytes>, FsError> {
+fn cut(blocks: &[Pieces], first: u32, at: u32, len: u32) -> Result<Vec<Bytes>, FsError> {
     let (mut skip, mut left) = ((at - first * BLOCK_BYTES) as usize, len as usize);
     let mut parts = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        let end = (skip + left).min(block.len());
-        if skip > end {
-            return Err(FsError::DataDamaged);
+    for piece in blocks.iter().flat_map(|block| &block[..]) {
+        let end = (skip + left).min(piece.len());
+        if skip < end {
+            parts.push(piece.slice(skip..end));
+            left -= end - skip;
         }
-        parts.push(block.slice(skip..end));
-        left -= end - skip;
-        skip = 0;
+        skip -= skip.min(piece.len());
     }
     if left > 0 { Err(FsError::DataDamaged) } else { Ok(parts) }
 }
@@ -329,11 +369,11 @@ mod tests {
             let ends = cuts.iter().copied().chain([whole.len()]);
             let parts: Vec<Bytes> =
                 ends.scan(0, |at, end| Some(whole.slice(std::mem::replace(at, end)..end))).collect();
-            let blocks = blocks_of(&parts);
-            assert_eq!(blocks.iter().map(Bytes::len).collect::<Vec<_>>(), [131_072, 131_072, 131_072, 5]);
+            let blocks: Vec<Vec<u8>> = blocks_of(parts).iter().map(|block| block.concat()).collect();
+            assert_eq!(blocks.iter().map(Vec::len).collect::<Vec<_>>(), [131_072, 131_072, 131_072, 5]);
             assert!(blocks.concat() == whole, "{cuts:?}");
         }
-        assert_eq!(blocks_of(&[]), Vec::<Bytes>::new());
+        assert!(blocks_of(Vec::new()).is_empty());
     }
 
     #[tokio::test]
@@ -360,6 +400,26 @@ mod tests {
             cache.warm(&data, *extent).await;
         }
         assert!((32 << 20..=48 << 20).contains(&cache.bytes()), "{}", cache.bytes());
+    }
+
+    #[tokio::test]
+    async fn a_block_that_stays_does_not_hold_the_memory_of_others() {
+        let data = MemoryBackend::new(WriterId(1));
+        let content: Vec<u8> = (0..4 << 20).map(|i| (i % 251) as u8).collect();
+        let stored = data.write(InodeId(1), 0, vec![content.clone().into()]).await.unwrap().into_inner();
+        let cache = BlockCache::new(48 << 20);
+        let shared =
+            |block| match locked(&cache.blocks).slots.get(&(stored[0].data.slice().unwrap().slice, block)) {
+                Some(Slot::Ready(block)) => block.shared,
+                other => panic!("{other:?}"),
+            };
+        cache.warm(&data, stored[0]).await;
+        assert!(shared(0) && shared(1) && shared(2), "nothing was copied");
+        let part = stored[0].part(u64::from(BLOCK_BYTES) + 5, u64::from(BLOCK_BYTES) * 2 + 5).unwrap();
+        let read = cache.read(&data, part).await.unwrap().concat();
+        assert_eq!(read, &content[BLOCK_BYTES as usize + 5..2 * BLOCK_BYTES as usize + 5]);
+        assert!(shared(0) && !shared(1) && !shared(2) && shared(3));
+        assert_eq!(cache.read(&data, stored[0]).await.unwrap().concat(), content);
     }
 
     #[tokio::test]

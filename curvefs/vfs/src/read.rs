@@ -24,15 +24,21 @@ const QUIET_LOOKS_MAX: usize = 64;
 impl Vfs {
     /// Reads at most `len` bytes; fewer at the end of the file.
     pub async fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
+        Ok(joined(self.read_pieces(handle, offset, len).await?))
+    }
+
+    /// [`read`](Self::read) in the pieces that the bytes are in, in their order.
+    pub async fn read_pieces(&self, handle: u64, offset: u64, len: u32) -> Result<Vec<Bytes>, FsError> {
         let file = self.file(handle)?;
         if !file.mode.read {
             return Err(FsError::Access);
         }
         let metering = self.core.counters.reads.begin();
-        let bytes = self.core.read_bytes(&file.inode, offset, u64::from(len)).await?;
-        metering.done(bytes.len() as u64);
-        self.read_ahead(&file, offset, bytes.len() as u64);
-        Ok(bytes)
+        let pieces = self.core.read_pieces(&file.inode, offset, u64::from(len)).await?;
+        let read = pieces.iter().map(|piece| piece.len() as u64).sum();
+        metering.done(read);
+        self.read_ahead(&file, offset, read);
+        Ok(pieces)
     }
 
     fn read_ahead(&self, file: &FileHandle, offset: u64, len: u64) {
@@ -55,6 +61,10 @@ impl Vfs {
 impl Core {
     /// Bytes of a file as they are now.
     pub async fn read_bytes(&self, inode: &Arc<Inode>, offset: u64, len: u64) -> Result<Bytes, FsError> {
+        Ok(joined(self.read_pieces(inode, offset, len).await?))
+    }
+
+    async fn read_pieces(&self, inode: &Arc<Inode>, offset: u64, len: u64) -> Result<Vec<Bytes>, FsError> {
         let look = self.look(inode, offset, len).await?;
         match self.in_time(self.assemble(&look, offset, len)).await {
             Err(FsError::DataLost) => {
@@ -131,7 +141,7 @@ impl Core {
         }
     }
 
-    async fn assemble(&self, look: &Look, offset: u64, len: u64) -> Result<Bytes, FsError> {
+    async fn assemble(&self, look: &Look, offset: u64, len: u64) -> Result<Vec<Bytes>, FsError> {
         let end = offset.saturating_add(len).min(look.length);
         let wanted = end.saturating_sub(offset) as usize;
         let read = |extent: Extent| async move {
@@ -142,14 +152,14 @@ impl Core {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        if let ([(_, pieces)], []) = (&parts[..], &look.over[..])
-            && let [piece] = &pieces[..]
-            && piece.len() == wanted
-        {
-            return Ok(piece.clone());
+        let mut at = offset;
+        let adjoin =
+            parts.iter().all(|(extent, _)| std::mem::replace(&mut at, extent.end()) == extent.offset);
+        if adjoin && at == offset + wanted as u64 && look.over.is_empty() {
+            return Ok(parts.into_iter().flat_map(|(_, pieces)| pieces).collect());
         }
-        let mut out = Vec::with_capacity(wanted);
         // In order, within the range, and never overlapping: only what is between them is zeros.
+        let mut out = Vec::with_capacity(wanted);
         for (extent, pieces) in parts {
             out.resize((extent.offset - offset) as usize, 0);
             pieces.iter().for_each(|piece| out.extend_from_slice(piece));
@@ -158,6 +168,13 @@ impl Core {
         for (at, bytes) in &look.over {
             overlay_one(*at, bytes, offset, &mut out);
         }
-        Ok(out.into())
+        Ok(vec![out.into()])
+    }
+}
+
+fn joined(pieces: Vec<Bytes>) -> Bytes {
+    match &pieces[..] {
+        [only] => only.clone(),
+        pieces => pieces.concat().into(),
     }
 }
