@@ -28,10 +28,14 @@ type Key = (SliceId, u32);
 /// The bytes of a block, in their order.
 type Pieces = Arc<[Bytes]>;
 
-/// Who reads.
+/// What a block is read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum For {
-    Kernel,
+enum Use {
+    /// All of it goes to the kernel, which keeps it, too.
+    Whole,
+    /// A part of it goes to the kernel: it stays, and must not hold the memory of those that go.
+    Part,
+    /// Somebody may read it soon.
     Later,
 }
 
@@ -78,25 +82,19 @@ impl Blocks {
         if told { &mut self.told } else { &mut self.untold }
     }
 
-    /// A block, which is the one used last from now on. `tells`: all of it goes to the kernel.
-    fn get(&mut self, key: Key, tells: bool) -> Option<Pieces> {
+    /// A block, which is the one used last from now on.
+    fn get(&mut self, key: Key, why: Use) -> Option<Pieces> {
         let Some(Slot::Ready(block)) = self.slots.get_mut(&key) else { return None };
+        if why == Use::Part && std::mem::take(&mut block.shared) {
+            block.pieces = own(&block.pieces);
+        }
         self.clock += 1;
         let (pieces, len, was) = (block.pieces.clone(), block.len, (block.used, block.told));
-        (block.used, block.told) = (self.clock, block.told || tells);
+        (block.used, block.told) = (self.clock, block.told || why == Use::Whole);
         let (used, told) = (block.used, block.told);
         self.leave(was, len);
         self.join((used, told), key, len);
         Some(pieces)
-    }
-
-    /// Gives a block that will stay memory of its own.
-    fn unshare(&mut self, key: Key) {
-        if let Some(Slot::Ready(block)) = self.slots.get_mut(&key)
-            && std::mem::take(&mut block.shared)
-        {
-            block.pieces = Arc::new([block.pieces.concat().into()]);
-        }
     }
 
     fn leave(&mut self, (used, told): (u64, bool), bytes: usize) {
@@ -165,27 +163,33 @@ impl BlockCache {
 
     /// Reads an extent for the kernel: from memory what is there, the rest from the store.
     pub async fn read(&self, data: &dyn DataBackend, extent: Extent) -> Result<Vec<Bytes>, FsError> {
-        self.read_for(data, extent, For::Kernel).await
+        self.read_for(data, extent, true).await
     }
 
+    /// `now`: for the kernel; otherwise for whoever may read it later.
     async fn read_for(
         &self,
         data: &dyn DataBackend,
         extent: Extent,
-        who: For,
+        now: bool,
     ) -> Result<Vec<Bytes>, FsError> {
         let DataRef::Slice { at, .. } = extent.data else { return data.read(extent).await };
         let Some(slice) = extent.data.slice() else { return data.read(extent).await };
         let (first, last) = (at / BLOCK_BYTES, (at + extent.len - 1) / BLOCK_BYTES);
-        let is_told = |block: u32| {
+        let why = |block: u32| {
             let start = block * BLOCK_BYTES;
-            who == For::Kernel && start >= at && (start + BLOCK_BYTES).min(slice.bytes) <= at + extent.len
+            let whole = start >= at && (start + BLOCK_BYTES).min(slice.bytes) <= at + extent.len;
+            match (now, whole) {
+                (true, true) => Use::Whole,
+                (true, false) => Use::Part,
+                (false, _) => Use::Later,
+            }
         };
         let mut blocks: Vec<Option<Pieces>> = vec![None; (last - first + 1) as usize];
         for _ in 0..ROUNDS_MAX {
             let wanted = (first..=last).filter(|block| blocks[(block - first) as usize].is_none());
-            let found = self.look(slice, wanted, is_told);
-            let reads = found.missing.iter().map(|run| self.fetch(data, slice, run.clone(), is_told));
+            let found = self.look(slice, wanted, why);
+            let reads = found.missing.iter().map(|run| self.fetch(data, slice, run.clone(), why));
             let fetched = try_join_all(reads).await?;
             for (block, pieces) in found.ready.into_iter().chain(fetched.into_iter().flatten()) {
                 blocks[(block - first) as usize] = Some(pieces);
@@ -195,9 +199,6 @@ impl BlockCache {
                 let _ = coming.changed().await;
             }
             if let Some(blocks) = blocks.iter().cloned().collect::<Option<Vec<Pieces>>>() {
-                if who == For::Kernel {
-                    self.unshare(slice.slice, (first..=last).filter(|block| !is_told(*block)));
-                }
                 return cut(&blocks, first, at, extent.len);
             }
         }
@@ -216,29 +217,15 @@ impl BlockCache {
     /// Reads an extent into the cache.
     pub async fn warm(&self, data: &dyn DataBackend, extent: Extent) {
         // Whoever reads it for real finds out why not.
-        let _ = self.read_for(data, extent, For::Later).await;
+        let _ = self.read_for(data, extent, false).await;
     }
 
-    /// Blocks of which the kernel got a part: they stay, so they must not hold the memory of those that go.
-    fn unshare(&self, slice: SliceId, parts: impl Iterator<Item = u32>) {
-        let mut parts = parts.peekable();
-        if parts.peek().is_some() {
-            let mut blocks = locked(&self.blocks);
-            parts.for_each(|block| blocks.unshare((slice, block)));
-        }
-    }
-
-    fn look(
-        &self,
-        slice: SliceRef,
-        wanted: impl Iterator<Item = u32>,
-        is_told: impl Fn(u32) -> bool,
-    ) -> Found {
+    fn look(&self, slice: SliceRef, wanted: impl Iterator<Item = u32>, why: impl Fn(u32) -> Use) -> Found {
         let mut found = Found::default();
         let mut blocks = locked(&self.blocks);
         for block in wanted {
             let key = (slice.slice, block);
-            if let Some(pieces) = blocks.get(key, is_told(block)) {
+            if let Some(pieces) = blocks.get(key, why(block)) {
                 found.ready.push((block, pieces));
             } else if let Some(Slot::Coming(coming)) = blocks.slots.get(&key) {
                 found.coming.push(coming.clone());
@@ -259,7 +246,7 @@ impl BlockCache {
         data: &dyn DataBackend,
         slice: SliceRef,
         run: Range<u32>,
-        is_told: impl Fn(u32) -> bool,
+        why: impl Fn(u32) -> Use,
     ) -> Result<Vec<(u32, Pieces)>, FsError> {
         let announced = Announced::new(self, slice, run.clone());
         let at = run.start * BLOCK_BYTES;
@@ -269,15 +256,16 @@ impl BlockCache {
         if parts.iter().map(Bytes::len).sum::<usize>() != len as usize {
             return Err(FsError::DataDamaged);
         }
-        let shared = run.len() >= IN_PIECES_MIN;
-        let blocks = blocks_of(parts).into_iter().map(|pieces| match shared {
-            true => pieces.into(),
-            false => Arc::new([pieces.concat().into()]) as Pieces,
-        });
-        let blocks: Vec<(u32, Pieces)> = run.zip(blocks).collect();
+        let in_pieces = run.len() >= IN_PIECES_MIN;
+        let mut blocks: Vec<(u32, Pieces)> = run.zip(blocks_of(parts)).collect();
         let mut held = locked(&self.blocks);
-        for (block, pieces) in &blocks {
-            held.put((slice.slice, *block), pieces.clone(), shared, is_told(*block));
+        for (block, pieces) in &mut blocks {
+            let why = why(*block);
+            let shared = in_pieces && why != Use::Part;
+            if !shared {
+                *pieces = own(pieces);
+            }
+            held.put((slice.slice, *block), pieces.clone(), shared, why == Use::Whole);
         }
         held.shrink(self.limit);
         drop(held);
@@ -318,8 +306,13 @@ impl Drop for Announced<'_> {
     }
 }
 
+/// The pieces in memory of their own.
+fn own(pieces: &[Bytes]) -> Pieces {
+    Arc::new([pieces.concat().into()])
+}
+
 /// The bytes as blocks, uncopied.
-fn blocks_of(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+fn blocks_of(parts: Vec<Bytes>) -> Vec<Pieces> {
     let size = BLOCK_BYTES as usize;
     let (mut blocks, mut block, mut room) = (Vec::new(), Vec::new(), size);
     for mut part in parts {
@@ -328,13 +321,13 @@ fn blocks_of(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
             room -= piece.len();
             block.push(piece);
             if room == 0 {
-                blocks.push(std::mem::take(&mut block));
+                blocks.push(std::mem::take(&mut block).into());
                 room = size;
             }
         }
     }
     if !block.is_empty() {
-        blocks.push(block);
+        blocks.push(block.into());
     }
     blocks
 }
