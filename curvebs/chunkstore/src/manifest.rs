@@ -124,11 +124,12 @@ impl Manifest {
     }
 
     /// Adds a chunk and returns its birth number and the index at which all of it counts as changed: an earlier
-    /// deletion is remembered in the new chunk from now on.
+    /// deletion, its own or its volume's, is remembered in the new chunk from now on.
     pub(crate) fn add_chunk(&mut self, key: ChunkKey) -> (u64, u64) {
         let birth = self.birth_next;
         self.birth_next += 1;
-        let changed = self.deleted.remove(&key).unwrap_or(0).max(self.horizon);
+        let own = self.deleted.remove(&key).unwrap_or(0);
+        let changed = own.max(self.volumes.get(&key.volume).copied().unwrap_or(0)).max(self.horizon);
         self.chunks.insert(key, ChunkEntry { birth, generation: 0, last_changed: changed });
         (birth, changed)
     }
@@ -270,6 +271,12 @@ mod tests {
             manifest.add_chunk(key(1, 0)),
             (1, 30),
             "a forgotten deletion may lie anywhere below the horizon"
+        );
+        manifest.note_volume_deleted(VolumeId(1), 40);
+        assert_eq!(
+            manifest.add_chunk(key(1, 7)),
+            (2, 40),
+            "a replica may hear of the chunk and not of the volume"
         );
     }
 
