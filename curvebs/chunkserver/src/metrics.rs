@@ -79,6 +79,8 @@ pub struct Metrics {
     pub log_bytes: Counter,
     /// Bytes of large writes that went straight to the chunk files.
     pub placed: Counter,
+    /// Bytes that readers on this machine took from the chunk files themselves.
+    pub located: Counter,
     /// Bytes of the disk.
     pub space_total: Gauge,
     /// Bytes for new chunks.
@@ -112,6 +114,7 @@ impl Default for Metrics {
             log_flushes: counter!("curve_log_flushes_total"),
             log_bytes: counter!("curve_log_appended_bytes_total"),
             placed: counter!("curve_chunkserver_placed_bytes_total"),
+            located: counter!("curve_chunkserver_located_bytes_total"),
             space_total: gauge!("curve_chunkserver_space_total_bytes"),
             space_free: gauge!("curve_chunkserver_space_free_bytes"),
         }

@@ -1,6 +1,10 @@
 //! What callers get back and hand in: read results, changes, parts of chunks, reports.
 
+use std::fmt;
+use std::sync::Arc;
+
 use bytes::Bytes;
+use curve_io::File;
 use curve_types::{ChunkKey, LogIndex, VolumeId};
 
 /// The verified content of a range. Parts follow each other without gaps; holes are slices of one shared zero buffer.
@@ -10,6 +14,23 @@ pub struct ReadData {
     pub parts: Vec<Bytes>,
     /// One checksum a block; [`crate::HOLE`] for a block of zeros that holds no data.
     pub crcs: Vec<u32>,
+}
+
+/// Where the content of a range is, for a reader who takes the bytes from the file himself and verifies them.
+#[derive(Clone)]
+pub struct Located {
+    /// The chunk's file.
+    pub file: Arc<dyn File>,
+    /// Offset in the file and blocks of each run that lies together. In order; together all blocks that are not holes.
+    pub runs: Vec<(u64, u32)>,
+    /// As in [`ReadData`]. A block that has another checksum was changed since, or is bad; only a read can tell.
+    pub crcs: Vec<u32>,
+}
+
+impl fmt::Debug for Located {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Located").field("runs", &self.runs).field("crcs", &self.crcs).finish_non_exhaustive()
+    }
 }
 
 /// A run of blocks that are all data or all holes.

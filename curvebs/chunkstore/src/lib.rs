@@ -26,7 +26,8 @@ pub use config::ChunkStoreConfig;
 pub use copyset::{Append, CopysetStore, Plan};
 pub use data::{
     BadBlock, BadCause, BlockRepair, Changes, ChunkChange, ChunkDigest, ChunkPart, CopysetStats, Extent,
-    ExtentIndex, Maintained, PlacedRun, ReadData, ScrubCursor, ScrubReport, StoreSpace, VolumeDeletion,
+    ExtentIndex, Located, Maintained, PlacedRun, ReadData, ScrubCursor, ScrubReport, StoreSpace,
+    VolumeDeletion,
 };
 pub use error::{
     CopysetError, ImportError, NoSpace, OpenError, ReadError, RecordError, RepairError, WriteError,

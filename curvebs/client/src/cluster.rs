@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use curve_io::Network;
+use curve_io::{Machine, Network, RealMachine};
 use curve_proto::mds::{MdsApi, OpenMode, OpenRequest, SessionKey};
 use curve_proto::transport::{GrpcMds, MdsTransport};
 use curve_rpc::{RpcConfig, RpcNetwork};
@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::call::Caller;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
+use crate::local::LocalFiles;
 use crate::pulse::{Alive, Pulse};
 use crate::route::Router;
 use crate::session::Session;
@@ -40,6 +41,7 @@ pub struct Cluster {
     host: String,
     process: u32,
     pulse: Option<Arc<Pulse>>,
+    machine: Option<Arc<dyn Machine>>,
 }
 
 impl Cluster {
@@ -55,7 +57,8 @@ impl Cluster {
         let transport = Arc::new(GrpcMds::grpc(&config.mds_addresses));
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
         let cluster = Self::with_parts(config.clone(), network, transport, rand::rng().random());
-        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), ..cluster })
+        let machine = RealMachine::new().map(|machine| Arc::new(machine) as Arc<dyn Machine>);
+        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), machine, ..cluster })
     }
 
     /// Reaches a cluster over any network; `seed` feeds all random draws, and nothing of the machine shows in what is
@@ -77,7 +80,13 @@ impl Cluster {
             host: "simulated".into(),
             process: 0,
             pulse: None,
+            machine: None,
         }
+    }
+
+    /// Volumes that are opened from now on read from the files of chunkservers on this machine.
+    pub fn run_on(&mut self, machine: Arc<dyn Machine>) {
+        self.machine = Some(machine);
     }
 
     /// Volumes that are opened from now on are given up by a stall of this process: they refuse everything as if another holder
@@ -150,6 +159,7 @@ impl Cluster {
             size: AtomicU64::new(record.size),
             fenced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            local: self.machine.clone().filter(|_| self.config.local_reads).map(LocalFiles::new),
         });
         let key = SessionKey { volume: record.id, client, epoch: granted.epoch };
         let session = Session::start(Arc::clone(&self.mds), key, Arc::clone(&opened), granted.lease);

@@ -21,6 +21,8 @@ pub struct ClientConfig {
     pub inflight_max: u32,
     /// Time given to the first try of a request to a chunkserver; doubles with each timeout.
     pub try_timeout: HumanDuration,
+    /// Whether reads take their bytes from the chunk files of a chunkserver on the same machine, where they may open them.
+    pub local_reads: bool,
 }
 
 impl Default for ClientConfig {
@@ -31,6 +33,7 @@ impl Default for ClientConfig {
             mds_timeout: HumanDuration(Duration::from_secs(10)),
             inflight_max: 256,
             try_timeout: HumanDuration(Duration::from_secs(1)),
+            local_reads: true,
         }
     }
 }

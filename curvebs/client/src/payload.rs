@@ -35,6 +35,16 @@ impl Parts {
     }
 }
 
+/// `len` bytes of `parts` from `skip` on, sharing memory.
+pub fn cut(parts: Vec<Bytes>, skip: usize, len: usize) -> Vec<Bytes> {
+    if skip == 0 && total_len(&parts) == len as u64 {
+        return parts;
+    }
+    let mut parts = Parts::new(parts);
+    parts.take(skip);
+    parts.take(len)
+}
+
 /// Bytes in all parts.
 pub fn total_len(parts: &[Bytes]) -> u64 {
     parts.iter().map(|part| part.len() as u64).sum()

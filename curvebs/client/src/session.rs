@@ -73,6 +73,9 @@ async fn refresh(mds: Arc<MdsApi>, key: SessionKey, opened: Arc<Opened>, mut lea
     let mut known = true;
     while !opened.fenced.load(Ordering::Acquire) {
         tokio::time::sleep(lease / REFRESHES_PER_LEASE).await;
+        if let Some(local) = &opened.local {
+            local.close_unused();
+        }
         let refreshed = match mds.refresh(&[key]).await {
             Ok(refreshed) => refreshed,
             Err(error) => {

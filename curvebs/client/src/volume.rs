@@ -32,7 +32,8 @@ use tokio::sync::Semaphore;
 
 use crate::call::Caller;
 use crate::error::ClientError;
-use crate::payload::{Parts, block_crcs, blocks_match, total_len, zeros};
+use crate::local::{Ask, LocalFiles, Taken};
+use crate::payload::{Parts, block_crcs, blocks_match, cut, total_len, zeros};
 use crate::route::Place;
 use crate::sequence::Sequences;
 use crate::session::Session;
@@ -69,6 +70,8 @@ pub struct Opened {
     pub fenced: AtomicBool,
     /// Given up in order.
     pub closed: AtomicBool,
+    /// Files of chunkservers on this machine, if reads may use them.
+    pub local: Option<LocalFiles>,
 }
 
 /// An open volume. See the module for how it is made of its parts.
@@ -328,36 +331,57 @@ impl Volume {
         let _slot = self.window.acquire().await.expect("the window is never closed");
         let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
         let (first, len) = piece.whole_blocks();
-        let client = self.opened.client.get();
-        let build = || Message {
-            method: methods::READ,
-            header: ReadRequest {
-                copyset: copyset.get(),
-                volume: self.opened.volume.get(),
-                chunk: piece.chunk.0,
-                offset: first,
-                len,
-                epoch: self.epoch().get(),
-                client,
+        let start = (piece.offset - first) as usize;
+        let mut ask = self.opened.local.as_ref().map_or(Ask::Bytes, |local| local.ask(copyset));
+        let mut tries = 0;
+        while tries < READ_TRIES_MAX {
+            let answer = self.caller.call(copyset, || self.read_message(copyset, piece, ask)).await?;
+            if let (Some(place), Some(local)) = (&answer.reply.place, &self.opened.local) {
+                // A place in answer to a question for bytes is a mistake, which must not go on for ever.
+                tries += u32::from(ask == Ask::Bytes);
+                ask = match local.take(copyset, ask, place, &answer.reply.crcs).await {
+                    Taken::Bytes(parts) if total_len(&parts) == u64::from(len) => {
+                        return Ok(cut(parts, start, piece.len as usize));
+                    }
+                    Taken::Bytes(_) => Ask::Bytes,
+                    Taken::Nothing(next) => next,
+                };
+                continue;
             }
-            .encode_to_vec()
-            .into(),
-            payload: Vec::new(),
-        };
-        for _ in 0..READ_TRIES_MAX {
-            let answer = self.caller.call(copyset, build).await?;
             if answer.payload.is_empty() && answer.reply.crcs.iter().all(|&crc| crc == 0) {
                 return Ok(zeros(u64::from(piece.len)));
             }
             if answer.payload.len() == len as usize && blocks_match(&answer.payload, &answer.reply.crcs) {
-                let start = (piece.offset - first) as usize;
                 return Ok(vec![answer.payload.slice(start..start + piece.len as usize)]);
             }
+            tries += 1;
             metrics::counter!("curve_client_read_mismatch_total").increment(1);
         }
         Err(ClientError::Corrupt {
             message: format!("{copyset} {} answers bytes that do not match their checksums", piece.chunk),
         })
+    }
+
+    fn read_message(&self, copyset: CopysetId, piece: Piece, ask: Ask) -> Message {
+        let (offset, len) = piece.whole_blocks();
+        let machine = self.opened.local.as_ref().map_or(0, LocalFiles::machine);
+        let (machine, path) = match ask {
+            Ask::Bytes => (0, false),
+            Ask::Place { path } => (machine, path),
+        };
+        let header = ReadRequest {
+            copyset: copyset.get(),
+            volume: self.opened.volume.get(),
+            chunk: piece.chunk.0,
+            offset,
+            len,
+            epoch: self.epoch().get(),
+            client: self.opened.client.get(),
+            machine,
+            path,
+        };
+        let header = header.encode_to_vec().into();
+        Message { method: methods::READ, header, payload: Vec::new() }
     }
 
     async fn status_piece(&self, piece: Piece) -> Result<Vec<Extent>, ClientError> {

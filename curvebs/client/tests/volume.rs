@@ -2,6 +2,7 @@
 //! Time is tokio's paused clock, so every wait is checked for its length and none is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use bytes::Bytes;
 use curve_blockdev::{Allocation, BlockDevice, BlockError, Compared, Extent, ZeroMode};
 use curve_client::mds::OpenMode;
 use curve_client::{ClientConfig, Cluster, OpenOptions, Pulse, Volume};
-use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
+use curve_io::sim::{SimDisk, SimDiskConfig, SimMachine};
+use curve_io::{BoxFuture, File, Handler, Message, Network, OpenMode as FileMode, RpcError, ServerHandle};
 use curve_proto::ChunkError;
 use curve_proto::methods;
 use curve_proto::pb::data::{
-    BlockStatusRequest, ChunkReply, CompareAndWriteRequest, DiscardRequest, Extent as WireExtent,
-    ReadRequest, WriteRequest,
+    BlockStatusRequest, ChunkReply, CompareAndWriteRequest, DiscardRequest, Extent as WireExtent, FilePlace,
+    FileRun, ReadRequest, WriteRequest,
 };
 use curve_proto::pb::mds as pb;
 use curve_proto::pb::mds::mds_request::Op;
@@ -35,6 +37,10 @@ struct World {
     held_epoch: u64,
     refuse: Option<ChunkError>,
     damage_reads: u32,
+    /// A file of the machine that holds what is read, where the reader runs on it.
+    file: Option<Arc<dyn File>>,
+    /// The file is changed before it is read from.
+    changes: bool,
     mds_down: bool,
     calls: Vec<(u64, u16)>,
     writes: Vec<WriteRequest>,
@@ -168,6 +174,22 @@ impl World {
             crcs.push(stored.map_or(0, |bytes| crc32fast::hash(bytes)));
             data.extend_from_slice(stored.map_or(&[0; BLOCK][..], |bytes| bytes));
         }
+        if read.machine == 1
+            && let Some(file) = &self.file
+        {
+            file.write_at(0, &[std::io::IoSlice::new(&data)]).unwrap();
+            if self.changes {
+                file.punch(0, 4096).unwrap();
+            }
+            let place = file.place().unwrap();
+            let place = FilePlace {
+                device: place.device,
+                inode: place.inode,
+                runs: vec![FileRun { offset: 0, blocks: read.len / BLOCK as u32 }],
+                path: if read.path { "/file".into() } else { String::new() },
+            };
+            return Ok((ChunkReply { crcs, place: Some(place), ..ChunkReply::ok() }, Vec::new()));
+        }
         if self.damage_reads > 0 {
             self.damage_reads -= 1;
             data[17] ^= 0x40;
@@ -267,6 +289,32 @@ async fn open_as(mode: OpenMode, config: ClientConfig) -> (Scripted, Arc<Volume>
     let cluster = Cluster::with_parts(config, Arc::new(world.clone()), Arc::new(world.clone()), 42);
     let volume = cluster.open("/demo", OpenOptions { mode, ..OpenOptions::default() }).await.unwrap();
     (world, volume)
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_the_machine_of_the_leader_the_bytes_are_taken_from_its_file() {
+    let world = Scripted::default();
+    let disk = SimDisk::new(SimDiskConfig::default());
+    let file = disk.mount().open(Path::new("chunk"), FileMode::CreateNew).unwrap();
+    world.with(|world| (world.leader, world.file) = (1, Some(file)));
+    for (local_reads, calls) in [(true, [2, 1, 2]), (false, [1, 1, 1])] {
+        let config = ClientConfig { local_reads, ..ClientConfig::default() };
+        let mut cluster = Cluster::with_parts(config, Arc::new(world.clone()), Arc::new(world.clone()), 42);
+        cluster.run_on(Arc::new(SimMachine::new(vec![disk.clone()])));
+        let volume =
+            cluster.open("/demo", OpenOptions { sectors: true, ..Default::default() }).await.unwrap();
+        let data: Bytes = (0..4 * BLOCK).map(|i| (i / 100) as u8 + 1).collect::<Vec<u8>>().into();
+        volume.write(4 * BLOCK as u64, vec![data.clone()]).await.unwrap();
+        let read = async |changes| {
+            world.with(|world| (world.changes, _) = (changes, world.calls.clear()));
+            let bytes = volume.read(4 * BLOCK as u64 + 512, 8192).await.unwrap().concat();
+            assert_eq!(bytes, data.slice(512..512 + 8192));
+            world.with(|world| world.calls.len())
+        };
+        // First its name has to be asked for; what was changed is asked for again.
+        assert_eq!([read(false).await, read(false).await, read(true).await], calls);
+        volume.close().await.unwrap();
+    }
 }
 
 fn pattern(byte: u8, blocks: usize) -> Bytes {

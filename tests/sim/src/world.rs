@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, StartError, set_aside_on};
 use curve_client::{ClientConfig, Cluster};
-use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimNetwork};
+use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimMachine, SimNetwork};
 use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
 use curve_multiraft::{RaftOptions, Role as RaftRole};
 use curve_proto::transport::MessageMds;
@@ -423,11 +423,16 @@ impl World {
         }
     }
 
-    /// A client of its own host.
+    /// A client of its own host, of whom half read from the files of chunkservers as if they ran on their machines.
     pub fn client(&mut self, name: &str, config: ClientConfig) -> Cluster {
         self.network.bring_up(name);
         let seed = self.rng.random();
-        cluster_on(&self.network, name, &self.mds_addresses(), self.planted, config, seed)
+        let mut cluster = cluster_on(&self.network, name, &self.mds_addresses(), self.planted, config, seed);
+        if seed % 2 == 1 {
+            let disks = self.hosts.iter().map(|host| host.disk.clone()).collect();
+            cluster.run_on(Arc::new(SimMachine::new(disks)));
+        }
+        cluster
     }
 }
 

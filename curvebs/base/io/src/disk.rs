@@ -5,13 +5,14 @@
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::aligned::AlignedBuf;
+use crate::machine::FilePlace;
 
 /// A boxed future, so that the traits of this crate can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -125,6 +126,14 @@ pub trait File: Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Where other processes of this machine find the file; `None` when they cannot.
+    fn place(&self) -> Option<FilePlace> {
+        None
+    }
+    /// Under which name they find it now.
+    fn path(&self) -> io::Result<PathBuf> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Whether the file holds nothing.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
+use crate::machine::{FilePlace, place_of};
 use crate::pace::Pace;
 
 /// The kernel takes at most this many parts in one vectored write (`IOV_MAX`).
@@ -70,7 +71,7 @@ impl Disk for RealDisk {
             }
         }
         let file = options.open(self.resolve(path)?)?;
-        Ok(Arc::new(RealFile { file, direct: OnceLock::new(), pace: self.pace.clone() }))
+        Ok(Arc::new(RealFile::new(file, self.pace.clone())))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -116,10 +117,11 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile {
+pub(crate) struct RealFile {
     file: fs::File,
     /// The same file opened to go around the page cache; `None` inside when the file system cannot.
     direct: OnceLock<Option<fs::File>>,
+    place: OnceLock<Option<FilePlace>>,
     pace: Arc<Pace>,
 }
 
@@ -246,9 +248,21 @@ impl File for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+
+    fn place(&self) -> Option<FilePlace> {
+        *self.place.get_or_init(|| place_of(&self.file))
+    }
+
+    fn path(&self) -> io::Result<PathBuf> {
+        fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
 }
 
 impl RealFile {
+    pub(crate) fn new(file: fs::File, pace: Arc<Pace>) -> Self {
+        Self { file, direct: OnceLock::new(), place: OnceLock::new(), pace }
+    }
+
     fn direct(&self) -> Option<&fs::File> {
         let open = || {
             let mut options = fs::OpenOptions::new();

@@ -9,5 +9,5 @@ mod mount;
 mod names;
 mod network;
 
-pub use disk::{DiskFault, SimDisk, SimDiskConfig, SimDiskStats};
+pub use disk::{DiskFault, SimDisk, SimDiskConfig, SimDiskStats, SimMachine};
 pub use network::{Link, Outage, SimNetwork, SimNetworkStats};

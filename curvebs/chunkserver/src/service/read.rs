@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use curve_chunkstore::{HOLE, ReadData, ReadError};
+use curve_chunkstore::{HOLE, Located, ReadData, ReadError};
 use curve_io::Message;
 use curve_proto::ChunkError;
-use curve_proto::pb::data::{ChunkReply, ReadRequest};
+use curve_proto::pb::data::{ChunkReply, FilePlace, FileRun, ReadRequest};
 use curve_types::{ChunkKey, ClientId, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
 
 use super::ServiceState;
@@ -15,6 +15,8 @@ use crate::copyset::{Replica, check_range};
 
 /// How often a read is tried again after its bad blocks were healed.
 const ATTEMPTS: usize = 3;
+/// A read of more runs than this is answered with its bytes: each run is a system call of the reader.
+const RUNS_MAX: usize = 16;
 
 /// Serves a read.
 pub fn serve(request: Message, call: Call) {
@@ -45,8 +47,42 @@ fn check(
 async fn run(read: &ReadRequest, replica: &Arc<Replica>) -> Result<Answer, ChunkError> {
     let key = ChunkKey { volume: VolumeId(read.volume), index: read.chunk };
     may_read(replica, key.volume, ClientId(read.client), Epoch(read.epoch)).await?;
+    if read.machine != 0
+        && let Some(header) = locate(read, replica, key).await?
+    {
+        replica.metrics().located.increment(u64::from(read.len));
+        return Ok(Answer { header, payload: Vec::new(), bytes: u64::from(read.len) });
+    }
     let data = read_healing(replica, key, read.offset, read.len).await?;
     Ok(answer(data, u64::from(read.len)))
+}
+
+/// Where the bytes are, for a reader on this machine; `None` when there are none, and for readers elsewhere.
+async fn locate(
+    read: &ReadRequest,
+    replica: &Replica,
+    key: ChunkKey,
+) -> Result<Option<ChunkReply>, ChunkError> {
+    let located = replica.store().locate(key, read.offset, read.len).await;
+    let Some(Located { file, runs, crcs }) = located.map_err(|error| failed(replica, key, error))? else {
+        return Ok(None);
+    };
+    let Some(place) = file.place().filter(|place| place.machine == read.machine) else { return Ok(None) };
+    if runs.is_empty() || runs.len() > RUNS_MAX {
+        return Ok(None);
+    }
+    let path = if read.path {
+        file.path().ok().and_then(|path| path.into_os_string().into_string().ok())
+    } else {
+        None
+    };
+    let place = FilePlace {
+        device: place.device,
+        inode: place.inode,
+        runs: runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(),
+        path: path.unwrap_or_default(),
+    };
+    Ok(Some(ChunkReply { crcs, place: Some(place), ..ChunkReply::ok() }))
 }
 
 /// Reads verified bytes; bad blocks are healed from another replica first.
@@ -63,14 +99,21 @@ async fn read_healing(
                 let healed = replica.heal(key, &bad).await;
                 healed.map_err(|error| ChunkError::Corrupt { message: error.to_string() })?;
             }
-            Err(ReadError::BadRange(error)) => return Err(bad_request(error.to_string())),
-            Err(ReadError::Io(error)) => {
-                tracing::error!(copyset = %replica.id(), chunk = %key, %error, "a read failed");
-                return Err(stopped(replica));
-            }
+            Err(error) => return Err(failed(replica, key, error)),
         }
     }
     Err(ChunkError::Corrupt { message: format!("{key} is damaged again and again") })
+}
+
+/// The answer when nothing was read, for another reason than bad blocks.
+fn failed(replica: &Replica, key: ChunkKey, error: ReadError) -> ChunkError {
+    match error {
+        ReadError::BadRange(error) => bad_request(error.to_string()),
+        error => {
+            tracing::error!(copyset = %replica.id(), chunk = %key, %error, "a read failed");
+            stopped(replica)
+        }
+    }
 }
 
 /// The reply to a read. Nothing is sent when every block is a hole.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, Replica, StartError};
 use curve_chunkstore::{HOLE, block_crc};
-use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimNetwork};
+use curve_io::sim::{Outage, SimDisk, SimDiskConfig, SimMachine, SimNetwork};
 use curve_io::{Disk, Message, Network, OpenMode};
 use curve_multiraft::Role;
 use curve_proto::pb::data::{
@@ -338,16 +338,8 @@ impl Bed {
         blocks: u32,
     ) -> Result<Vec<u8>, ChunkError> {
         let len = blocks * BLOCK as u32;
-        let request = ReadRequest {
-            copyset: COPYSET.get(),
-            volume: VOLUME.get(),
-            chunk: block * BLOCK as u32 / CHUNK,
-            offset: block * BLOCK as u32 % CHUNK,
-            len,
-            epoch: epoch.get(),
-            client,
-        };
-        let (reply, payload) = self.call(methods::READ, request.encode_to_vec(), Vec::new()).await?;
+        let (reply, payload) = self.ask(client, epoch, block, blocks, 0).await?;
+        assert_eq!(reply.place, None);
         let bytes = if payload.is_empty() { vec![0; len as usize] } else { payload.to_vec() };
         for (bytes, crc) in bytes.chunks(BLOCK).zip(&reply.crcs) {
             assert!(
@@ -356,6 +348,34 @@ impl Bed {
             );
         }
         Ok(bytes)
+    }
+
+    /// The machine of all disks.
+    pub fn machine(&self) -> SimMachine {
+        SimMachine::new(self.disks.clone())
+    }
+
+    /// A read as somebody on `machine` asks for it.
+    pub async fn ask(
+        &self,
+        client: u64,
+        epoch: Epoch,
+        block: u32,
+        blocks: u32,
+        machine: u64,
+    ) -> Result<(ChunkReply, Bytes), ChunkError> {
+        let request = ReadRequest {
+            copyset: COPYSET.get(),
+            volume: VOLUME.get(),
+            chunk: block * BLOCK as u32 / CHUNK,
+            offset: block * BLOCK as u32 % CHUNK,
+            len: blocks * BLOCK as u32,
+            epoch: epoch.get(),
+            client,
+            machine,
+            path: machine != 0,
+        };
+        self.call(methods::READ, request.encode_to_vec(), Vec::new()).await
     }
 
     pub async fn fence(&self, epoch: Epoch) -> Result<(), ChunkError> {

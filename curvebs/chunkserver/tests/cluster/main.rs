@@ -4,9 +4,10 @@ mod bed;
 mod compare;
 mod mds;
 
+use std::path::Path;
 use std::time::Duration;
 
-use bed::{Bed, CHUNKSERVERS, Writer, pattern};
+use bed::{BLOCK, Bed, CHUNKSERVERS, Writer, pattern};
 use curve_chunkserver::StartError;
 use curve_proto::ChunkError;
 use curve_types::Epoch;
@@ -69,6 +70,38 @@ fn a_fence_shuts_out_the_old_epoch_for_reads_and_writes() {
         bed.crash(leader);
         assert_eq!(bed.write(&mut old, 0, pattern(2, 1)).await, Err(ChunkError::Fenced { held }));
         bed.start(leader).await;
+    });
+}
+
+#[test]
+fn a_reader_on_the_same_machine_is_told_where_the_bytes_are() {
+    bed::run(12, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        assert_eq!(bed.ask(7, Epoch(1), 0, 8, 1).await.unwrap().0.place, None, "there is no chunk");
+        bed.write(&mut writer, 1, pattern(1, 2)).await.unwrap();
+        bed.write(&mut writer, 5, pattern(2, 1)).await.unwrap();
+        let (reply, payload) = bed.ask(7, Epoch(1), 0, 8, 1).await.unwrap();
+        let place = reply.place.expect("it runs on the machine of all simulated disks");
+        assert!(payload.is_empty() && !place.path.is_empty());
+        assert_eq!(place.runs.iter().map(|run| run.blocks).collect::<Vec<_>>(), [2, 1]);
+        let machine = bed.machine();
+        let meant = curve_io::FilePlace { machine: 1, device: place.device, inode: place.inode };
+        let file = curve_io::Machine::open(&machine, meant, Path::new(&place.path)).unwrap();
+        for (run, bytes) in place.runs.iter().zip([pattern(1, 2), pattern(2, 1)]) {
+            assert_eq!(file.clone().read(run.offset, bytes.len()).await.unwrap(), bytes);
+        }
+        let (reply, payload) = bed.ask(7, Epoch(1), 0, 8, 2).await.unwrap();
+        assert!(reply.place.is_none() && payload.len() == 8 * BLOCK, "another machine");
+        for n in 0..20 {
+            bed.write(&mut writer, 100 + 2 * n, pattern(n, 1)).await.unwrap();
+        }
+        let (reply, payload) = bed.ask(7, Epoch(1), 100, 40, 1).await.unwrap();
+        assert!(reply.place.is_none() && payload.len() == 40 * BLOCK, "too many runs");
+        let (reply, payload) = bed.ask(7, Epoch(1), 6, 2, 1).await.unwrap();
+        assert!(reply.place.is_none() && payload.is_empty() && reply.crcs == [0, 0], "holes are nowhere");
+        bed.fence(Epoch(2)).await.unwrap();
+        let held = Epoch(2);
+        assert_eq!(bed.ask(7, Epoch(1), 0, 8, 1).await, Err(ChunkError::Fenced { held }));
     });
 }
 

@@ -10,7 +10,7 @@ use curve_types::ChunkKey;
 
 use super::CopysetStore;
 use crate::checksum::{HOLE, block_crc};
-use crate::data::{BadBlock, BadCause, ChunkDigest, Extent, ReadData};
+use crate::data::{BadBlock, BadCause, ChunkDigest, Extent, Located, ReadData};
 use crate::error::ReadError;
 use crate::layout::{BLOCK, run_at, runs};
 use crate::planes::Planes;
@@ -84,6 +84,18 @@ impl CopysetStore {
             }
         }
         Ok(ReadData { parts, crcs: fetched.crcs })
+    }
+
+    /// Where whole blocks are. `None`: there is no chunk, and they read as zeros.
+    pub async fn locate(&self, key: ChunkKey, offset: u32, len: u32) -> Result<Option<Located>, ReadError> {
+        let blocks = self.layout().range(offset, len)?;
+        let Some(View { file, crcs, planes }) = self.view(key, &blocks).await? else { return Ok(None) };
+        let data = runs(&crcs, |crc| *crc == HOLE).filter(|(_, hole)| !hole);
+        let places = data.flat_map(|(run, _)| {
+            planes.runs(self.layout(), blocks.start + run.start..blocks.start + run.end)
+        });
+        let runs = places.map(|(run, at)| (at, run.len() as u32)).collect();
+        Ok(Some(Located { file, runs, crcs }))
     }
 
     /// Which parts of a range hold data, in runs.

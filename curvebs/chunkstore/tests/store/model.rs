@@ -11,7 +11,9 @@ use curve_types::{ChunkKey, CopysetId, LogIndex, VolumeId};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
-use crate::support::{BLOCK, BLOCKS, Content, assert_content, block, catch_up, key, open, read, run};
+use crate::support::{
+    BLOCK, BLOCKS, Content, assert_content, block, catch_up, key, open, read_both_ways, run,
+};
 
 const COPYSETS: usize = 2;
 const MARKER: &str = "applied";
@@ -374,7 +376,8 @@ impl World {
 async fn check(store: &CopysetStore, content: &Content) {
     for volume in 1..3 {
         for index in 0..3 {
-            assert_content(&read(store, key(volume, index)).await, key(volume, index), content);
+            let key = key(volume, index);
+            assert_content(&read_both_ways(store, key).await, key, content);
         }
     }
     let report = store.scrub_step(None, u64::MAX).await.unwrap();

@@ -5,7 +5,7 @@ use curve_chunkstore::{Append, CopysetStore, PlacedRun, block_crc};
 use curve_io::sim::{SimDisk, SimDiskConfig};
 use curve_types::{ChunkKey, CopysetId, LogIndex};
 
-use crate::support::{BLOCK, BLOCKS, block, key, open, read, run, write};
+use crate::support::{BLOCK, BLOCKS, block, key, open, read_both_ways, run, write};
 
 const ID: CopysetId = CopysetId(1);
 const HALF: u32 = BLOCKS / 2;
@@ -46,7 +46,7 @@ fn apply(
 
 /// The first word of each block.
 async fn words(copyset: &CopysetStore, key: ChunkKey) -> Vec<u64> {
-    let bytes = read(copyset, key).await.parts.concat();
+    let bytes = read_both_ways(copyset, key).await.parts.concat();
     let word = |block: &[u8]| u64::from_le_bytes(block[..8].try_into().unwrap());
     bytes.chunks_exact(BLOCK as usize).map(word).collect()
 }

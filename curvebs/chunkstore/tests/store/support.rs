@@ -57,6 +57,27 @@ pub async fn read(copyset: &CopysetStore, key: ChunkKey) -> ReadData {
     copyset.read(key, 0, BLOCKS * BLOCK).await.unwrap()
 }
 
+/// Reads a whole chunk that nobody changes meanwhile, and sees that who takes the bytes from its file himself finds the
+/// same.
+pub async fn read_both_ways(copyset: &CopysetStore, key: ChunkKey) -> ReadData {
+    let data = read(copyset, key).await;
+    match copyset.locate(key, 0, BLOCKS * BLOCK).await.unwrap() {
+        None => assert!(data.crcs.iter().all(|crc| *crc == HOLE)),
+        Some(located) => {
+            assert_eq!(located.crcs, data.crcs);
+            let all = data.parts.concat();
+            let blocks = all.chunks_exact(BLOCK as usize).zip(&data.crcs).filter(|(_, crc)| **crc != HOLE);
+            let mut bytes = Vec::new();
+            for (offset, blocks) in located.runs {
+                let run = located.file.clone().read(offset, (blocks * BLOCK) as usize).await.unwrap();
+                bytes.extend_from_slice(&run);
+            }
+            assert!(blocks.map(|(block, _)| block).eq(bytes.chunks(BLOCK as usize)));
+        }
+    }
+    data
+}
+
 /// What a chunk holds, by block.
 pub type Content = BTreeMap<(ChunkKey, u32), u64>;
 

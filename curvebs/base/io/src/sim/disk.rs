@@ -10,9 +10,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, File};
+use crate::machine::{FilePlace, Machine};
 use crate::sim::content::{Change, Content, PAGE};
-use crate::sim::mount::SimMount;
+use crate::sim::mount::{SimFile, SimMount};
 use crate::sim::names::{InodeId, Names};
 
 /// How a simulated disk begins.
@@ -76,6 +77,7 @@ impl SimDisk {
     /// An empty disk.
     pub fn new(config: SimDiskConfig) -> Self {
         let platter = Platter {
+            device: config.seed,
             rng: StdRng::seed_from_u64(config.seed),
             capacity: config.capacity,
             sync_delay: config.sync_delay,
@@ -89,6 +91,13 @@ impl SimDisk {
             stats: SimDiskStats::default(),
         };
         Self { platter: Arc::new(Mutex::new(platter)) }
+    }
+
+    /// A file as another process of the machine sees it, until the next `crash` or `detach`.
+    fn open(&self, inode: InodeId) -> io::Result<Arc<dyn File>> {
+        let mut platter = self.lock();
+        platter.inode(inode)?.handles += 1;
+        Ok(Arc::new(SimFile::new(self.platter.clone(), platter.life, inode)))
     }
 
     /// The disk as a process sees it, until the next `crash` or `detach`.
@@ -189,6 +198,7 @@ impl SimDisk {
 
 /// Everything a simulated disk is.
 pub(super) struct Platter {
+    device: u64,
     pub(super) rng: StdRng,
     pub(super) capacity: u64,
     pub(super) sync_delay: Range<Duration>,
@@ -252,7 +262,43 @@ impl Inode {
     }
 }
 
+/// A machine to which simulated disks belong.
+#[derive(Clone)]
+pub struct SimMachine {
+    disks: Vec<SimDisk>,
+}
+
+impl SimMachine {
+    /// The machine of these disks. Their seeds tell them apart.
+    pub fn new(disks: Vec<SimDisk>) -> Self {
+        Self { disks }
+    }
+}
+
+/// There is only one machine.
+const MACHINE: u64 = 1;
+
+impl Machine for SimMachine {
+    fn id(&self) -> u64 {
+        MACHINE
+    }
+
+    fn open(&self, place: FilePlace, _path: &Path) -> io::Result<Arc<dyn File>> {
+        let disk = self.disks.iter().find(|disk| disk.lock().device == place.device);
+        disk.ok_or(io::ErrorKind::NotFound)?.open(place.inode)
+    }
+
+    fn files_max(&self) -> usize {
+        4
+    }
+}
+
 impl Platter {
+    /// Where other processes of the machine find a file.
+    pub(super) fn place(&self, inode: InodeId) -> FilePlace {
+        FilePlace { machine: MACHINE, device: self.device, inode }
+    }
+
     pub(super) fn eio() -> io::Error {
         io::Error::from_raw_os_error(5)
     }

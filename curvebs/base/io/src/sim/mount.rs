@@ -1,13 +1,14 @@
 //! A process's view of a simulated disk: the `Disk` and `File` traits over the platter.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rand::Rng;
 
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
+use crate::machine::FilePlace;
 use crate::sim::content::{Change, PAGE};
 use crate::sim::disk::{DiskFault, Platter};
 use crate::sim::names::{InodeId, Node};
@@ -76,7 +77,7 @@ impl Disk for SimMount {
             platter.inode(inode)?.handles += 1;
             Ok(inode)
         })?;
-        Ok(Arc::new(SimFile { platter: self.platter.clone(), life: self.life, inode }))
+        Ok(Arc::new(SimFile::new(self.platter.clone(), self.life, inode)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -135,13 +136,18 @@ impl Disk for SimMount {
     }
 }
 
-struct SimFile {
+pub(super) struct SimFile {
     platter: Arc<Mutex<Platter>>,
     life: u64,
     inode: InodeId,
 }
 
 impl SimFile {
+    /// A handle that has been counted.
+    pub(super) fn new(platter: Arc<Mutex<Platter>>, life: u64, inode: InodeId) -> Self {
+        Self { platter, life, inode }
+    }
+
     fn with<T>(&self, access: Access, act: impl FnOnce(&mut Platter) -> io::Result<T>) -> io::Result<T> {
         with(&self.platter, self.life, access, act)
     }
@@ -242,6 +248,14 @@ impl File for SimFile {
 
     fn len(&self) -> io::Result<u64> {
         self.with(Access::Read, |platter| Ok(platter.inode(self.inode)?.current.len()))
+    }
+
+    fn place(&self) -> Option<FilePlace> {
+        self.with(Access::Read, |platter| Ok(platter.place(self.inode))).ok()
+    }
+
+    fn path(&self) -> io::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/{}", self.inode)))
     }
 }
 

@@ -1,0 +1,313 @@
+//! Reads from the chunk files of a chunkserver on the same machine.
+//!
+//! The leader decides, as for every read: it confirms its lease, checks the epoch, and answers. Only that it answers where
+//! the bytes are, with their checksums, and they are taken from there, without going through two sockets. What was changed
+//! or taken away between answer and read does not have the checksum of the answer, and the block is read again the usual
+//! way; so is what is damaged, which the leader then heals. Hence such a read is what a read is: each block as it was
+//! when the leader answered, or later.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curve_blockdev::push_zeroes;
+use curve_io::{File, Machine};
+use curve_proto::pb::data::FilePlace;
+use curve_types::{BLOCK_BYTES, CopysetId};
+use metrics::{Counter, counter};
+use tokio::time::Instant;
+
+use crate::payload::blocks_match;
+
+/// A file that nothing was read from for so long is closed: it may have been deleted, and keeps its room until then.
+const UNUSED_MAX: Duration = Duration::from_secs(10);
+/// How long a copyset whose files cannot be opened is read the usual way before they are tried again.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// What a read asks a copyset for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// The bytes.
+    Bytes,
+    /// Where the bytes are.
+    Place {
+        /// And what the file is called.
+        path: bool,
+    },
+}
+
+/// What came of a read from a file.
+pub enum Taken {
+    /// The bytes, in parts.
+    Bytes(Vec<Bytes>),
+    /// Nothing: this is to be asked for instead.
+    Nothing(Ask),
+}
+
+struct Open {
+    file: Arc<dyn File>,
+    used: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    /// By device and inode.
+    files: HashMap<(u64, u64), Open>,
+    /// Copysets whose files could not be opened, and when.
+    refused: HashMap<CopysetId, Instant>,
+}
+
+/// The files of one volume's chunks that are open here. Closed when nothing is read from them, or when they are too many.
+pub struct LocalFiles {
+    machine: Arc<dyn Machine>,
+    state: Mutex<State>,
+    taken: Counter,
+    changed: Counter,
+}
+
+impl std::fmt::Debug for LocalFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalFiles").field("open", &self.lock().files.len()).finish_non_exhaustive()
+    }
+}
+
+impl LocalFiles {
+    /// None is open.
+    pub fn new(machine: Arc<dyn Machine>) -> Self {
+        let taken = counter!("curve_client_local_reads_total");
+        let changed = counter!("curve_client_local_reads_changed_total");
+        Self { machine, state: Mutex::default(), taken, changed }
+    }
+
+    /// The machine's number.
+    pub fn machine(&self) -> u64 {
+        self.machine.id()
+    }
+
+    /// What a read is to ask a copyset for at first.
+    pub fn ask(&self, copyset: CopysetId) -> Ask {
+        let mut state = self.lock();
+        match state.refused.get(&copyset) {
+            Some(since) if since.elapsed() < REFUSED_FOR => Ask::Bytes,
+            Some(_) => {
+                state.refused.remove(&copyset);
+                Ask::Place { path: false }
+            }
+            None => Ask::Place { path: false },
+        }
+    }
+
+    /// Takes the bytes of blocks with these checksums from where `asked` was answered that they are.
+    pub async fn take(&self, copyset: CopysetId, asked: Ask, place: &FilePlace, crcs: &[u32]) -> Taken {
+        let Some(file) = self.open(copyset, asked, place) else {
+            let unnamed = asked == Ask::Place { path: false };
+            return Taken::Nothing(if unnamed { Ask::Place { path: true } } else { Ask::Bytes });
+        };
+        match read(&file, place, crcs).await {
+            Ok(Some(parts)) => {
+                self.taken.increment(1);
+                Taken::Bytes(parts)
+            }
+            Ok(None) => {
+                self.changed.increment(1);
+                Taken::Nothing(Ask::Bytes)
+            }
+            Err(error) => {
+                tracing::debug!(%copyset, %error, "a chunk's file cannot be read here");
+                self.lock().files.remove(&(place.device, place.inode));
+                Taken::Nothing(Ask::Bytes)
+            }
+        }
+    }
+
+    /// The file, opened if its name was asked for.
+    fn open(&self, copyset: CopysetId, asked: Ask, place: &FilePlace) -> Option<Arc<dyn File>> {
+        let key = (place.device, place.inode);
+        let now = Instant::now();
+        let mut state = self.lock();
+        if let Some(open) = state.files.get_mut(&key) {
+            open.used = now;
+            return Some(open.file.clone());
+        }
+        if asked != (Ask::Place { path: true }) {
+            return None;
+        }
+        let meant = curve_io::FilePlace { machine: self.machine(), device: place.device, inode: place.inode };
+        match self.machine.open(meant, Path::new(&place.path)) {
+            Ok(file) => {
+                while state.files.len() >= self.machine.files_max().max(1) {
+                    let oldest = state.files.iter().min_by_key(|(_, open)| open.used).map(|(key, _)| *key);
+                    oldest.map(|key| state.files.remove(&key));
+                }
+                state.files.insert(key, Open { file: file.clone(), used: now });
+                Some(file)
+            }
+            Err(error) => {
+                tracing::debug!(%copyset, path = place.path, %error, "a chunk's file cannot be opened here");
+                state.refused.insert(copyset, now);
+                None
+            }
+        }
+    }
+
+    /// Closes files that nothing was read from for a while.
+    pub fn close_unused(&self) {
+        self.lock().files.retain(|_, open| open.used.elapsed() < UNUSED_MAX);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads what `crcs` are the checksums of; `None` when something has another one.
+async fn read(file: &Arc<dyn File>, place: &FilePlace, crcs: &[u32]) -> io::Result<Option<Vec<Bytes>>> {
+    let block = BLOCK_BYTES as usize;
+    let mut parts = Vec::with_capacity(1);
+    let mut rest = crcs;
+    let mut runs = place.runs.iter();
+    while let Some(first) = rest.first() {
+        if *first == 0 {
+            let holes = rest.iter().take_while(|crc| **crc == 0).count();
+            push_zeroes(&mut parts, (holes * block) as u64);
+            rest = &rest[holes..];
+            continue;
+        }
+        let Some(run) = runs.next() else { return Ok(None) };
+        let Some((expected, later)) = rest.split_at_checked(run.blocks as usize) else { return Ok(None) };
+        if expected.is_empty() {
+            return Ok(None);
+        }
+        let bytes = file.clone().read(run.offset, expected.len() * block).await?;
+        if expected.contains(&0) || !blocks_match(&bytes, expected) {
+            return Ok(None);
+        }
+        parts.push(bytes);
+        rest = later;
+    }
+    Ok(Some(parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use curve_io::OpenMode;
+    use curve_io::sim::{SimDisk, SimDiskConfig, SimMachine};
+    use curve_proto::pb::data::FileRun;
+
+    use super::*;
+
+    const COPYSET: CopysetId = CopysetId(3);
+    const KNOWN: Ask = Ask::Place { path: false };
+    const NAMED: Ask = Ask::Place { path: true };
+
+    /// A disk with files of four blocks, block `n` full of `n + 1`.
+    fn files(names: &[&str]) -> (SimDisk, Vec<Arc<dyn File>>) {
+        let disk = SimDisk::new(SimDiskConfig { seed: 9, ..SimDiskConfig::default() });
+        let mount = disk.mount();
+        let file = |name: &&str| {
+            let file = mount.open(Path::new(name), OpenMode::CreateNew).unwrap();
+            for n in 0..4 {
+                file.write_at(n * BLOCK_BYTES, &[io::IoSlice::new(&[n as u8 + 1; 4096])]).unwrap();
+            }
+            file
+        };
+        let files = names.iter().map(file).collect();
+        (disk, files)
+    }
+
+    fn place(file: &Arc<dyn File>, runs: &[(u64, u32)]) -> FilePlace {
+        let place = file.place().unwrap();
+        FilePlace {
+            device: place.device,
+            inode: place.inode,
+            runs: runs
+                .iter()
+                .map(|&(block, blocks)| FileRun { offset: block * BLOCK_BYTES, blocks })
+                .collect(),
+            path: "/any".into(),
+        }
+    }
+
+    /// Checksums of blocks of `n`; 0 is a hole.
+    fn crcs(blocks: &[u8]) -> Vec<u32> {
+        let crc = |n: &u8| if *n == 0 { 0 } else { crc32fast::hash(&[*n; 4096]) };
+        blocks.iter().map(crc).collect()
+    }
+
+    /// The first byte of each block, or what is to be asked for.
+    async fn take(local: &LocalFiles, asked: Ask, place: &FilePlace, blocks: &[u8]) -> Result<Vec<u8>, Ask> {
+        match local.take(COPYSET, asked, place, &crcs(blocks)).await {
+            Taken::Bytes(parts) => Ok(parts.concat().chunks(4096).map(|block| block[0]).collect()),
+            Taken::Nothing(next) => Err(next),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_its_checksum_is_taken_and_nothing_else() {
+        let (disk, files) = files(&["a"]);
+        let local = LocalFiles::new(Arc::new(SimMachine::new(vec![disk.clone()])));
+        let runs = place(&files[0], &[(1, 2), (0, 1)]);
+        assert_eq!(local.ask(COPYSET), KNOWN);
+        assert_eq!(take(&local, KNOWN, &runs, &[2, 3, 0, 1]).await, Err(NAMED), "it is not open");
+        assert_eq!(take(&local, NAMED, &runs, &[2, 3, 0, 1]).await, Ok(vec![2, 3, 0, 1]));
+        assert_eq!(take(&local, KNOWN, &runs, &[0, 2, 3, 0, 0, 1, 0]).await, Ok(vec![0, 2, 3, 0, 0, 1, 0]));
+        for wrong in [&[2, 3, 0, 4][..], &[2, 0, 3], &[2, 3, 1, 1], &[2]] {
+            assert_eq!(take(&local, KNOWN, &runs, wrong).await, Err(Ask::Bytes), "{wrong:?}");
+        }
+        assert_eq!(take(&local, KNOWN, &place(&files[0], &[(0, 0), (0, 1)]), &[1]).await, Err(Ask::Bytes));
+        assert_eq!(
+            take(&local, KNOWN, &place(&files[0], &[(3, 2)]), &[4, 5]).await,
+            Err(Ask::Bytes),
+            "the end"
+        );
+        files[0].punch(0, 4096).unwrap();
+        assert_eq!(take(&local, KNOWN, &runs, &[2, 3, 1]).await, Err(Ask::Bytes), "taken away since");
+        assert_eq!(local.ask(COPYSET), KNOWN, "that is no reason to stop");
+
+        disk.detach();
+        assert_eq!(take(&local, KNOWN, &runs, &[2, 3]).await, Err(Ask::Bytes), "a dead handle");
+        assert_eq!(take(&local, KNOWN, &runs, &[2, 3]).await, Err(NAMED), "is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_opened_is_left_alone_for_a_while() {
+        let (_, files) = files(&["a"]);
+        let local = LocalFiles::new(Arc::new(SimMachine::new(Vec::new())));
+        assert_eq!(take(&local, NAMED, &place(&files[0], &[(0, 1)]), &[1]).await, Err(Ask::Bytes));
+        assert_eq!((local.ask(COPYSET), local.ask(CopysetId(4))), (Ask::Bytes, KNOWN));
+        tokio::time::advance(REFUSED_FOR).await;
+        assert_eq!(local.ask(COPYSET), KNOWN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_are_closed_when_they_are_many_and_when_they_are_not_used() {
+        let (disk, files) = files(&["a", "b", "c", "d", "e"]);
+        let machine = SimMachine::new(vec![disk.clone()]);
+        assert_eq!(machine.files_max(), 4);
+        let local = LocalFiles::new(Arc::new(machine));
+        for file in &files {
+            assert_eq!(take(&local, NAMED, &place(file, &[(0, 1)]), &[1]).await, Ok(vec![1]));
+            tokio::time::advance(Duration::from_secs(3)).await;
+        }
+        assert_eq!(
+            take(&local, KNOWN, &place(&files[0], &[(0, 1)]), &[1]).await,
+            Err(NAMED),
+            "the oldest went"
+        );
+        local.close_unused();
+        let open = local.lock().files.len();
+        assert_eq!(open, 3, "one was read from 12 s ago");
+        let used = disk.used();
+        drop(files);
+        for name in ["a", "b", "c", "d", "e"] {
+            disk.mount().remove_file(Path::new(name)).unwrap();
+        }
+        assert!(disk.used() > 0 && disk.used() < used, "what is open keeps its room");
+        tokio::time::advance(UNUSED_MAX).await;
+        local.close_unused();
+        assert_eq!(disk.used(), 0);
+    }
+}
