@@ -57,3 +57,46 @@ fn header(body: usize, error: i32, unique: u64) -> [u8; HEADER_BYTES] {
     header[8..].copy_from_slice(&unique.to_ne_bytes());
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// What the kernel would get: like the device, a datagram socket takes an answer whole or not at all.
+    fn received(send: impl FnOnce(BorrowedFd<'_>)) -> Vec<u8> {
+        let (ours, kernels) = UnixDatagram::pair().unwrap();
+        send(ours.as_fd());
+        let mut bytes = vec![0; 4096];
+        let len = kernels.recv(&mut bytes).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// Length, error, unique number, body.
+    fn parsed(bytes: &[u8]) -> (u32, i32, u64, &[u8]) {
+        let (len, rest) = bytes.split_first_chunk().unwrap();
+        let (error, rest) = rest.split_first_chunk().unwrap();
+        let (unique, body) = rest.split_first_chunk().unwrap();
+        (u32::from_ne_bytes(*len), i32::from_ne_bytes(*error), u64::from_ne_bytes(*unique), body)
+    }
+
+    #[test]
+    fn pieces_leave_as_one_answer() {
+        let pieces = [Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"defg")];
+        let bytes = received(|device| write_pieces(device, 77, &pieces).unwrap());
+        assert_eq!(parsed(&bytes), (23, 0, 77, &b"abcdefg"[..]));
+        let bytes = received(|device| write_pieces(device, 1, &[]).unwrap());
+        assert_eq!(parsed(&bytes), (16, 0, 1, &b""[..]));
+    }
+
+    #[test]
+    fn an_answer_without_a_body_has_the_error() {
+        let bytes = received(|device| answer(device, 5, Ok(())));
+        assert_eq!(parsed(&bytes), (16, 0, 5, &b""[..]));
+        let bytes = received(|device| answer(device, u64::MAX, Err(FsError::NotFound)));
+        assert_eq!(parsed(&bytes), (16, -libc::ENOENT, u64::MAX, &b""[..]));
+    }
+}
