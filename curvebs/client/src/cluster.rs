@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::call::Caller;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::local::LocalFiles;
+use crate::local::{Budget, LocalFiles};
 use crate::pulse::{Alive, Pulse};
 use crate::route::Router;
 use crate::session::Session;
@@ -41,7 +41,7 @@ pub struct Cluster {
     host: String,
     process: u32,
     pulse: Option<Arc<Pulse>>,
-    machine: Option<Arc<dyn Machine>>,
+    local: Option<Budget>,
 }
 
 impl Cluster {
@@ -57,8 +57,8 @@ impl Cluster {
         let transport = Arc::new(GrpcMds::grpc(&config.mds_addresses));
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
         let cluster = Self::with_parts(config.clone(), network, transport, rand::rng().random());
-        let machine = RealMachine::new().map(|machine| Arc::new(machine) as Arc<dyn Machine>);
-        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), machine, ..cluster })
+        let local = RealMachine::new().map(|machine| Budget::new(Arc::new(machine)));
+        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), local, ..cluster })
     }
 
     /// Reaches a cluster over any network; `seed` feeds all random draws, and nothing of the machine shows in what is
@@ -80,13 +80,13 @@ impl Cluster {
             host: "simulated".into(),
             process: 0,
             pulse: None,
-            machine: None,
+            local: None,
         }
     }
 
     /// Volumes that are opened from now on read from the files of chunkservers on this machine.
     pub fn run_on(&mut self, machine: Arc<dyn Machine>) {
-        self.machine = Some(machine);
+        self.local = Some(Budget::new(machine));
     }
 
     /// Volumes that are opened from now on are given up by a stall of this process: they refuse everything as if another holder
@@ -159,7 +159,7 @@ impl Cluster {
             size: AtomicU64::new(record.size),
             fenced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            local: self.machine.clone().filter(|_| self.config.local_reads).map(LocalFiles::new),
+            local: self.local.clone().filter(|_| self.config.local_reads).map(LocalFiles::new),
         });
         let key = SessionKey { volume: record.id, client, epoch: granted.epoch };
         let session = Session::start(Arc::clone(&self.mds), key, Arc::clone(&opened), granted.lease);

@@ -5,10 +5,14 @@
 //! or taken away between answer and read does not have the checksum of the answer, and the block is read again the usual
 //! way; so is what is damaged, which the leader then heals. Hence such a read is what a read is: each block as it was
 //! when the leader answered, or later.
+//!
+//! Only so many files may be open, and to open one for a single read would cost more than it spares: while all are in use,
+//! reads of other chunks ask for their bytes.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ use bytes::Bytes;
 use curve_blockdev::push_zeroes;
 use curve_io::{File, Machine};
 use curve_proto::pb::data::FilePlace;
-use curve_types::{BLOCK_BYTES, CopysetId};
+use curve_types::{BLOCK_BYTES, ChunkIndex, CopysetId};
 use metrics::{Counter, counter};
 use tokio::time::Instant;
 
@@ -24,6 +28,10 @@ use crate::payload::blocks_match;
 
 /// A file that nothing was read from for so long is closed: it may have been deleted, and keeps its room until then.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
+/// A file that was read from within this time is not closed for another one.
+const IN_USE: Duration = Duration::from_secs(1);
+/// How long it is not looked again whether one of many is no longer in use.
+const FULL_FOR: Duration = Duration::from_millis(100);
 /// How long a copyset whose files cannot be opened is read the usual way before they are tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
@@ -47,22 +55,86 @@ pub enum Taken {
     Nothing(Ask),
 }
 
+/// The files that all volumes of a process may have open.
+#[derive(Clone)]
+pub struct Budget {
+    machine: Arc<dyn Machine>,
+    open: Arc<AtomicUsize>,
+}
+
+/// One of them. Given back when dropped.
+struct Seat(Arc<AtomicUsize>);
+
+impl Budget {
+    /// All are free.
+    pub fn new(machine: Arc<dyn Machine>) -> Self {
+        Self { machine, open: Arc::default() }
+    }
+
+    fn is_free(&self) -> bool {
+        self.open.load(Ordering::Relaxed) < self.machine.files_max()
+    }
+
+    fn seat(&self) -> Option<Seat> {
+        let one_more = |open| (open < self.machine.files_max()).then_some(open + 1);
+        let taken = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| Seat(self.open.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Open {
     file: Arc<dyn File>,
     used: Instant,
+    _seat: Seat,
 }
+
+/// Device and inode.
+type FileKey = (u64, u64);
 
 #[derive(Default)]
 struct State {
-    /// By device and inode.
-    files: HashMap<(u64, u64), Open>,
+    files: HashMap<FileKey, Open>,
+    /// The file that a chunk was last read from; it may have been closed.
+    of_chunk: HashMap<ChunkIndex, FileKey>,
     /// Copysets whose files could not be opened, and when.
     refused: HashMap<CopysetId, Instant>,
+    /// When all files were in use.
+    full: Option<Instant>,
 }
 
-/// The files of one volume's chunks that are open here. Closed when nothing is read from them, or when they are too many.
+impl State {
+    /// Whether one more file may be opened, perhaps after another one was closed.
+    fn has_room(&mut self, budget: &Budget) -> bool {
+        if budget.is_free() {
+            return true;
+        }
+        if self.full.is_some_and(|since| since.elapsed() < FULL_FOR) {
+            return false;
+        }
+        let unused = self.files.values().any(|open| open.used.elapsed() >= IN_USE);
+        self.full = (!unused).then(Instant::now);
+        unused
+    }
+
+    fn seat(&mut self, budget: &Budget) -> Option<Seat> {
+        if let Some(seat) = budget.seat() {
+            return Some(seat);
+        }
+        let oldest = self.files.iter().min_by_key(|(_, open)| open.used).map(|(key, _)| *key)?;
+        self.files.remove(&oldest);
+        budget.seat()
+    }
+}
+
+/// The files of one volume's chunks that are open here.
 pub struct LocalFiles {
-    machine: Arc<dyn Machine>,
+    budget: Budget,
     state: Mutex<State>,
     taken: Counter,
     changed: Counter,
@@ -76,33 +148,45 @@ impl std::fmt::Debug for LocalFiles {
 
 impl LocalFiles {
     /// None is open.
-    pub fn new(machine: Arc<dyn Machine>) -> Self {
+    pub fn new(budget: Budget) -> Self {
         let taken = counter!("curve_client_local_reads_total");
         let changed = counter!("curve_client_local_reads_changed_total");
-        Self { machine, state: Mutex::default(), taken, changed }
+        Self { budget, state: Mutex::default(), taken, changed }
     }
 
     /// The machine's number.
     pub fn machine(&self) -> u64 {
-        self.machine.id()
+        self.budget.machine.id()
     }
 
-    /// What a read is to ask a copyset for at first.
-    pub fn ask(&self, copyset: CopysetId) -> Ask {
+    /// What a read of a chunk is to ask its copyset for at first.
+    pub fn ask(&self, copyset: CopysetId, chunk: ChunkIndex) -> Ask {
         let mut state = self.lock();
-        match state.refused.get(&copyset) {
-            Some(since) if since.elapsed() < REFUSED_FOR => Ask::Bytes,
-            Some(_) => {
-                state.refused.remove(&copyset);
-                Ask::Place { path: false }
+        if let Some(since) = state.refused.get(&copyset) {
+            if since.elapsed() < REFUSED_FOR {
+                return Ask::Bytes;
             }
-            None => Ask::Place { path: false },
+            state.refused.remove(&copyset);
+        }
+        if state.of_chunk.get(&chunk).is_some_and(|key| state.files.contains_key(key)) {
+            Ask::Place { path: false }
+        } else if state.has_room(&self.budget) {
+            Ask::Place { path: true }
+        } else {
+            Ask::Bytes
         }
     }
 
     /// Takes the bytes of blocks with these checksums from where `asked` was answered that they are.
-    pub async fn take(&self, copyset: CopysetId, asked: Ask, place: &FilePlace, crcs: &[u32]) -> Taken {
-        let Some(file) = self.open(copyset, asked, place) else {
+    pub async fn take(
+        &self,
+        copyset: CopysetId,
+        chunk: ChunkIndex,
+        asked: Ask,
+        place: &FilePlace,
+        crcs: &[u32],
+    ) -> Taken {
+        let Some(file) = self.open(copyset, chunk, asked, place) else {
             let unnamed = asked == Ask::Place { path: false };
             return Taken::Nothing(if unnamed { Ask::Place { path: true } } else { Ask::Bytes });
         };
@@ -124,7 +208,13 @@ impl LocalFiles {
     }
 
     /// The file, opened if its name was asked for.
-    fn open(&self, copyset: CopysetId, asked: Ask, place: &FilePlace) -> Option<Arc<dyn File>> {
+    fn open(
+        &self,
+        copyset: CopysetId,
+        chunk: ChunkIndex,
+        asked: Ask,
+        place: &FilePlace,
+    ) -> Option<Arc<dyn File>> {
         let key = (place.device, place.inode);
         let now = Instant::now();
         let mut state = self.lock();
@@ -136,13 +226,11 @@ impl LocalFiles {
             return None;
         }
         let meant = curve_io::FilePlace { machine: self.machine(), device: place.device, inode: place.inode };
-        match self.machine.open(meant, Path::new(&place.path)) {
+        let seat = state.seat(&self.budget)?;
+        match self.budget.machine.open(meant, Path::new(&place.path)) {
             Ok(file) => {
-                while state.files.len() >= self.machine.files_max().max(1) {
-                    let oldest = state.files.iter().min_by_key(|(_, open)| open.used).map(|(key, _)| *key);
-                    oldest.map(|key| state.files.remove(&key));
-                }
-                state.files.insert(key, Open { file: file.clone(), used: now });
+                state.files.insert(key, Open { file: file.clone(), used: now, _seat: seat });
+                state.of_chunk.insert(chunk, key);
                 Some(file)
             }
             Err(error) => {
@@ -155,7 +243,10 @@ impl LocalFiles {
 
     /// Closes files that nothing was read from for a while.
     pub fn close_unused(&self) {
-        self.lock().files.retain(|_, open| open.used.elapsed() < UNUSED_MAX);
+        let mut state = self.lock();
+        let State { files, of_chunk, .. } = &mut *state;
+        files.retain(|_, open| open.used.elapsed() < UNUSED_MAX);
+        of_chunk.retain(|_, key| files.contains_key(key));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -200,6 +291,7 @@ mod tests {
     use super::*;
 
     const COPYSET: CopysetId = CopysetId(3);
+    const CHUNK: ChunkIndex = ChunkIndex(5);
     const KNOWN: Ask = Ask::Place { path: false };
     const NAMED: Ask = Ask::Place { path: true };
 
@@ -239,7 +331,7 @@ mod tests {
 
     /// The first byte of each block, or what is to be asked for.
     async fn take(local: &LocalFiles, asked: Ask, place: &FilePlace, blocks: &[u8]) -> Result<Vec<u8>, Ask> {
-        match local.take(COPYSET, asked, place, &crcs(blocks)).await {
+        match local.take(COPYSET, CHUNK, asked, place, &crcs(blocks)).await {
             Taken::Bytes(parts) => Ok(parts.concat().chunks(4096).map(|block| block[0]).collect()),
             Taken::Nothing(next) => Err(next),
         }
@@ -248,11 +340,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_its_checksum_is_taken_and_nothing_else() {
         let (disk, files) = files(&["a"]);
-        let local = LocalFiles::new(Arc::new(SimMachine::new(vec![disk.clone()])));
+        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(vec![disk.clone()]))));
         let runs = place(&files[0], &[(1, 2), (0, 1)]);
-        assert_eq!(local.ask(COPYSET), KNOWN);
+        assert_eq!(local.ask(COPYSET, CHUNK), NAMED);
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3, 0, 1]).await, Err(NAMED), "it is not open");
         assert_eq!(take(&local, NAMED, &runs, &[2, 3, 0, 1]).await, Ok(vec![2, 3, 0, 1]));
+        assert_eq!(local.ask(COPYSET, CHUNK), KNOWN);
         assert_eq!(take(&local, KNOWN, &runs, &[0, 2, 3, 0, 0, 1, 0]).await, Ok(vec![0, 2, 3, 0, 0, 1, 0]));
         for wrong in [&[2, 3, 0, 4][..], &[2, 0, 3], &[2, 3, 1, 1], &[2]] {
             assert_eq!(take(&local, KNOWN, &runs, wrong).await, Err(Ask::Bytes), "{wrong:?}");
@@ -265,7 +358,7 @@ mod tests {
         );
         files[0].punch(0, 4096).unwrap();
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3, 1]).await, Err(Ask::Bytes), "taken away since");
-        assert_eq!(local.ask(COPYSET), KNOWN, "that is no reason to stop");
+        assert_eq!(local.ask(COPYSET, CHUNK), KNOWN, "that is no reason to stop");
 
         disk.detach();
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3]).await, Err(Ask::Bytes), "a dead handle");
@@ -275,23 +368,33 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_opened_is_left_alone_for_a_while() {
         let (_, files) = files(&["a"]);
-        let local = LocalFiles::new(Arc::new(SimMachine::new(Vec::new())));
+        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(Vec::new()))));
         assert_eq!(take(&local, NAMED, &place(&files[0], &[(0, 1)]), &[1]).await, Err(Ask::Bytes));
-        assert_eq!((local.ask(COPYSET), local.ask(CopysetId(4))), (Ask::Bytes, KNOWN));
+        assert_eq!((local.ask(COPYSET, CHUNK), local.ask(CopysetId(4), CHUNK)), (Ask::Bytes, NAMED));
         tokio::time::advance(REFUSED_FOR).await;
-        assert_eq!(local.ask(COPYSET), KNOWN);
+        assert_eq!(local.ask(COPYSET, CHUNK), NAMED);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn files_are_closed_when_they_are_many_and_when_they_are_not_used() {
+    async fn files_are_closed_for_others_and_when_they_are_not_used() {
         let (disk, files) = files(&["a", "b", "c", "d", "e"]);
         let machine = SimMachine::new(vec![disk.clone()]);
         assert_eq!(machine.files_max(), 4);
-        let local = LocalFiles::new(Arc::new(machine));
+        let budget = Budget::new(Arc::new(machine));
+        let (local, other) = (LocalFiles::new(budget.clone()), LocalFiles::new(budget));
         for file in &files {
+            assert_eq!(local.ask(COPYSET, ChunkIndex(9)), NAMED);
             assert_eq!(take(&local, NAMED, &place(file, &[(0, 1)]), &[1]).await, Ok(vec![1]));
             tokio::time::advance(Duration::from_secs(3)).await;
         }
+        for file in &files[1..] {
+            assert_eq!(take(&local, KNOWN, &place(file, &[(0, 1)]), &[1]).await, Ok(vec![1]));
+        }
+        assert_eq!(local.ask(COPYSET, ChunkIndex(9)), Ask::Bytes, "all are in use");
+        assert_eq!(other.ask(COPYSET, CHUNK), Ask::Bytes, "another volume has none to close");
+        assert_eq!(take(&other, NAMED, &place(&files[0], &[(0, 1)]), &[1]).await, Err(Ask::Bytes));
+        assert_eq!(local.ask(COPYSET, CHUNK), KNOWN);
+        tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(
             take(&local, KNOWN, &place(&files[0], &[(0, 1)]), &[1]).await,
             Err(NAMED),
@@ -299,7 +402,7 @@ mod tests {
         );
         local.close_unused();
         let open = local.lock().files.len();
-        assert_eq!(open, 3, "one was read from 12 s ago");
+        assert_eq!(open, 4, "all were read from 3 s ago");
         let used = disk.used();
         drop(files);
         for name in ["a", "b", "c", "d", "e"] {

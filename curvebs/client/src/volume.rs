@@ -332,14 +332,14 @@ impl Volume {
         let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
         let (first, len) = piece.whole_blocks();
         let start = (piece.offset - first) as usize;
-        let mut ask = self.opened.local.as_ref().map_or(Ask::Bytes, |local| local.ask(copyset));
+        let mut ask = self.opened.local.as_ref().map_or(Ask::Bytes, |local| local.ask(copyset, piece.chunk));
         let mut tries = 0;
         while tries < READ_TRIES_MAX {
             let answer = self.caller.call(copyset, || self.read_message(copyset, piece, ask)).await?;
             if let (Some(place), Some(local)) = (&answer.reply.place, &self.opened.local) {
                 // A place in answer to a question for bytes is a mistake, which must not go on for ever.
                 tries += u32::from(ask == Ask::Bytes);
-                ask = match local.take(copyset, ask, place, &answer.reply.crcs).await {
+                ask = match local.take(copyset, piece.chunk, ask, place, &answer.reply.crcs).await {
                     Taken::Bytes(parts) if total_len(&parts) == u64::from(len) => {
                         return Ok(cut(parts, start, piece.len as usize));
                     }

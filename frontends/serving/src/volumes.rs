@@ -90,6 +90,9 @@ pub async fn connect(explicit: Option<&Path>) -> Result<Cluster, VolumeError> {
 }
 
 async fn reach(config: &ClientConfig) -> Result<Cluster, VolumeError> {
+    // Chunk files that reads take their bytes from are a part of it. More is not promised to anybody.
+    let limit = curve_io::fd_limit();
+    tracing::debug!(files = limit.now, "may be open");
     Cluster::connect(config).await.map_err(VolumeError::Cluster)
 }
 

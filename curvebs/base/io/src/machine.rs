@@ -18,7 +18,7 @@ use crate::real::RealFile;
 /// A part of the limit of open files that files of other processes may take.
 const LIMIT_PART: u64 = 8;
 /// Files of other processes that are open at most, whatever the limit is.
-const FILES_MAX: u64 = 512;
+const FILES_MAX: u64 = 4096;
 
 /// A file as the kernel of a machine knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

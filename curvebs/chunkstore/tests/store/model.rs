@@ -424,6 +424,24 @@ proptest! {
     }
 }
 
+/// The replica has missed that the volume was deleted, and is told only that the chunk was made again.
+#[test]
+fn a_chunk_made_again_after_its_volume_was_deleted_replaces_what_a_replica_has() {
+    let apply = |change| Event::Apply(0, change);
+    run(live_through(
+        0,
+        vec![
+            apply(Change::Write { key: key(2, 0), first: 0, seeds: vec![1] }),
+            Event::CatchUp { crash_after: false },
+            apply(Change::DeleteVolume(2)),
+            apply(Change::Zeroes { key: key(2, 0), first: 16, blocks: 16, keep: true }),
+            apply(Change::Write { key: key(1, 0), first: 0, seeds: vec![2] }),
+            Event::Forget(0),
+            Event::CatchUp { crash_after: false },
+        ],
+    ));
+}
+
 #[test]
 fn two_runs_of_a_seed_do_the_same_io() {
     let stats = || {
