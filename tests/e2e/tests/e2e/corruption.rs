@@ -43,15 +43,17 @@ async fn flipped_chunk_bytes_are_never_returned_and_healed() {
     let client = volume.client().await;
     read_all(&client).await;
     read_all(&client).await;
-    let (mut found, mut repaired) = (0.0, 0.0);
+    let (mut found, mut repaired, mut located) = (0.0, 0.0, 0.0);
     for number in 1..=3 {
         let name = format!("chunkserver-{number}");
         found += metric(&volume.playground, &name, "curve_chunkserver_corrupt_blocks_found_total").await;
         repaired +=
             metric(&volume.playground, &name, "curve_chunkserver_corrupt_blocks_repaired_total").await;
+        located += metric(&volume.playground, &name, "curve_chunkserver_located_bytes_total").await;
     }
     println!("found {found} bad blocks, repaired {repaired}");
     assert!(found >= 1.0 && repaired >= 1.0, "found {found}, repaired {repaired}");
+    assert!(located > 0.0, "the server of the volume runs on the chunkservers' machine");
 }
 
 #[tokio::test]
