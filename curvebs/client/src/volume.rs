@@ -27,7 +27,6 @@ use curve_types::{
     FRAME_PAYLOAD_BYTES_MAX, Geometry, VolumeId,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
-use prost::Message as _;
 use tokio::sync::Semaphore;
 
 use crate::call::Caller;
@@ -222,9 +221,8 @@ impl Volume {
         let copyset = self.copyset(piece, true).await?.expect("an allocating lookup finds a copyset");
         let crcs = block_crcs(piece.offset, &payload);
         let ticket = self.sequences.begin();
-        let build = || Message {
-            method: methods::WRITE,
-            header: WriteRequest {
+        let build = || {
+            let header = WriteRequest {
                 copyset: copyset.get(),
                 volume: self.opened.volume.get(),
                 chunk: piece.chunk.0,
@@ -234,10 +232,8 @@ impl Volume {
                 sequence: ticket.sequence().get(),
                 answered_below: self.sequences.answered_below().get(),
                 crcs: crcs.clone(),
-            }
-            .encode_to_vec()
-            .into(),
-            payload: payload.clone(),
+            };
+            message(methods::WRITE, &header, payload.clone())
         };
         self.caller.call(copyset, build).await.map(drop)
     }
@@ -254,9 +250,8 @@ impl Volume {
         let crcs = block_crcs(piece.offset, &data);
         let payload = [expected, data].concat();
         let ticket = self.sequences.begin();
-        let build = || Message {
-            method: methods::COMPARE_AND_WRITE,
-            header: CompareAndWriteRequest {
+        let build = || {
+            let header = CompareAndWriteRequest {
                 copyset: copyset.get(),
                 volume: self.opened.volume.get(),
                 chunk: piece.chunk.0,
@@ -267,10 +262,8 @@ impl Volume {
                 answered_below: self.sequences.answered_below().get(),
                 expected_crcs: expected_crcs.clone(),
                 crcs: crcs.clone(),
-            }
-            .encode_to_vec()
-            .into(),
-            payload: payload.clone(),
+            };
+            message(methods::COMPARE_AND_WRITE, &header, payload.clone())
         };
         let answer = self.caller.call(copyset, build).await?;
         Ok(answer.reply.differs_at.map_or(Compared::Written, |at| Compared::Differs { at: at.into() }))
@@ -290,10 +283,9 @@ impl Volume {
         let (offset, len) = (piece.offset, piece.len);
         let (epoch, client) = (self.epoch().get(), self.opened.client.get());
         let answered_below = self.sequences.answered_below().get();
-        let (method, header) = match kind {
-            Clear::Discard => (
-                methods::DISCARD,
-                DiscardRequest {
+        match kind {
+            Clear::Discard => {
+                let header = DiscardRequest {
                     copyset,
                     volume,
                     chunk,
@@ -303,12 +295,11 @@ impl Volume {
                     client,
                     sequence,
                     answered_below,
-                }
-                .encode_to_vec(),
-            ),
-            Clear::Zero { keep_allocated } => (
-                methods::WRITE_ZEROES,
-                WriteZeroesRequest {
+                };
+                message(methods::DISCARD, &header, Vec::new())
+            }
+            Clear::Zero { keep_allocated } => {
+                let header = WriteZeroesRequest {
                     copyset,
                     volume,
                     chunk,
@@ -319,11 +310,10 @@ impl Volume {
                     sequence,
                     answered_below,
                     keep_allocated,
-                }
-                .encode_to_vec(),
-            ),
-        };
-        Message { method, header: header.into(), payload: Vec::new() }
+                };
+                message(methods::WRITE_ZEROES, &header, Vec::new())
+            }
+        }
     }
 
     /// Reads the blocks around a piece and returns the piece of them.
@@ -380,8 +370,7 @@ impl Volume {
             machine,
             path,
         };
-        let header = header.encode_to_vec().into();
-        Message { method: methods::READ, header, payload: Vec::new() }
+        message(methods::READ, &header, Vec::new())
     }
 
     async fn status_piece(&self, piece: Piece) -> Result<Vec<Extent>, ClientError> {
@@ -409,8 +398,7 @@ impl Volume {
             epoch: self.epoch().get(),
             client: self.opened.client.get(),
         };
-        let header = header.encode_to_vec().into();
-        Message { method: methods::BLOCK_STATUS, header, payload: Vec::new() }
+        message(methods::BLOCK_STATUS, &header, Vec::new())
     }
 
     async fn write_all(&self, offset: u64, data: Vec<Bytes>) -> Result<(), ClientError> {
@@ -462,6 +450,10 @@ impl Volume {
         let end = (offset + len) / BLOCK_BYTES * BLOCK_BYTES;
         (end > first).then(|| (first, end - first))
     }
+}
+
+fn message(method: u16, header: &impl prost::Message, payload: Vec<Bytes>) -> Message {
+    Message { method, header: header.encode_to_vec().into(), payload }
 }
 
 /// The part of `extents` from `skip` on, `len` bytes long.

@@ -71,11 +71,7 @@ async fn locate(
     if runs.is_empty() || runs.len() > RUNS_MAX {
         return Ok(None);
     }
-    let path = if read.path {
-        file.path().ok().and_then(|path| path.into_os_string().into_string().ok())
-    } else {
-        None
-    };
+    let path = read.path.then(|| file.path().ok()?.into_os_string().into_string().ok()).flatten();
     let place = FilePlace {
         device: place.device,
         inode: place.inode,
