@@ -80,10 +80,12 @@ impl Caller {
                 tokio::time::sleep(trail.backoff.pause()).await;
                 continue;
             }
-            if self.alive.as_ref().is_some_and(Alive::has_stalled) {
-                return Err(ClientError::Stalled);
-            }
-            let sent = self.network.call(&member.address, build(), trail.backoff.try_for()).await;
+            let (address, try_for) = (&member.address, trail.backoff.try_for());
+            let sent = match self.alive.as_ref().map(Alive::arrives_by) {
+                None => self.network.call(address, build(), try_for).await,
+                Some(Some(by)) => self.network.call_by(address, build(), by, try_for).await,
+                Some(None) => return Err(ClientError::Stalled),
+            };
             let next = match sent {
                 Ok(message) => match decode(message)? {
                     Ok(answer) => return Ok(answer),

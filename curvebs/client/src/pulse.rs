@@ -4,7 +4,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// How long a request may be on its way. With a stall that is just too short to be noticed before it, this is still less than
+/// what initiators wait (5 s as Linux has it).
+const ARRIVAL_MAX: Duration = Duration::from_millis(1500);
 
 /// Notices that this process did not run for a while: it was stopped, its container frozen, its machine asleep.
 ///
@@ -94,8 +98,12 @@ impl Alive {
         Self { pulse, born }
     }
 
-    pub(crate) fn has_stalled(&self) -> bool {
-        self.pulse.stalls() != self.born
+    /// By when a request that is made now must arrive; `None` when it must not be made any more. Between this and the
+    /// moment when the request is written into a socket the process may be stopped, too: nobody but its receiver can tell.
+    pub(crate) fn arrives_by(&self) -> Option<Instant> {
+        // Before the question: the limit holds from the last moment at which there was no stall.
+        let by = Instant::now() + ARRIVAL_MAX;
+        (self.pulse.stalls() == self.born).then_some(by)
     }
 }
 

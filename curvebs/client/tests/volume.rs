@@ -43,6 +43,8 @@ struct World {
     changes: bool,
     mds_down: bool,
     calls: Vec<(u64, u16)>,
+    /// How long the requests that must arrive by some time may be on their way.
+    hurried: Vec<Duration>,
     writes: Vec<WriteRequest>,
     compares: Vec<CompareAndWriteRequest>,
     differs_at: Option<u32>,
@@ -85,6 +87,18 @@ impl Network for Scripted {
             }
             answer
         })
+    }
+
+    fn call_by(
+        &self,
+        to: &str,
+        request: Message,
+        arrives_by: tokio::time::Instant,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        let within = arrives_by - tokio::time::Instant::now();
+        self.with(|world| world.hurried.push(within));
+        Network::call(self, to, request, deadline)
     }
 
     fn serve<'a>(
@@ -518,6 +532,12 @@ async fn a_stall_of_the_process_gives_up_what_is_under_way() {
     assert!(world.with(|world| world.writes.is_empty()));
     let anew = cluster.open("/demo", OpenOptions::default()).await.unwrap();
     anew.write(0, vec![pattern(3, 1)]).await.unwrap();
+    let (calls, hurried) = world.with(|world| (world.calls.len(), world.hurried.clone()));
+    assert_eq!(
+        hurried,
+        vec![Duration::from_millis(1500); calls],
+        "the process may be stopped after it asked, too"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ fn decode(bytes: &[u8], mut length: impl FnMut() -> usize) -> (Vec<Frame>, Optio
 }
 
 fn frame(random: &mut StdRng) -> Vec<u8> {
-    const KINDS: [Kind; 8] = [
+    const KINDS: [Kind; 9] = [
         Kind::Request,
         Kind::Reply,
         Kind::Dropped,
@@ -56,13 +56,14 @@ fn frame(random: &mut StdRng) -> Vec<u8> {
         Kind::Ping,
         Kind::Pong,
         Kind::GoAway,
+        Kind::Late,
     ];
     let kind = KINDS[random.random_range(0..KINDS.len())];
     let mut header = vec![0; random.random_range(0..80)];
     random.fill_bytes(&mut header);
     let payload_len = [0, 1, 512, 4096, 40_000][random.random_range(0..5)];
     let id = u64::from(random.random_range(0..1000u32)) | (u64::from(random.random::<u32>()) << 32);
-    let mut bytes = encode_prefix(kind, random.random(), id, &header, payload_len).to_vec();
+    let mut bytes = encode_prefix(kind, random.random(), id, random.random(), &header, payload_len).to_vec();
     bytes.extend(header);
     bytes.extend(vec![0x5a; payload_len]);
     bytes

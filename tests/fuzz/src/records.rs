@@ -112,6 +112,7 @@ fn hello(random: &mut StdRng) -> bool {
         verdict: VERDICTS[random.random_range(0..VERDICTS.len())],
         inflight_max: random.random(),
         inflight_bytes_max: random.random(),
+        clock: random.random(),
     });
     damage_in_place(random, &mut bytes);
     let _ = decode_hello(&bytes);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::disk::BoxFuture;
 
@@ -104,6 +105,18 @@ pub trait Network: Send + Sync + 'static {
         request: Message,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>>;
+    /// The same, of a request that must not be executed when it arrives after `arrives_by`: who asked for it has gone on in
+    /// another way by then. A network without a clock of its own executes it whenever it comes.
+    fn call_by(
+        &self,
+        address: &str,
+        request: Message,
+        arrives_by: Instant,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        let _ = arrives_by;
+        self.call(address, request, deadline)
+    }
     /// Serves calls to `address` until the handle is dropped.
     fn serve<'a>(
         &'a self,

@@ -59,6 +59,7 @@ pub(crate) struct CallTable {
 struct Slot {
     generation: u32,
     bytes: u32,
+    arrives_by: Instant,
     deadline: Instant,
     waker: Option<Waker>,
     state: SlotState,
@@ -73,8 +74,14 @@ enum SlotState {
 }
 
 impl CallTable {
-    /// Puts a call at the end of the queue; `None` when there are too many.
-    pub(crate) fn submit(&mut self, request: Message, deadline: Instant) -> Option<CallId> {
+    /// Puts a call at the end of the queue; `None` when there are too many. The server is not to look at it after
+    /// `arrives_by`.
+    pub(crate) fn submit(
+        &mut self,
+        request: Message,
+        arrives_by: Instant,
+        deadline: Instant,
+    ) -> Option<CallId> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < SLOTS_MAX as usize => self.new_slot(deadline),
@@ -82,6 +89,7 @@ impl CallTable {
         };
         let slot = &mut self.slots[index as usize];
         slot.bytes = (request.header.len() + request.payload_len()) as u32;
+        slot.arrives_by = arrives_by;
         slot.deadline = deadline;
         slot.state = SlotState::Queued(request);
         let id = u64::from(slot.generation) << 32 | u64::from(index);
@@ -113,8 +121,8 @@ impl CallTable {
         }
     }
 
-    /// The next call to send, if there is one and credit for it.
-    pub(crate) fn next_to_send(&mut self, credit: Credit) -> Option<(CallId, Message)> {
+    /// The next call to send, if there is one and credit for it, and by when it must arrive.
+    pub(crate) fn next_to_send(&mut self, credit: Credit) -> Option<(CallId, Instant, Message)> {
         loop {
             let id = *self.queue.front()?;
             let (sent, sent_bytes) = (self.sent, self.sent_bytes);
@@ -122,7 +130,7 @@ impl CallTable {
                 self.queue.pop_front();
                 continue;
             };
-            let bytes = u64::from(slot.bytes);
+            let (bytes, arrives_by) = (u64::from(slot.bytes), slot.arrives_by);
             if sent > 0 && (sent >= credit.requests || sent_bytes + bytes > credit.bytes) {
                 return None;
             }
@@ -133,7 +141,7 @@ impl CallTable {
             self.queued -= 1;
             self.sent += 1;
             self.sent_bytes += bytes;
-            return Some((id, message));
+            return Some((id, arrives_by, message));
         }
     }
 
@@ -222,7 +230,15 @@ impl CallTable {
 
     fn new_slot(&mut self, deadline: Instant) -> u32 {
         let index = self.slots.len() as u32;
-        self.slots.push(Slot { generation: 0, bytes: 0, deadline, waker: None, state: SlotState::Free });
+        let arrives_by = deadline;
+        self.slots.push(Slot {
+            generation: 0,
+            bytes: 0,
+            arrives_by,
+            deadline,
+            waker: None,
+            state: SlotState::Free,
+        });
         index
     }
 
@@ -303,7 +319,8 @@ mod tests {
     }
 
     fn submit(table: &mut CallTable, len: usize, deadline_ms: u64) -> CallId {
-        table.submit(request(len), base() + Duration::from_millis(deadline_ms)).unwrap()
+        let deadline = base() + Duration::from_millis(deadline_ms);
+        table.submit(request(len), deadline, deadline).unwrap()
     }
 
     fn base() -> Instant {
@@ -312,7 +329,7 @@ mod tests {
     }
 
     fn send_all(table: &mut CallTable) -> Vec<CallId> {
-        std::iter::from_fn(|| table.next_to_send(CREDIT).map(|(id, _)| id)).collect()
+        std::iter::from_fn(|| table.next_to_send(CREDIT).map(|(id, ..)| id)).collect()
     }
 
     fn poll(table: &mut CallTable, id: CallId) -> Poll<Outcome> {

@@ -63,20 +63,23 @@ impl Peer {
         Arc::new(Self { address: address.into(), config, counters, state: Mutex::default() })
     }
 
-    /// Queues a call and returns the future of its reply.
+    /// Queues a call and returns the future of its reply. The server is not to look at it after `arrives_by`, nor after the
+    /// deadline.
     pub(crate) fn call(
         self: &Arc<Self>,
         request: Message,
+        arrives_by: Option<Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let method = request.method;
         let ends = Instant::now() + deadline.min(DEADLINE_MAX);
+        let arrives_by = arrives_by.map_or(ends, |by| by.min(ends));
         let mut state = self.lock();
         if state.closed || state.server_stopping {
             let cause = if state.closed { "this network is closed" } else { "the server is stopping" };
             return self.refuse(cause);
         }
-        let Some(id) = state.table.submit(request, ends) else {
+        let Some(id) = state.table.submit(request, arrives_by, ends) else {
             return self.refuse("too many calls wait for it");
         };
         let is_absent = matches!(state.driver, Driver::Absent);

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use crate::batching::Batching;
 use crate::calls::{Credit, Outcome};
 use crate::client::{Peer, credit, wake_all};
+use crate::clock::ServerClock;
 use crate::decoder::Frame;
 use crate::format::{HELLO_BYTES, Hello, Kind, VERSION, Verdict, decode_hello, encode_hello};
 use crate::pipe::{Pipe, PipeError};
@@ -28,16 +29,19 @@ const ROUNDS_MAX: usize = 8;
 /// Connects to the peer's address and exchanges hellos.
 pub(crate) async fn connect(peer: &Arc<Peer>) -> io::Result<Connection> {
     let mut stream = Stream::connect(&peer.address, peer.config.tls.as_ref()).await?;
-    let hello = Hello { version: VERSION, verdict: Verdict::GoOn, inflight_max: 0, inflight_bytes_max: 0 };
+    let hello =
+        Hello { version: VERSION, verdict: Verdict::GoOn, inflight_max: 0, inflight_bytes_max: 0, clock: 0 };
     stream.write_all(&encode_hello(&hello)).await?;
     stream.flush().await?;
     let mut bytes = [0; HELLO_BYTES];
     stream.read_exact(&mut bytes).await?;
+    let heard_at = Instant::now();
     let hello = decode_hello(&bytes).map_err(invalid)?;
     let cause = match hello.verdict {
         Verdict::GoOn if hello.version == VERSION => {
             let credit = credit(&peer.config, hello.inflight_max, hello.inflight_bytes_max);
-            return Ok(Connection::new(Arc::clone(peer), stream, credit));
+            let clock = ServerClock::new(heard_at, hello.clock);
+            return Ok(Connection::new(Arc::clone(peer), stream, credit, clock));
         }
         Verdict::GoOn | Verdict::Version => {
             format!("it speaks version {} of the RPC protocol, this program version {VERSION}", hello.version)
@@ -63,6 +67,7 @@ pub(crate) struct Connection {
     peer: Arc<Peer>,
     pipe: Pipe,
     credit: Credit,
+    clock: ServerClock,
     /// Set at the nearest deadline of a call or the next tick of the keep-alive, whichever is first.
     timer: Pin<Box<Sleep>>,
     keep_alive: KeepAlive,
@@ -83,13 +88,14 @@ struct KeepAlive {
 }
 
 impl Connection {
-    fn new(peer: Arc<Peer>, stream: Stream, credit: Credit) -> Self {
+    fn new(peer: Arc<Peer>, stream: Stream, credit: Credit, clock: ServerClock) -> Self {
         count(&peer.counters.connects, 1);
         count(&peer.counters.client_connections_open, 1);
         let next_tick = Instant::now() + peer.config.ping_interval;
         Self {
             pipe: Pipe::new(stream, Arc::clone(&peer.counters)),
             credit,
+            clock,
             timer: Box::pin(tokio::time::sleep_until(next_tick)),
             keep_alive: KeepAlive { heard: false, pinged_at: None, next_tick },
             frames: Vec::new(),
@@ -163,11 +169,13 @@ impl Connection {
             return Ok(());
         }
         self.is_useful = true;
+        let now = Instant::now();
         let mut replies = 0;
         let mut result = Ok(());
         let mut state = self.peer.lock();
         state.driver_awake();
         for Frame { prefix, header, payload } in self.frames.drain(..) {
+            self.clock.hear(now, prefix.clock);
             let outcome = match prefix.kind {
                 Kind::Reply => {
                     let payload = if payload.is_empty() { Vec::new() } else { vec![payload] };
@@ -176,6 +184,7 @@ impl Connection {
                 }
                 Kind::Dropped => Outcome::Broken("the server dropped the call".into()),
                 Kind::Refused => Outcome::Unreachable("the server is stopping".into()),
+                Kind::Late => Outcome::Unreachable("the call was held up on its way".into()),
                 Kind::Pong => {
                     self.keep_alive.pinged_at = None;
                     continue;
@@ -206,11 +215,11 @@ impl Connection {
             return Err(PipeError::Rule("this network is closed"));
         }
         for id in state.table.take_cancels() {
-            self.pipe.outbox.push_bare(Kind::Cancel, id);
+            self.pipe.outbox.push_bare(Kind::Cancel, id, 0);
         }
         while self.pipe.outbox.bytes() < OUTBOX_BYTES {
-            let Some((id, request)) = state.table.next_to_send(self.credit) else { break };
-            self.pipe.outbox.push(Kind::Request, id, request);
+            let Some((id, arrives_by, request)) = state.table.next_to_send(self.credit) else { break };
+            self.pipe.outbox.push(Kind::Request, id, self.clock.at(arrives_by), request);
             requests += 1;
         }
         drop(state);
@@ -247,7 +256,7 @@ impl Connection {
         match keep_alive.pinged_at {
             None => {
                 keep_alive.pinged_at = Some(now);
-                self.pipe.outbox.push_bare(Kind::Ping, 0);
+                self.pipe.outbox.push_bare(Kind::Ping, 0, 0);
             }
             Some(pinged_at) if now - pinged_at >= config.ping_timeout => {
                 return Err(PipeError::Silent((now - pinged_at).as_millis()));

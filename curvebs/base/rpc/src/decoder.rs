@@ -198,7 +198,7 @@ mod tests {
     use crate::format::{Kind, encode_prefix};
 
     fn encoded(id: u64, header: &[u8], payload: &[u8]) -> Vec<u8> {
-        let mut bytes = encode_prefix(Kind::Request, 7, id, header, payload.len()).to_vec();
+        let mut bytes = encode_prefix(Kind::Request, 7, id, 0, header, payload.len()).to_vec();
         bytes.extend_from_slice(header);
         bytes.extend_from_slice(payload);
         bytes

@@ -6,11 +6,11 @@
 //! ```text
 //! hello, 32 bytes
 //!  0   8  magic "CURVERPC"
-//!  8   2  version, 1
+//!  8   2  version, 2
 //! 10   2  verdict: 0 go on, 1 version not spoken, 2 TLS required, 3 too many connections, 4 stopping
 //! 12   4  how many unanswered requests the sender takes
 //! 16   8  how many bytes of unanswered requests the sender takes
-//! 24   4  0
+//! 24   4  the server's time; of a client 0
 //! 28   4  CRC-32 of bytes 0..28
 //!
 //! frame: prefix, header bytes, payload bytes
@@ -20,14 +20,15 @@
 //! 16   2  method
 //! 18   1  kind, see `Kind`
 //! 19   1  0
-//! 20   4  CRC-32 of the header bytes
-//! 24   4  CRC-32 of bytes 0..24
-//! 28   …  header, then payload
+//! 20   4  of a request: the server's time after which it is not executed any more; else of the server: its time; else 0
+//! 24   4  CRC-32 of the header bytes
+//! 28   4  CRC-32 of bytes 0..28
+//! 32   …  header, then payload
 //! ```
 //!
 //! The payload carries no CRC here: its integrity is end to end, by the checksums of blocks that its owners keep.
 //! A request id names one unanswered request; its slot is used again, with another generation, once it was answered
-//! or cancelled. A frame that breaks a rule ends the connection.
+//! or cancelled. Times are in milliseconds of the server's boot clock and wrap after 49 days. A frame that breaks a rule ends the connection.
 
 use curve_types::{FRAME_HEADER_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
 use thiserror::Error;
@@ -35,9 +36,9 @@ use thiserror::Error;
 /// Length of a hello.
 pub const HELLO_BYTES: usize = 32;
 /// Length of a frame's prefix.
-pub const PREFIX_BYTES: usize = 28;
+pub const PREFIX_BYTES: usize = 32;
 /// The version spoken here.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The longest header taken; a little above what callers may send, so that a limit can grow by one release.
 pub const HEADER_BYTES_MAX: usize = FRAME_HEADER_BYTES_MAX + (4 << 10);
 /// The longest payload taken.
@@ -68,10 +69,12 @@ pub enum Kind {
     Pong,
     /// 8: the server is stopping; it answers what it has and refuses what comes.
     GoAway,
+    /// 9: the server did not look at the call, since it came too late.
+    Late,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Request,
         Self::Reply,
         Self::Dropped,
@@ -80,6 +83,7 @@ impl Kind {
         Self::Ping,
         Self::Pong,
         Self::GoAway,
+        Self::Late,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -100,6 +104,8 @@ pub struct Prefix {
     pub method: u16,
     /// Which request.
     pub id: u64,
+    /// A time of the server's clock, in milliseconds that wrap: by when a request must arrive, or what time it is.
+    pub clock: u32,
     /// Length of the header that follows.
     pub header_len: u32,
     /// Length of the payload after the header.
@@ -142,6 +148,7 @@ pub fn encode_prefix(
     kind: Kind,
     method: u16,
     id: u64,
+    clock: u32,
     header: &[u8],
     payload_len: usize,
 ) -> [u8; PREFIX_BYTES] {
@@ -156,15 +163,16 @@ pub fn encode_prefix(
     bytes[8..16].copy_from_slice(&id.to_le_bytes());
     bytes[16..18].copy_from_slice(&method.to_le_bytes());
     bytes[18] = kind.byte();
-    bytes[20..24].copy_from_slice(&header_crc.to_le_bytes());
-    let crc = crc32fast::hash(&bytes[..24]);
-    bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+    bytes[20..24].copy_from_slice(&clock.to_le_bytes());
+    bytes[24..28].copy_from_slice(&header_crc.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
 /// Decodes a prefix and checks it against the limits, so that what it says may be allocated.
 pub fn decode_prefix(bytes: &[u8; PREFIX_BYTES]) -> Result<Prefix, FrameError> {
-    if crc32fast::hash(&bytes[..24]) != u32_at(bytes, 24) {
+    if crc32fast::hash(&bytes[..28]) != u32_at(bytes, 28) {
         return Err(FrameError::Checksum);
     }
     let kind = Kind::from_byte(bytes[18]).ok_or(FrameError::Kind(bytes[18]))?;
@@ -177,7 +185,8 @@ pub fn decode_prefix(bytes: &[u8; PREFIX_BYTES]) -> Result<Prefix, FrameError> {
         id: u64_at(bytes, 8),
         header_len: u32_at(bytes, 0),
         payload_len: u32_at(bytes, 4),
-        header_crc: u32_at(bytes, 20),
+        clock: u32_at(bytes, 20),
+        header_crc: u32_at(bytes, 24),
     };
     if prefix.header_len as usize > HEADER_BYTES_MAX {
         return Err(FrameError::HeaderTooLong(prefix.header_len));
@@ -231,6 +240,8 @@ pub struct Hello {
     pub inflight_max: u32,
     /// How many bytes of unanswered requests the sender takes.
     pub inflight_bytes_max: u64,
+    /// The server's time, see [`Prefix::clock`]; of a client 0.
+    pub clock: u32,
 }
 
 /// Encodes a hello.
@@ -241,6 +252,7 @@ pub fn encode_hello(hello: &Hello) -> [u8; HELLO_BYTES] {
     bytes[10..12].copy_from_slice(&(hello.verdict as u16).to_le_bytes());
     bytes[12..16].copy_from_slice(&hello.inflight_max.to_le_bytes());
     bytes[16..24].copy_from_slice(&hello.inflight_bytes_max.to_le_bytes());
+    bytes[24..28].copy_from_slice(&hello.clock.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..28]);
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -260,6 +272,7 @@ pub fn decode_hello(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, FrameError> {
         verdict: *Verdict::ALL.get(usize::from(verdict)).ok_or(FrameError::Verdict(verdict))?,
         inflight_max: u32_at(bytes, 12),
         inflight_bytes_max: u64_at(bytes, 16),
+        clock: u32_at(bytes, 24),
     })
 }
 
@@ -278,10 +291,10 @@ mod tests {
     #[test]
     fn a_prefix_round_trips() {
         for kind in Kind::ALL {
-            let bytes = encode_prefix(kind, 0x203, 7 << 32 | 9, b"header", 4096);
+            let bytes = encode_prefix(kind, 0x203, 7 << 32 | 9, 0xdead_beef, b"header", 4096);
             let prefix = decode_prefix(&bytes).unwrap();
             assert_eq!((prefix.kind, prefix.method, prefix.id), (kind, 0x203, 7 << 32 | 9));
-            assert_eq!((prefix.header_len, prefix.payload_len), (6, 4096));
+            assert_eq!((prefix.header_len, prefix.payload_len, prefix.clock), (6, 4096, 0xdead_beef));
             assert_eq!(prefix.check_header(b"header"), Ok(()));
             assert_eq!(prefix.check_header(b"Header"), Err(FrameError::Checksum));
         }
@@ -289,19 +302,19 @@ mod tests {
 
     #[test]
     fn the_format_is_the_released_one() {
-        let bytes = encode_prefix(Kind::Request, 0x0201, 0x0000_0002_0000_0003, b"ab", 4096);
+        let bytes = encode_prefix(Kind::Request, 0x0201, 0x0000_0002_0000_0003, 0x0605_0403, b"ab", 4096);
         assert_eq!(
             bytes,
             [
-                2, 0, 0, 0, 0, 16, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1, 2, 1, 0, 0x6d, 0x48, 0x83, 0x9e, 55, 83,
-                254, 140
+                2, 0, 0, 0, 0, 16, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1, 2, 1, 0, 3, 4, 5, 6, 109, 72, 131, 158,
+                40, 60, 250, 147
             ]
         );
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let good = encode_prefix(Kind::Reply, 1, 5, b"", 0);
+        let good = encode_prefix(Kind::Reply, 1, 5, 0, b"", 0);
         for bit in 0..PREFIX_BYTES * 8 {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -310,10 +323,10 @@ mod tests {
     }
 
     fn resealed(change: impl FnOnce(&mut [u8; PREFIX_BYTES])) -> Result<Prefix, FrameError> {
-        let mut bytes = encode_prefix(Kind::Request, 1, 1, b"", 0);
+        let mut bytes = encode_prefix(Kind::Request, 1, 1, 0, b"", 0);
         change(&mut bytes);
-        let crc = crc32fast::hash(&bytes[..24]);
-        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..28]);
+        bytes[28..32].copy_from_slice(&crc.to_le_bytes());
         decode_prefix(&bytes)
     }
 
@@ -322,7 +335,7 @@ mod tests {
         assert_eq!(resealed(|b| b[3] = 1), Err(FrameError::HeaderTooLong(1 << 24)));
         assert_eq!(resealed(|b| b[7] = 0xff), Err(FrameError::PayloadTooLong(0xff << 24)));
         assert_eq!(resealed(|b| b[10] = 1), Err(FrameError::Slot(1 << 16 | 1)));
-        assert_eq!(resealed(|b| b[18] = 9), Err(FrameError::Kind(9)));
+        assert_eq!(resealed(|b| b[18] = 10), Err(FrameError::Kind(10)));
         assert_eq!(resealed(|b| b[18] = 0), Err(FrameError::Kind(0)));
         assert_eq!(resealed(|b| b[19] = 1), Err(FrameError::Reserved));
     }
@@ -330,7 +343,7 @@ mod tests {
     #[test]
     fn a_hello_round_trips() {
         for verdict in Verdict::ALL {
-            let hello = Hello { version: 3, verdict, inflight_max: 7, inflight_bytes_max: 1 << 40 };
+            let hello = Hello { version: 3, verdict, inflight_max: 7, inflight_bytes_max: 1 << 40, clock: 9 };
             assert_eq!(decode_hello(&encode_hello(&hello)), Ok(hello));
         }
         let mut bytes = encode_hello(&Hello {
@@ -338,6 +351,7 @@ mod tests {
             verdict: Verdict::GoOn,
             inflight_max: 1,
             inflight_bytes_max: 1,
+            clock: 0,
         });
         bytes[12] ^= 1;
         assert_eq!(decode_hello(&bytes), Err(FrameError::Checksum));

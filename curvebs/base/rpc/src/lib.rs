@@ -8,6 +8,7 @@ mod batching;
 mod calls;
 mod client;
 mod client_connection;
+mod clock;
 mod config;
 mod decoder;
 pub mod format;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use curve_io::{BoxFuture, Handler, Message, Network, RpcError, ServerHandle};
 use curve_types::{FRAME_HEADER_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
+use tokio::time::Instant;
 
 use crate::client::Peer;
 use crate::config::RpcConfig;
@@ -52,6 +53,19 @@ impl RpcNetwork {
             .or_insert_with(|| Peer::new(address, self.config.clone(), Arc::clone(&self.counters)));
         Arc::clone(peer)
     }
+
+    fn begin(
+        &self,
+        address: &str,
+        request: Message,
+        arrives_by: Option<Instant>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        match too_large(&request) {
+            Some(error) => Box::pin(async move { Err(error) }),
+            None => self.peer(address).call(request, arrives_by, deadline),
+        }
+    }
 }
 
 impl Drop for RpcNetwork {
@@ -69,10 +83,17 @@ impl Network for RpcNetwork {
         request: Message,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        match too_large(&request) {
-            Some(error) => Box::pin(async move { Err(error) }),
-            None => self.peer(address).call(request, deadline),
-        }
+        self.begin(address, request, None, deadline)
+    }
+
+    fn call_by(
+        &self,
+        address: &str,
+        request: Message,
+        arrives_by: Instant,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        self.begin(address, request, Some(arrives_by), deadline)
     }
 
     fn serve<'a>(

@@ -6,6 +6,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 use curve_io::Message;
 
+use crate::clock::Millis;
 use crate::format::{Kind, encode_prefix};
 
 /// Pieces of one write at most.
@@ -47,8 +48,8 @@ impl Outbox {
     }
 
     /// Appends a frame.
-    pub(crate) fn push(&mut self, kind: Kind, id: u64, message: Message) {
-        let prefix = encode_prefix(kind, message.method, id, &message.header, message.payload_len());
+    pub(crate) fn push(&mut self, kind: Kind, id: u64, clock: Millis, message: Message) {
+        let prefix = encode_prefix(kind, message.method, id, clock, &message.header, message.payload_len());
         self.copy(&prefix);
         self.copy(&message.header);
         for part in message.payload {
@@ -62,8 +63,8 @@ impl Outbox {
     }
 
     /// Appends a frame that is only a prefix.
-    pub(crate) fn push_bare(&mut self, kind: Kind, id: u64) {
-        self.copy(&encode_prefix(kind, 0, id, &[], 0));
+    pub(crate) fn push_bare(&mut self, kind: Kind, id: u64, clock: Millis) {
+        self.copy(&encode_prefix(kind, 0, id, clock, &[], 0));
     }
 
     /// Fills `slices` from the first unwritten byte; returns how many are used.
@@ -137,8 +138,8 @@ mod tests {
         for step in [997, 4096, 1 << 20] {
             let mut outbox = Outbox::default();
             for id in 0..40 {
-                outbox.push(Kind::Request, id, message(id, &[0, 100, 4096, 513]));
-                outbox.push_bare(Kind::Cancel, id);
+                outbox.push(Kind::Request, id, 0, message(id, &[0, 100, 4096, 513]));
+                outbox.push_bare(Kind::Cancel, id, 0);
             }
             let (mut decoder, mut frames) = (Decoder::new(), Vec::new());
             while !outbox.is_empty() {
@@ -163,7 +164,7 @@ mod tests {
     fn small_frames_are_one_piece() {
         let mut outbox = Outbox::default();
         for id in 0..10 {
-            outbox.push(Kind::Reply, id, message(id, &[16]));
+            outbox.push(Kind::Reply, id, 0, message(id, &[16]));
         }
         assert_eq!(outbox.pieces.len(), 1);
     }

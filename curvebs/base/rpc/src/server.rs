@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
+use crate::clock;
 use crate::config::RpcConfig;
 use crate::format::{HELLO_BYTES, Hello, TLS_HANDSHAKE, VERSION, Verdict, decode_hello, encode_hello};
 use crate::server_connection::{Connection, Replies};
@@ -260,6 +261,7 @@ async fn shake_hands(accepted: Accepted, shared: &Shared, verdict: Verdict) -> i
         verdict,
         inflight_max: shared.config.inflight_max,
         inflight_bytes_max: shared.config.inflight_bytes_max,
+        clock: clock::now(),
     };
     stream.write_all(&encode_hello(&ours)).await?;
     stream.flush().await?;

@@ -11,6 +11,7 @@ use curve_io::{Message, Reply};
 use tokio::time::{Instant, Sleep};
 
 use crate::batching::Batching;
+use crate::clock;
 use crate::decoder::Frame;
 use crate::format::{HEADER_BYTES_MAX, Kind, PAYLOAD_BYTES_MAX};
 use crate::pipe::{Pipe, PipeError};
@@ -309,13 +310,20 @@ impl Connection {
         result
     }
 
-    /// Moves the requests among the frames to `admitted`, all under one lock.
+    /// Moves the requests among the frames to `admitted`, all under one lock. Those that come too late are not looked at: who
+    /// sent them has given them up and may have gone on in another way.
     fn admit_frames(&mut self) -> Result<(), PipeError> {
+        // After they were read: this process may have been stopped just before.
+        let now = clock::now();
         let mut state = self.replies.lock();
         state.sleeping = None;
         for Frame { prefix, header, payload } in self.frames.drain(..) {
             match prefix.kind {
                 Kind::Request if state.stopping => state.push(Kind::Refused, prefix.id, Message::default()),
+                Kind::Request if clock::is_after(now, prefix.clock) => {
+                    count(&self.shared.counters.requests_late, 1);
+                    state.push(Kind::Late, prefix.id, Message::default());
+                }
                 Kind::Request => {
                     state.admit(prefix.id, header.len() + payload.len(), &self.shared)?;
                     let payload = if payload.is_empty() { Vec::new() } else { vec![payload] };
@@ -325,7 +333,7 @@ impl Connection {
                     state.release(prefix.id);
                 }
                 Kind::Ping => state.push(Kind::Pong, 0, Message::default()),
-                Kind::Reply | Kind::Dropped | Kind::Refused | Kind::Pong | Kind::GoAway => {
+                Kind::Reply | Kind::Dropped | Kind::Refused | Kind::Pong | Kind::GoAway | Kind::Late => {
                     return Err(PipeError::Rule("a client must not send replies"));
                 }
             }
@@ -335,16 +343,17 @@ impl Connection {
 
     fn fill_outbox(&mut self) {
         let mut replies = 0;
+        let now = clock::now();
         let mut state = self.replies.lock();
         state.sleeping = None;
         if state.stopping && self.draining == Draining::No {
             self.draining = Draining::Told;
             self.timer.as_mut().reset(Instant::now() + self.shared.config.drain_timeout);
-            self.pipe.outbox.push_bare(Kind::GoAway, 0);
+            self.pipe.outbox.push_bare(Kind::GoAway, 0, now);
         }
         while self.pipe.outbox.bytes() < OUTBOX_BYTES {
             let Some((kind, id, message)) = state.pop() else { break };
-            self.pipe.outbox.push(kind, id, message);
+            self.pipe.outbox.push(kind, id, now, message);
             replies += 1;
         }
         drop(state);

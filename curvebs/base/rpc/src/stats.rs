@@ -48,6 +48,8 @@ counters! {
     requests_sent,
     /// Requests received.
     requests_received,
+    /// Requests received that came too late and were not looked at.
+    requests_late,
     /// Replies sent.
     replies_sent,
     /// Replies received.

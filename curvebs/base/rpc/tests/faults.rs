@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use curve_io::{Network, RpcError};
 use curve_rpc::format::{
-    HELLO_BYTES, Hello, Kind, VERSION, Verdict, decode_hello, encode_hello, encode_prefix,
+    HELLO_BYTES, Hello, Kind, PREFIX_BYTES, VERSION, Verdict, decode_hello, decode_prefix, encode_hello,
+    encode_prefix,
 };
 use curve_rpc::{RpcConfig, RpcNetwork};
 use support::{Act, DEADLINE, Script, echo, message, serve_at};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 const ANY: &str = "127.0.0.1:0";
 
 const CLIENT_HELLO: Hello =
-    Hello { version: VERSION, verdict: Verdict::GoOn, inflight_max: 0, inflight_bytes_max: 0 };
+    Hello { version: VERSION, verdict: Verdict::GoOn, inflight_max: 0, inflight_bytes_max: 0, clock: 0 };
 
 /// A connection on which the test writes what it likes.
 async fn raw(address: &str, hello: &Hello) -> (TcpStream, Hello) {
@@ -25,6 +27,11 @@ async fn raw(address: &str, hello: &Hello) -> (TcpStream, Hello) {
     let mut bytes = [0; HELLO_BYTES];
     stream.read_exact(&mut bytes).await.unwrap();
     (stream, decode_hello(&bytes).unwrap())
+}
+
+/// A time for requests to arrive by: in the server's future.
+fn ahead(server: &Hello) -> u32 {
+    server.clock.wrapping_add(DEADLINE.as_millis() as u32)
 }
 
 /// Waits until the other side closes, which it must.
@@ -54,20 +61,21 @@ async fn raw_accept(listener: &TcpListener) -> TcpStream {
 async fn a_server_cuts_off_clients_that_break_the_rules() {
     let network = RpcNetwork::new(RpcConfig { inflight_max: 4, ..RpcConfig::default() });
     let (server, _) = serve_at(&network, ANY, Script::new(|_, _| Act::Keep)).await;
-    let mut oversize = encode_prefix(Kind::Request, 7, 1, &[], 0);
+    let (_, hello) = raw(&server.address(), &CLIENT_HELLO).await;
+    let mut oversize = encode_prefix(Kind::Request, 7, 1, ahead(&hello), &[], 0);
     oversize[7] = 0xff;
-    let crc = crc32fast::hash(&oversize[..24]);
-    oversize[24..].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&oversize[..28]);
+    oversize[28..].copy_from_slice(&crc.to_le_bytes());
     let request = |id: u64| {
         let header = [0; 8];
-        let mut bytes = encode_prefix(Kind::Request, 7, id, &header, 0).to_vec();
+        let mut bytes = encode_prefix(Kind::Request, 7, id, ahead(&hello), &header, 0).to_vec();
         bytes.extend_from_slice(&header);
         bytes
     };
     let attacks = [
         ("garbage", vec![0xa5; 4096]),
         ("oversize", oversize.to_vec()),
-        ("a reply", encode_prefix(Kind::Reply, 7, 1, &[], 0).to_vec()),
+        ("a reply", encode_prefix(Kind::Reply, 7, 1, 0, &[], 0).to_vec()),
         ("an id twice", [request(1), request(1)].concat()),
         ("more than the credit", (0..5).flat_map(request).collect()),
     ];
@@ -113,8 +121,8 @@ async fn a_server_takes_only_so_many_connections() {
 async fn a_client_that_closes_its_half_is_forgotten() {
     let network = RpcNetwork::new(RpcConfig::default());
     let (server, script) = serve_at(&network, ANY, Script::new(|_, _| Act::Keep)).await;
-    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
-    let mut request = encode_prefix(Kind::Request, 7, 3, &[0; 8], 0).to_vec();
+    let (mut stream, hello) = raw(&server.address(), &CLIENT_HELLO).await;
+    let mut request = encode_prefix(Kind::Request, 7, 3, ahead(&hello), &[0; 8], 0).to_vec();
     request.extend_from_slice(&[0; 8]);
     stream.write_all(&request).await.unwrap();
     script.wait_for(1).await;
@@ -128,11 +136,78 @@ async fn a_client_that_closes_its_half_is_forgotten() {
 async fn pings_are_answered() {
     let network = RpcNetwork::new(RpcConfig::default());
     let (server, _) = serve_at(&network, ANY, echo()).await;
-    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
-    stream.write_all(&encode_prefix(Kind::Ping, 0, 0, &[], 0)).await.unwrap();
-    let mut pong = [0; 28];
+    let (mut stream, hello) = raw(&server.address(), &CLIENT_HELLO).await;
+    stream.write_all(&encode_prefix(Kind::Ping, 0, 0, 0, &[], 0)).await.unwrap();
+    let mut pong = [0; PREFIX_BYTES];
     stream.read_exact(&mut pong).await.unwrap();
-    assert_eq!(pong, encode_prefix(Kind::Pong, 0, 0, &[], 0));
+    let pong = decode_prefix(&pong).unwrap();
+    assert_eq!((pong.kind, pong.id), (Kind::Pong, 0));
+    assert!(pong.clock.wrapping_sub(hello.clock) < 20_000, "it brings the server's time");
+}
+
+#[tokio::test]
+async fn a_request_that_comes_after_its_time_is_not_looked_at() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) = serve_at(&network, ANY, echo()).await;
+    let (mut stream, hello) = raw(&server.address(), &CLIENT_HELLO).await;
+    for (id, by) in
+        [(1, hello.clock.wrapping_sub(1)), (2, ahead(&hello)), (3, hello.clock.wrapping_sub(1 << 30))]
+    {
+        let mut request = encode_prefix(Kind::Request, 7, id, by, &id.to_le_bytes(), 0).to_vec();
+        request.extend_from_slice(&id.to_le_bytes());
+        stream.write_all(&request).await.unwrap();
+        let mut answer = [0; PREFIX_BYTES];
+        stream.read_exact(&mut answer).await.unwrap();
+        let answer = decode_prefix(&answer).unwrap();
+        stream.read_exact(&mut vec![0; answer.header_len as usize]).await.unwrap();
+        assert_eq!((answer.kind, answer.id), (if id == 2 { Kind::Reply } else { Kind::Late }, id));
+    }
+    assert_eq!(script.seen(), [2]);
+    assert_eq!(network.stats().requests_late, 2);
+}
+
+/// Between a client and a server; lets nothing through to the server while told so, as a client that is stopped does, or a
+/// network that is.
+async fn valve(server: String) -> (String, watch::Sender<bool>) {
+    let (listener, address) = raw_server().await;
+    let (open, mut is_open) = watch::channel(true);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = TcpStream::connect(&server).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = from_client.read(&mut bytes).await {
+                is_open.wait_for(|open| *open).await.unwrap();
+                to_server.write_all(&bytes[..len]).await.unwrap();
+            }
+        }
+    });
+    (address, open)
+}
+
+#[tokio::test]
+async fn a_request_that_is_held_up_on_its_way_is_not_executed() {
+    const HELD: Duration = Duration::from_millis(200);
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (server, script) = serve_at(&network, ANY, echo()).await;
+    let (address, open) = valve(server.address()).await;
+    network.call(&address, message(0, 1), DEADLINE).await.unwrap();
+    // One of those who wait goes on in another way, another waits as long as it takes, and a third gives up.
+    open.send_replace(false);
+    let begun = tokio::time::Instant::now();
+    let held = network.call_by(&address, message(1, 1), begun + HELD, DEADLINE);
+    let patient = network.call(&address, message(2, 1), DEADLINE);
+    let given_up = network.call(&address, message(3, 1), HELD).await.unwrap_err();
+    assert!(matches!(given_up, RpcError::Deadline { .. }), "{given_up}");
+    tokio::time::sleep_until(begun + 2 * HELD).await;
+    open.send_replace(true);
+    let error = held.await.unwrap_err();
+    assert!(matches!(error, RpcError::Unreachable { .. }), "nothing was done: {error}");
+    patient.await.unwrap();
+    network.call_by(&address, message(4, 1), tokio::time::Instant::now() + DEADLINE, DEADLINE).await.unwrap();
+    assert_eq!(script.seen(), [0, 2, 4]);
+    assert_eq!(network.stats().requests_late, 2);
 }
 
 #[tokio::test]
@@ -141,7 +216,7 @@ async fn garbage_from_a_server_breaks_the_calls() {
     let (listener, address) = raw_server().await;
     let call = network.call(&address, message(1, 1), DEADLINE);
     let mut stream = raw_accept(&listener).await;
-    stream.read_exact(&mut [0; 28]).await.unwrap();
+    stream.read_exact(&mut [0; PREFIX_BYTES]).await.unwrap();
     stream.write_all(&[0x5a; 1000]).await.unwrap();
     let error = call.await.unwrap_err();
     assert!(matches!(&error, RpcError::Broken { cause, .. } if cause.contains("checksum")), "{error}");
@@ -172,15 +247,15 @@ async fn calls_that_were_not_sent_survive_a_break() {
     let sent = network.call(&address, message(1, 1), DEADLINE);
     let waiting = network.call(&address, message(2, 1), DEADLINE);
     let mut stream = raw_accept(&listener).await;
-    stream.read_exact(&mut [0; 28]).await.unwrap();
+    stream.read_exact(&mut [0; PREFIX_BYTES]).await.unwrap();
     drop(stream);
     assert!(matches!(sent.await, Err(RpcError::Broken { .. })));
     let mut stream = raw_accept(&listener).await;
-    let mut request = [0; 37];
+    let mut request = [0; PREFIX_BYTES + 9];
     stream.read_exact(&mut request).await.unwrap();
-    assert_eq!(request[28..36], message(2, 1).header[..]);
+    assert_eq!(request[PREFIX_BYTES..PREFIX_BYTES + 8], message(2, 1).header[..]);
     let id = u64::from_le_bytes(request[8..16].try_into().unwrap());
-    stream.write_all(&encode_prefix(Kind::Reply, 9, id, &[], 0)).await.unwrap();
+    stream.write_all(&encode_prefix(Kind::Reply, 9, id, 0, &[], 0)).await.unwrap();
     assert_eq!(waiting.await.unwrap().method, 9);
 }
 
@@ -308,9 +383,9 @@ async fn a_client_that_reads_nothing_is_not_read_from_for_ever() {
     let network = RpcNetwork::new(RpcConfig { inflight_max: 100_000, ..RpcConfig::default() });
     let big = message(0, 1 << 20);
     let (server, script) = serve_at(&network, ANY, Script::new(move |_, _| Act::Reply(big.clone()))).await;
-    let (mut stream, _) = raw(&server.address(), &CLIENT_HELLO).await;
+    let (mut stream, hello) = raw(&server.address(), &CLIENT_HELLO).await;
     for id in 0..500u64 {
-        let mut request = encode_prefix(Kind::Request, 7, id, &[0; 8], 0).to_vec();
+        let mut request = encode_prefix(Kind::Request, 7, id, ahead(&hello), &[0; 8], 0).to_vec();
         request.extend_from_slice(&[0; 8]);
         stream.write_all(&request).await.unwrap();
         let taken = script.wait_for(id as usize + 1);
