@@ -1,5 +1,6 @@
 //! Publishing what was written: bytes into the store, then extents into the metadata; never the other way round.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use curvefs_types::{
     Attr, DataBackend, Durable, Extent, FsError, InodeId, Metering, Op, Place, Reply, SetAttr, Staged,
 };
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::{MutexGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
@@ -54,6 +55,41 @@ struct Stored {
     staged: Vec<Staged>,
 }
 
+/// Batches that are published together: what is published of them, each one's measurement with its bytes, and what came of storing.
+struct Batches<'a> {
+    flushing: Flushing,
+    meterings: Vec<(Metering<'a>, u64)>,
+    stored: Result<Stored, FsError>,
+}
+
+impl<'a> Batches<'a> {
+    /// Takes the batch that follows these in, if one change can publish all of them; else it is given back.
+    fn join(&mut self, next: Self) -> Result<(), Self> {
+        let (Ok(stored), Ok(later)) = (&mut self.stored, &next.stored) else { return Err(next) };
+        let few = stored.extents.len() + later.extents.len() <= EXTENTS_PER_REQUEST_MAX;
+        let lie_in_store = stored.staged.is_empty() && later.staged.is_empty();
+        if !few || !lie_in_store || !self.flushing.join(&next.flushing) {
+            return Err(next);
+        }
+        stored.extents.extend_from_slice(&later.extents);
+        self.meterings.extend(next.meterings);
+        Ok(())
+    }
+}
+
+/// The first of the batches that are stored, with those behind it that can be published with it: a change takes as long as the
+/// metaservers' disks do, and a stream would wait for one after the other.
+fn together<'a>(stored: &mut VecDeque<Batches<'a>>) -> Option<Batches<'a>> {
+    let mut batches = stored.pop_front()?;
+    while let Some(next) = stored.pop_front() {
+        if let Err(next) = batches.join(next) {
+            stored.push_front(next);
+            break;
+        }
+    }
+    Some(batches)
+}
+
 /// The file after a change, where appended bytes went, and the extents with their places in the file.
 type Published = (Attr, u64, Vec<Extent>);
 
@@ -86,7 +122,8 @@ impl Core {
         let mut left = inode.state().unpublished() as i64;
         let sets = inode.state().has_deferred();
         let _started = Started { core: self, inode };
-        let mut storing = FuturesOrdered::new();
+        let (mut storing, mut stored) = (FuturesOrdered::new(), VecDeque::new());
+        let mut publishing = FuturesUnordered::new();
         loop {
             while storing.len() < BATCHES_AT_ONCE {
                 let flushing = {
@@ -101,19 +138,27 @@ impl Core {
                 left -= flushing.batch.bytes() as i64;
                 storing.push_back(self.store_batch(inode.id, flushing, way));
             }
-            let Some((flushing, metering, stored)) = storing.next().await else { break };
-            let published = match stored {
-                Ok(stored) => self.publish_batch(inode, &flushing, stored).await,
-                Err(error) => Err(error),
-            };
-            let (attr, base, extents) = match published {
-                Ok(published) => published,
-                Err(error) => return Err(self.publish_failed(inode, error)),
-            };
-            let freed = inode.state().end(attr, base, &extents);
-            metering.done(freed);
-            self.budget.free(freed);
-            self.tell_kernel(inode);
+            if publishing.is_empty()
+                && let Some(batches) = together(&mut stored)
+            {
+                publishing.push(self.publish_batches(inode, batches));
+            }
+            // The store does not rest meanwhile.
+            tokio::select! {
+                biased;
+                Some((meterings, published)) = publishing.next() => {
+                    let (attr, base, extents) = match published {
+                        Ok(published) => published,
+                        Err(error) => return Err(self.publish_failed(inode, error)),
+                    };
+                    let freed = inode.state().end(attr, base, &extents, meterings.len());
+                    meterings.into_iter().for_each(|(metering, bytes)| metering.done(bytes));
+                    self.budget.free(freed);
+                    self.tell_kernel(inode);
+                }
+                Some(one) = storing.next() => stored.push_back(one),
+                else => break,
+            }
         }
         Ok(())
     }
@@ -137,19 +182,14 @@ impl Core {
     }
 
     /// The first half of publishing a batch: its bytes become durable, or are to come along.
-    async fn store_batch(
-        &self,
-        inode: InodeId,
-        flushing: Flushing,
-        way: Way,
-    ) -> (Flushing, Metering<'_>, Result<Stored, FsError>) {
-        let metering = self.counters.publishes.begin();
+    async fn store_batch(&self, inode: InodeId, flushing: Flushing, way: Way) -> Batches<'_> {
+        let meterings = vec![(self.counters.publishes.begin(), flushing.batch.bytes())];
         let staged = if way == Way::Short { self.stage(inode, &flushing) } else { None };
         let stored = match staged {
             Some((extents, staged)) => Ok(Stored { extents, staged }),
             None => self.store_all(inode, &flushing).await,
         };
-        (flushing, metering, stored)
+        Batches { flushing, meterings, stored }
     }
 
     async fn store_all(&self, inode: InodeId, flushing: &Flushing) -> Result<Stored, FsError> {
@@ -159,7 +199,19 @@ impl Core {
     }
 
     /// The second half, in the order of the batches. The caller holds `publish`.
-    async fn publish_batch(
+    async fn publish_batches<'a>(
+        &'a self,
+        inode: &Inode,
+        Batches { flushing, meterings, stored }: Batches<'a>,
+    ) -> (Vec<(Metering<'a>, u64)>, Result<Published, FsError>) {
+        let published = match stored {
+            Ok(stored) => self.publish_stored(inode, &flushing, stored).await,
+            Err(error) => Err(error),
+        };
+        (meterings, published)
+    }
+
+    async fn publish_stored(
         &self,
         inode: &Inode,
         flushing: &Flushing,

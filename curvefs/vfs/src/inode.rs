@@ -146,6 +146,21 @@ pub(crate) struct Flushing {
     pub set: SetAttr,
 }
 
+impl Flushing {
+    /// Takes another in that follows behind in the file. False: it does not.
+    pub fn join(&mut self, next: &Self) -> bool {
+        let (Batch::At(pieces), Batch::At(later)) = (&mut self.batch, &next.batch) else { return false };
+        if later.first_key_value().is_none_or(|(offset, _)| *offset < end_of(pieces)) {
+            return false;
+        }
+        pieces.extend(later.iter().map(|(offset, piece)| (*offset, piece.clone())));
+        self.mtime = next.mtime;
+        self.kill_priv |= next.kill_priv;
+        self.set = self.set.then(next.set);
+        true
+    }
+}
+
 /// Written bytes on their way, with the attributes that go with them.
 #[derive(Debug)]
 struct UnderWay {
@@ -519,12 +534,13 @@ impl State {
         self.pending() > 0
     }
 
-    /// The first of the batches that are under way is published. Gives how many bytes are free.
-    pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent]) -> u64 {
+    /// So many of the batches that are under way are published, the first of them, by one change. Gives how many bytes are free.
+    pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent], batches: usize) -> u64 {
         self.changed(Some(attr), Some(extents));
-        let freed = match self.under_way.pop_front() {
-            Some(batch) => bytes_of(&batch.pieces),
-            None => {
+        self.changing -= (batches - 1) as u32;
+        let freed = match self.under_way.is_empty() {
+            false => self.under_way.drain(..batches).map(|batch| bytes_of(&batch.pieces)).sum(),
+            true => {
                 self.setting_tail = SetAttr::default();
                 let len = std::mem::take(&mut self.tail.flushing).len() as u64;
                 if base != self.tail.base {
@@ -694,12 +710,20 @@ mod tests {
     }
 
     impl Published {
-        fn end(&mut self) {
-            let Some(flushing) = self.under_way.pop_front() else { return };
+        /// The first is published, with so many behind it as may go with it. Gives their bytes.
+        fn end(&mut self, more_max: usize) -> u64 {
+            let Some(mut flushing) = self.under_way.pop_front() else { return 0 };
+            let mut count = 1;
+            while count <= more_max && self.under_way.front().is_some_and(|next| flushing.join(next)) {
+                self.under_way.pop_front();
+                count += 1;
+            }
             let Batch::At(pieces) = &flushing.batch else { panic!("nothing was appended") };
             overlay(pieces, 0, &mut self.bytes);
             self.mode = flushing.set.mode.or(self.mode);
-            assert_eq!(self.state.end(file(), 0, &[]), flushing.batch.bytes());
+            let freed = self.state.end(file(), 0, &[], count);
+            assert_eq!(freed, flushing.batch.bytes());
+            freed
         }
 
         /// As programs see it.
@@ -736,10 +760,7 @@ mod tests {
                             mode = set.mode;
                         }
                     }
-                    6 => {
-                        held -= published.under_way.front().map_or(0, |flushing| flushing.batch.bytes());
-                        published.end();
-                    }
+                    6 => held -= published.end(usize::from(byte) % 4),
                     _ => {
                         held -= published.state.put_back();
                         published.under_way.clear();
@@ -750,10 +771,10 @@ mod tests {
             }
             while published.state.has_more() {
                 published.under_way.extend(published.state.begin(7));
-                published.end();
+                published.end(0);
             }
             while !published.under_way.is_empty() {
-                published.end();
+                published.end(0);
             }
             prop_assert_eq!(&published.bytes, &model);
             prop_assert_eq!(published.mode, mode);

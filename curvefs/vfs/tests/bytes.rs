@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use curvefs_types::{FsError, MountOptions};
-use curvefs_vfs::{OpenMode, Seek, Space};
+use curvefs_local::LocalMount;
+use curvefs_types::{Answer, FsError, FsFuture, FsId, Metadata, MountOptions, Op, Query, Reply, Usage};
+use curvefs_vfs::{OpenMode, Seek, Space, Vfs};
 use support::{ROOT, RW, World, close, create, name, read_file, root, strict, unstaged, write_file};
 
 #[tokio::test]
@@ -193,6 +196,56 @@ async fn a_stream_survives_a_store_that_comes_and_goes() {
     let entry = other.lookup(ROOT, name("f")).await.unwrap();
     let opened = other.open(entry.attr.inode, RW).await.unwrap();
     assert!(other.read(opened.handle, 0, model.len() as u32).await.unwrap() == model[..next]);
+}
+
+/// Metadata whose changes take a second each.
+struct Slow {
+    inner: Arc<LocalMount>,
+    writes: AtomicU32,
+}
+
+impl Metadata for Slow {
+    fn fs(&self) -> FsId {
+        self.inner.fs()
+    }
+
+    fn change(&self, op: Op) -> FsFuture<'_, Reply> {
+        self.writes.fetch_add(u32::from(matches!(op, Op::Write { .. })), Ordering::Relaxed);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.inner.change(op).await
+        })
+    }
+
+    fn query(&self, query: Query) -> FsFuture<'_, Answer> {
+        self.inner.query(query)
+    }
+
+    fn stat_fs(&self) -> FsFuture<'_, Usage> {
+        self.inner.stat_fs()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_that_are_stored_while_one_is_published_are_published_together() {
+    const PIECE: usize = 1 << 20;
+    let world = World::new().await;
+    let slow = Arc::new(Slow { inner: world.fs.mount(), writes: AtomicU32::new(0) });
+    let options = MountOptions { write_cache_bytes: 128 << 20, ..unstaged() };
+    let vfs = Vfs::new(slow.clone(), world.data.clone(), options);
+    let (_, handle) = create(&vfs, "f").await;
+    for piece in 0..96 {
+        vfs.write(handle, (piece * PIECE) as u64, vec![piece as u8; PIECE], false).await.unwrap();
+    }
+    vfs.fsync(handle).await.unwrap();
+    let changes = slow.writes.load(Ordering::Relaxed);
+    assert!((1..=3).contains(&changes), "six batches were published in {changes} changes");
+    close(&vfs, handle).await.unwrap();
+    let other = world.mount();
+    let entry = other.lookup(ROOT, name("f")).await.unwrap();
+    let opened = other.open(entry.attr.inode, RW).await.unwrap();
+    let read = other.read(opened.handle, 0, 200 << 20).await.unwrap();
+    assert!(read.iter().copied().eq((0..96 * PIECE).map(|at| (at / PIECE) as u8)));
 }
 
 #[tokio::test(start_paused = true)]

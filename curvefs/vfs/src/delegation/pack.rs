@@ -93,7 +93,7 @@ impl Packed {
 impl Drop for Packed {
     fn drop(&mut self) {
         let freed = match self.published {
-            Some((attr, base)) => self.inode.state().end(attr, base, &self.extents),
+            Some((attr, base)) => self.inode.state().end(attr, base, &self.extents, 1),
             None => self.inode.state().put_back(),
         };
         self.core.budget.free(freed);
