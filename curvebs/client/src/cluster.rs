@@ -41,6 +41,7 @@ pub struct Cluster {
     host: String,
     process: u32,
     pulse: Option<Arc<Pulse>>,
+    rpc: Option<Arc<RpcNetwork>>,
     local: Option<Budget>,
 }
 
@@ -56,9 +57,16 @@ impl Cluster {
         let network = RpcNetwork::new(RpcConfig::default());
         let transport = Arc::new(GrpcMds::grpc(&config.mds_addresses));
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into());
-        let cluster = Self::with_parts(config.clone(), network, transport, rand::rng().random());
+        let (parts, seed) = ((network.clone(), transport), rand::rng().random());
+        let cluster = Self::with_parts(config.clone(), parts.0, parts.1, seed);
         let local = RealMachine::new().map(|machine| Budget::new(Arc::new(machine)));
-        Ok(Self { host: host.trim().to_owned(), process: std::process::id(), local, ..cluster })
+        Ok(Self {
+            host: host.trim().to_owned(),
+            process: std::process::id(),
+            rpc: Some(network),
+            local,
+            ..cluster
+        })
     }
 
     /// Reaches a cluster over any network; `seed` feeds all random draws, and nothing of the machine shows in what is
@@ -80,6 +88,7 @@ impl Cluster {
             host: "simulated".into(),
             process: 0,
             pulse: None,
+            rpc: None,
             local: None,
         }
     }
@@ -92,6 +101,9 @@ impl Cluster {
     /// Volumes that are opened from now on are given up by a stall of this process: they refuse everything as if another holder
     /// had shut them out, and have to be opened anew.
     pub fn give_up_after_stalls(&mut self, pulse: Arc<Pulse>) {
+        if let Some(rpc) = self.rpc.clone() {
+            pulse.count_too(move || rpc.clock_leaps());
+        }
         self.pulse = Some(pulse);
     }
 

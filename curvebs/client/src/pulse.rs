@@ -1,7 +1,7 @@
 //! Notices that this process did not run for a while.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -17,11 +17,12 @@ const ARRIVAL_MAX: Duration = Duration::from_millis(1500);
 /// something, or is about to send something, compares [`stalls`](Self::stalls) with what it was when that began. The
 /// question itself notices: it does not matter which thread runs first after a stall.
 ///
-/// A virtual machine that its host freezes has no clock that goes on, and cannot notice.
+/// A virtual machine that its host freezes has no clock that goes on. Others have: see [`count_too`](Self::count_too).
 pub struct Pulse {
     limit: Duration,
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
     seen: Mutex<Seen>,
+    noticed: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,11 +53,21 @@ impl Pulse {
     /// Notices nothing but what a clock says to those who ask; for tests.
     pub fn with_clock(limit: Duration, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         let seen = Mutex::new(Seen { at: clock(), stalls: 0 });
-        Self { limit, clock: Box::new(clock), seen }
+        Self { limit, clock: Box::new(clock), seen, noticed: OnceLock::new() }
+    }
+
+    /// Stalls that something else notices, and counts, are stalls too: what a network hears of other machines' clocks. One
+    /// source; a second one is not asked.
+    pub fn count_too(&self, noticed: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.noticed.get_or_init(|| Box::new(noticed));
     }
 
     /// How many stalls there were until now.
     pub fn stalls(&self) -> u64 {
+        self.own_stalls() + self.noticed.get().map_or(0, |noticed| noticed())
+    }
+
+    fn own_stalls(&self) -> u64 {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // Read under the lock: times of two threads do not pass each other.
         let now = (self.clock)();
@@ -124,6 +135,12 @@ mod tests {
             now.store(at, Ordering::Relaxed);
             assert_eq!(pulse.stalls(), stalls, "at {at}");
         }
+        let noticed = Arc::new(AtomicU64::new(0));
+        let counted = noticed.clone();
+        pulse.count_too(move || counted.load(Ordering::Relaxed));
+        assert_eq!(pulse.stalls(), 2);
+        noticed.store(3, Ordering::Relaxed);
+        assert_eq!(pulse.stalls(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -175,7 +175,10 @@ impl Connection {
         let mut state = self.peer.lock();
         state.driver_awake();
         for Frame { prefix, header, payload } in self.frames.drain(..) {
-            self.clock.hear(now, prefix.clock);
+            if self.clock.hear(now, prefix.clock) {
+                tracing::warn!(address = %self.peer.address, "this machine's clock stood still");
+                count(&self.peer.counters.clock_leaps, 1);
+            }
             let outcome = match prefix.kind {
                 Kind::Reply => {
                     let payload = if payload.is_empty() { Vec::new() } else { vec![payload] };

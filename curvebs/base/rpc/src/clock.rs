@@ -20,6 +20,10 @@ pub(crate) type Millis = u32;
 /// error is 30 ms.
 const KEPT_MAX: Duration = Duration::from_secs(60);
 
+/// How far a stamp must be ahead of what was expected for the difference to be no delay: making a connection, after which the first
+/// time is known, takes less (`RpcConfig::connect_timeout`).
+const LEAP_MIN: Duration = Duration::from_secs(3);
+
 /// The farthest a time can be ahead: half of where the clock wraps, less what a request may take.
 const AHEAD_MAX: Duration = Duration::from_secs(12 * 24 * 3600);
 
@@ -47,11 +51,14 @@ impl ServerClock {
         Self { heard_at, stamp }
     }
 
-    /// Another stamp; kept when it took less time on its way than the last one.
-    pub(crate) fn hear(&mut self, heard_at: Instant, stamp: Millis) {
-        if !is_after(self.at(heard_at), stamp) || heard_at.duration_since(self.heard_at) > KEPT_MAX {
+    /// Another stamp; kept when it took less time on its way than the last one. True: the server's clock has leapt ahead of this
+    /// machine's, which therefore stood still, as those of a virtual machine do that its host freezes.
+    pub(crate) fn hear(&mut self, heard_at: Instant, stamp: Millis) -> bool {
+        let expected = self.at(heard_at);
+        if !is_after(expected, stamp) || heard_at.duration_since(self.heard_at) > KEPT_MAX {
             *self = Self { heard_at, stamp };
         }
+        is_after(stamp, expected.wrapping_add(LEAP_MIN.as_millis() as Millis))
     }
 
     /// The server's time at `instant`, or somewhat before it.
@@ -83,14 +90,25 @@ mod tests {
         let begun = Instant::now() + Duration::from_secs(1);
         let mut clock = ServerClock::new(begun, 1000);
         assert_eq!((clock.at(begun + 7 * MS), clock.at(begun - 7 * MS)), (1007, 993));
-        clock.hear(begun + 100 * MS, 1090);
+        assert!(!clock.hear(begun + 100 * MS, 1090));
         assert_eq!(clock.at(begun + 100 * MS), 1100, "that one took 10 ms longer");
-        clock.hear(begun + 200 * MS, 1230);
+        assert!(!clock.hear(begun + 200 * MS, 1230));
         assert_eq!(clock.at(begun + 200 * MS), 1230, "and that one 30 ms less");
-        clock.hear(begun + 200 * MS + KEPT_MAX, 2000);
+        assert!(!clock.hear(begun + 200 * MS + KEPT_MAX, 2000));
         assert_eq!(clock.at(begun + 200 * MS), 1230);
-        clock.hear(begun + 201 * MS + KEPT_MAX, 2000);
+        assert!(!clock.hear(begun + 201 * MS + KEPT_MAX, 2000));
         assert_eq!(clock.at(begun + 201 * MS + KEPT_MAX), 2000, "the clock of the server is slower");
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_sees_the_other_clock_leap() {
+        let begun = Instant::now();
+        let mut clock = ServerClock::new(begun, 1000);
+        assert!(!clock.hear(begun + 10 * MS, 4010), "a connection may take so long");
+        assert!(clock.hear(begun + 20 * MS, 7021));
+        assert!(!clock.hear(begun + 30 * MS, 7031), "once");
+        assert!(!clock.hear(begun + 10_000 * MS, 7035), "a frame that waited here");
+        assert!(!clock.hear(begun + 10_001 * MS, 17_000));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -38,6 +39,11 @@ impl RpcNetwork {
     /// What it has done so far.
     pub fn stats(&self) -> RpcStats {
         self.counters.view()
+    }
+
+    /// How often this machine's clock was seen to have stood still: [`RpcStats::clock_leaps`].
+    pub fn clock_leaps(&self) -> u64 {
+        self.counters.clock_leaps.load(Ordering::Relaxed)
     }
 
     fn peer(&self, address: &str) -> Arc<Peer> {

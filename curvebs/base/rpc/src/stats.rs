@@ -56,6 +56,8 @@ counters! {
     replies_received,
     /// Calls whose deadline passed.
     deadlines_passed,
+    /// Times that a server's clock went on while this machine's stood still, counted by each connection that noticed.
+    clock_leaps,
     /// Bytes written to sockets.
     bytes_sent,
     /// Bytes read from sockets.

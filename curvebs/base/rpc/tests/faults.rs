@@ -211,6 +211,31 @@ async fn a_request_that_is_held_up_on_its_way_is_not_executed() {
 }
 
 #[tokio::test]
+async fn a_machine_that_was_frozen_notices_by_the_clocks_of_others() {
+    let network = RpcNetwork::new(RpcConfig::default());
+    let (listener, address) = raw_server().await;
+    let server = async {
+        let mut stream = raw_accept(&listener).await;
+        // The second answer comes from ten seconds later, by the server's clock only.
+        for later in [100, 10_100, 10_200] {
+            let mut request = [0; PREFIX_BYTES + 9];
+            stream.read_exact(&mut request).await.unwrap();
+            let request = decode_prefix(request[..PREFIX_BYTES].try_into().unwrap()).unwrap();
+            let reply = encode_prefix(Kind::Reply, 9, request.id, later, &[], 0);
+            stream.write_all(&reply).await.unwrap();
+        }
+        stream
+    };
+    let client = async {
+        for leaps in [0, 1, 1] {
+            network.call(&address, message(1, 1), DEADLINE).await.unwrap();
+            assert_eq!(network.clock_leaps(), leaps);
+        }
+    };
+    tokio::join!(server, client);
+}
+
+#[tokio::test]
 async fn garbage_from_a_server_breaks_the_calls() {
     let network = RpcNetwork::new(RpcConfig::default());
     let (listener, address) = raw_server().await;
