@@ -62,18 +62,17 @@ struct Batches<'a> {
     stored: Result<Stored, FsError>,
 }
 
-impl<'a> Batches<'a> {
-    /// Takes the batch that follows these in, if one change can publish all of them; else it is given back.
-    fn join(&mut self, next: Self) -> Result<(), Self> {
-        let (Ok(stored), Ok(later)) = (&mut self.stored, &next.stored) else { return Err(next) };
+impl Batches<'_> {
+    /// Takes in what is published of the batch that follows, if one change can publish it too.
+    fn join(&mut self, next: &Self) -> bool {
+        let (Ok(stored), Ok(later)) = (&mut self.stored, &next.stored) else { return false };
         let few = stored.extents.len() + later.extents.len() <= EXTENTS_PER_REQUEST_MAX;
         let lie_in_store = stored.staged.is_empty() && later.staged.is_empty();
-        if !few || !lie_in_store || !self.flushing.join(&next.flushing) {
-            return Err(next);
+        let joins = few && lie_in_store && self.flushing.join(&next.flushing);
+        if joins {
+            stored.extents.extend_from_slice(&later.extents);
         }
-        stored.extents.extend_from_slice(&later.extents);
-        self.meterings.extend(next.meterings);
-        Ok(())
+        joins
     }
 }
 
@@ -81,11 +80,8 @@ impl<'a> Batches<'a> {
 /// metaservers' disks do, and a stream would wait for one after the other.
 fn together<'a>(stored: &mut VecDeque<Batches<'a>>) -> Option<Batches<'a>> {
     let mut batches = stored.pop_front()?;
-    while let Some(next) = stored.pop_front() {
-        if let Err(next) = batches.join(next) {
-            stored.push_front(next);
-            break;
-        }
+    while let Some(next) = stored.pop_front_if(|next| batches.join(next)) {
+        batches.meterings.extend(next.meterings);
     }
     Some(batches)
 }
