@@ -63,8 +63,7 @@ impl Peer {
         Arc::new(Self { address: address.into(), config, counters, state: Mutex::default() })
     }
 
-    /// Queues a call and returns the future of its reply. The server is not to look at it after `arrives_by`, nor after the
-    /// deadline.
+    /// Queues a call and returns the future of its reply. The server is not to look at it after `arrives_by`.
     pub(crate) fn call(
         self: &Arc<Self>,
         request: Message,
@@ -73,7 +72,7 @@ impl Peer {
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let method = request.method;
         let ends = Instant::now() + deadline.min(DEADLINE_MAX);
-        let arrives_by = arrives_by.map_or(ends, |by| by.min(ends));
+        let arrives_by = arrives_by.unwrap_or_else(|| Instant::now() + DEADLINE_MAX);
         let mut state = self.lock();
         if state.closed || state.server_stopping {
             let cause = if state.closed { "this network is closed" } else { "the server is stopping" };

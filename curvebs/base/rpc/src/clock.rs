@@ -1,7 +1,7 @@
 //! The server's clock, by which requests that come too late are known.
 //!
 //! A request may be held up anywhere between its caller and the server: in a process that is stopped, in a socket, on the
-//! way. So that it is not executed when its caller has long given it up, it says by when it must arrive, on the clock of
+//! way. So that it is not executed when its caller has gone on in another way, it says by when it must arrive, on the clock of
 //! the one who looks: the server's. Each frame of the server brings its time; the client reckons from it.
 //!
 //! What the client takes for the server's time is never ahead of it, whatever happens on the way and however often either
