@@ -8,7 +8,7 @@ use curve_io::RealDisk;
 use curve_kv::{KvError, RocksStore};
 use curve_multiraft::{Group, RaftOptions, Role};
 use curve_rpc::{RpcConfig, RpcNetwork};
-use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, serve_http};
+use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, install_metrics, serve_http};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use thiserror::Error;
@@ -57,6 +57,8 @@ impl MdsServer {
     /// Must be called inside a tokio runtime.
     pub async fn start(config: MdsConfig) -> Result<Self, StartError> {
         config.check()?;
+        // Counters are made at start, so they need their registry before.
+        install_metrics();
         let lock = lock_data_dir(&config)?;
         let failed = |what: String| move |cause: String| StartError::Part { what, cause };
         let state = config.data_dir.join("state");

@@ -90,7 +90,7 @@ struct KeepAlive {
 impl Connection {
     fn new(peer: Arc<Peer>, stream: Stream, credit: Credit, clock: ServerClock) -> Self {
         count(&peer.counters.connects, 1);
-        count(&peer.counters.client_connections_open, 1);
+        peer.counters.client_connections_open.fetch_add(1, Ordering::Relaxed);
         let next_tick = Instant::now() + peer.config.ping_interval;
         Self {
             pipe: Pipe::new(stream, Arc::clone(&peer.counters)),

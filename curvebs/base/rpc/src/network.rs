@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ impl RpcNetwork {
 
     /// How often this machine's clock was seen to have stood still: [`RpcStats::clock_leaps`].
     pub fn clock_leaps(&self) -> u64 {
-        self.counters.clock_leaps.load(Ordering::Relaxed)
+        self.counters.clock_leaps.get()
     }
 
     fn peer(&self, address: &str) -> Arc<Peer> {

@@ -220,7 +220,7 @@ enum Draining {
 
 impl Connection {
     pub(crate) fn new(stream: Stream, shared: Arc<Shared>) -> Self {
-        count(&shared.counters.server_connections_open, 1);
+        shared.counters.server_connections_open.fetch_add(1, Ordering::Relaxed);
         let timer = Box::pin(tokio::time::sleep(shared.config.idle_timeout));
         Self {
             pipe: Pipe::new(stream, Arc::clone(&shared.counters)),

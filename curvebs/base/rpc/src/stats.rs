@@ -1,41 +1,69 @@
-//! What an `RpcNetwork` has done so far, as plain counters.
+//! What an `RpcNetwork` has done so far, as plain counters, and as `curve_rpc_*_total` for a recorder that is installed before it is made.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::{Counter, counter};
+
+/// A counter that `/metrics` shows, too, where there is one.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    here: AtomicU64,
+    shown: Counter,
+}
+
+impl Counted {
+    fn new(name: &str) -> Self {
+        Self { here: AtomicU64::new(0), shown: counter!(format!("curve_rpc_{name}_total")) }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.here.load(Ordering::Relaxed)
+    }
+}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of an `RpcNetwork` since it was made; `*_open` are current values.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct RpcStats {
+            /// Connections to servers that are open now.
+            pub client_connections_open: u64,
+            /// Connections from clients that are open now.
+            pub server_connections_open: u64,
             $($(#[$doc])* pub $name: u64,)*
         }
 
         /// The same, being counted.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub(crate) struct Counters {
-            $(pub(crate) $name: AtomicU64,)*
+            pub(crate) client_connections_open: AtomicU64,
+            pub(crate) server_connections_open: AtomicU64,
+            $(pub(crate) $name: Counted,)*
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    client_connections_open: AtomicU64::new(0),
+                    server_connections_open: AtomicU64::new(0),
+                    $($name: Counted::new(stringify!($name)),)*
+                }
+            }
         }
 
         impl Counters {
             pub(crate) fn view(&self) -> RpcStats {
-                RpcStats { $($name: self.$name.load(Ordering::Relaxed),)* }
-            }
-        }
-
-        impl RpcStats {
-            /// Every counter with its name, for an exporter.
-            pub fn named(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
+                RpcStats {
+                    client_connections_open: self.client_connections_open.load(Ordering::Relaxed),
+                    server_connections_open: self.server_connections_open.load(Ordering::Relaxed),
+                    $($name: self.$name.get(),)*
+                }
             }
         }
     };
 }
 
 counters! {
-    /// Connections to servers that are open now.
-    client_connections_open,
-    /// Connections from clients that are open now.
-    server_connections_open,
     /// Connections made to servers.
     connects,
     /// Attempts to connect that failed.
@@ -69,6 +97,7 @@ counters! {
 }
 
 /// Adds to a counter.
-pub(crate) fn count(counter: &AtomicU64, by: u64) {
-    counter.fetch_add(by, Ordering::Relaxed);
+pub(crate) fn count(counter: &Counted, by: u64) {
+    counter.here.fetch_add(by, Ordering::Relaxed);
+    counter.shown.increment(by);
 }
