@@ -71,10 +71,14 @@ impl Drop for Session {
 
 async fn refresh(mds: Arc<MdsApi>, key: SessionKey, opened: Arc<Opened>, mut lease: Duration) {
     let mut known = true;
-    while !opened.fenced.load(Ordering::Acquire) {
+    loop {
         tokio::time::sleep(lease / REFRESHES_PER_LEASE).await;
         if let Some(local) = &opened.local {
             local.close_unused();
+        }
+        if opened.fenced.load(Ordering::Acquire) {
+            // For good. What is open here is closed all the same, once nothing is read any more.
+            continue;
         }
         let refreshed = match mds.refresh(&[key]).await {
             Ok(refreshed) => refreshed,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,9 @@ use curve_blockdev::{Allocation, BlockDevice, BlockError, Compared, Extent, Zero
 use curve_client::mds::OpenMode;
 use curve_client::{ClientConfig, Cluster, OpenOptions, Pulse, Volume};
 use curve_io::sim::{SimDisk, SimDiskConfig, SimMachine};
-use curve_io::{BoxFuture, File, Handler, Message, Network, OpenMode as FileMode, RpcError, ServerHandle};
+use curve_io::{
+    BoxFuture, File, Handler, Machine, Message, Network, OpenMode as FileMode, RpcError, ServerHandle,
+};
 use curve_proto::ChunkError;
 use curve_proto::methods;
 use curve_proto::pb::data::{
@@ -328,6 +330,55 @@ async fn on_the_machine_of_the_leader_the_bytes_are_taken_from_its_file() {
         // What was changed is asked for again.
         assert_eq!([read(false).await, read(false).await, read(true).await], calls);
         volume.close().await.unwrap();
+    }
+}
+
+/// A machine that knows which of the files that were opened on it are still open.
+struct Watched(SimMachine, Mutex<Vec<Weak<dyn File>>>);
+
+impl Watched {
+    fn open_files(&self) -> usize {
+        self.1.lock().unwrap().iter().filter(|file| file.strong_count() > 0).count()
+    }
+}
+
+impl Machine for Watched {
+    fn id(&self) -> u64 {
+        self.0.id()
+    }
+
+    fn open(&self, place: curve_io::FilePlace, path: &Path) -> std::io::Result<Arc<dyn File>> {
+        let file = self.0.open(place, path)?;
+        self.1.lock().unwrap().push(Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    fn files_max(&self) -> usize {
+        self.0.files_max()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_not_read_from_are_closed_also_by_who_was_shut_out() {
+    for fenced in [false, true] {
+        let world = Scripted::default();
+        let disk = SimDisk::new(SimDiskConfig::default());
+        let file = disk.mount().open(Path::new("chunk"), FileMode::CreateNew).unwrap();
+        world.with(|world| (world.leader, world.file) = (1, Some(file)));
+        let (parts, config) = ((Arc::new(world.clone()), Arc::new(world.clone())), ClientConfig::default());
+        let mut cluster = Cluster::with_parts(config, parts.0, parts.1, 42);
+        let machine = Arc::new(Watched(SimMachine::new(vec![disk]), Mutex::default()));
+        cluster.run_on(machine.clone());
+        let volume = cluster.open("/demo", OpenOptions::default()).await.unwrap();
+        volume.write(0, vec![pattern(1, 1)]).await.unwrap();
+        volume.read(0, 4096).await.unwrap();
+        assert_eq!(machine.open_files(), 1);
+        if fenced {
+            world.with(|world| world.held_epoch = 2);
+            assert_eq!(volume.read(0, 4096).await, Err(BlockError::Fenced));
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(machine.open_files(), 0, "fenced: {fenced}");
     }
 }
 

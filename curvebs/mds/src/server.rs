@@ -8,7 +8,9 @@ use curve_io::RealDisk;
 use curve_kv::{KvError, RocksStore};
 use curve_multiraft::{Group, RaftOptions, Role};
 use curve_rpc::{RpcConfig, RpcNetwork};
-use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, install_metrics, serve_http};
+use curve_telemetry::{
+    HealthItem, HealthLevel, HealthReport, HealthSource, HttpHandle, install_metrics, serve_http,
+};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use thiserror::Error;
