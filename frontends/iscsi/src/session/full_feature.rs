@@ -173,8 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
             if has_stalled() {
                 return Poll::Ready(Err(SessionError::Stalled));
             }
-            self.take_pdus(cx);
-            self.act(cx);
+            self.take_pdus(cx, has_stalled)?;
+            self.act(cx, has_stalled)?;
             let worked = self.poll_work(cx);
             ready!(self.poll_detach(cx));
             let sent = self.poll_send(cx)?.is_ready();
@@ -258,10 +258,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
     }
 
     /// Hands the PDUs of the input to the engine.
-    fn take_pdus(&mut self, cx: &mut Context<'_>) {
+    fn take_pdus(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_stalled: &impl Fn() -> bool,
+    ) -> Result<(), SessionError> {
         while self.is_reading() && self.outbox.len() < OUTBOX_BYTES_MAX {
             let taken = match self.decoder.next(&mut self.input) {
-                Ok(None) => return,
+                Ok(None) => return Ok(()),
                 Ok(Some(pdu)) => self.take_pdu(pdu),
                 Err(error) => {
                     self.reject_broken(&error);
@@ -272,8 +276,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
                 self.engine.abandon();
                 self.end = End::Broken(Some(error));
             }
-            self.act(cx);
+            self.act(cx, has_stalled)?;
         }
+        Ok(())
     }
 
     fn take_pdu(&mut self, pdu: Pdu) -> Result<(), SessionError> {
@@ -297,9 +302,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
     }
 
     /// Starts what the engine wants started.
-    fn act(&mut self, cx: &mut Context<'_>) {
+    fn act(&mut self, cx: &mut Context<'_>, has_stalled: &impl Fn() -> bool) -> Result<(), SessionError> {
         self.engine.pump(&mut self.outbox);
         while let Some(action) = self.engine.next_action() {
+            // After the unit has let it in: a volume that was opened anew since is used only when those are over who came before.
+            if has_stalled() {
+                return Err(SessionError::Stalled);
+            }
             let mut work = match action {
                 Action::Execute { itt, task, data } => work::execute(itt, task, data),
                 Action::Manage { itt, what } => {
@@ -314,6 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FullFeature<S> {
                 Poll::Pending => self.work.push(work),
             }
         }
+        Ok(())
     }
 
     fn done(&mut self, done: Done) {
