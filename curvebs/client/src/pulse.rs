@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use curve_io::since_boot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How long a request may be on its way. With a stall that is just too short to be noticed before it, this is still less than
@@ -88,12 +89,6 @@ impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pulse").field("limit", &self.limit).finish_non_exhaustive()
     }
-}
-
-/// Goes on while the machine is suspended.
-fn since_boot() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// What began when there had been so many stalls, and is void after another.

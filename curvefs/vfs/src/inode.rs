@@ -538,17 +538,16 @@ impl State {
     pub fn end(&mut self, attr: Attr, base: u64, extents: &[Extent], batches: usize) -> u64 {
         self.changed(Some(attr), Some(extents));
         self.changing -= (batches - 1) as u32;
-        let freed = match self.under_way.is_empty() {
-            false => self.under_way.drain(..batches).map(|batch| bytes_of(&batch.pieces)).sum(),
-            true => {
-                self.setting_tail = SetAttr::default();
-                let len = std::mem::take(&mut self.tail.flushing).len() as u64;
-                if base != self.tail.base {
-                    self.mistrust();
-                }
-                self.tail.base = base + len;
-                len
+        let freed = if self.under_way.is_empty() {
+            self.setting_tail = SetAttr::default();
+            let len = std::mem::take(&mut self.tail.flushing).len() as u64;
+            if base != self.tail.base {
+                self.mistrust();
             }
+            self.tail.base = base + len;
+            len
+        } else {
+            self.under_way.drain(..batches).map(|batch| bytes_of(&batch.pieces)).sum()
         };
         self.settle();
         freed

@@ -18,6 +18,6 @@ pub mod sim;
 pub use aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
 pub use disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 pub use durable::{make_dirs_durable, read_whole, replace_file};
-pub use machine::{FilePlace, Machine, RealMachine};
+pub use machine::{FilePlace, Machine, RealMachine, since_boot};
 pub use net::{Handler, Message, Network, Reply, RpcError, ServerHandle};
 pub use real::{FdLimit, RealDisk, fd_limit};

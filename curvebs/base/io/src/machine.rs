@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -29,6 +30,12 @@ pub struct FilePlace {
     pub device: u64,
     /// Its inode. Not given to another file as long as anybody has it open.
     pub inode: u64,
+}
+
+/// How long the machine has been up, the time that it was suspended for included.
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// The machine this process runs on.

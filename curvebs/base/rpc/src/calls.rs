@@ -230,11 +230,10 @@ impl CallTable {
 
     fn new_slot(&mut self, deadline: Instant) -> u32 {
         let index = self.slots.len() as u32;
-        let arrives_by = deadline;
         self.slots.push(Slot {
             generation: 0,
             bytes: 0,
-            arrives_by,
+            arrives_by: deadline,
             deadline,
             waker: None,
             state: SlotState::Free,

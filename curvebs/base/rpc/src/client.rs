@@ -71,8 +71,9 @@ impl Peer {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let method = request.method;
-        let ends = Instant::now() + deadline.min(DEADLINE_MAX);
-        let arrives_by = arrives_by.unwrap_or_else(|| Instant::now() + DEADLINE_MAX);
+        let now = Instant::now();
+        let ends = now + deadline.min(DEADLINE_MAX);
+        let arrives_by = arrives_by.unwrap_or(now + DEADLINE_MAX);
         let mut state = self.lock();
         if state.closed || state.server_stopping {
             let cause = if state.closed { "this network is closed" } else { "the server is stopping" };

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use curve_io::since_boot;
 use tokio::time::Instant;
 
 /// Milliseconds on a clock that wraps after 49 days.
@@ -29,8 +30,7 @@ const AHEAD_MAX: Duration = Duration::from_secs(12 * 24 * 3600);
 
 /// This machine's time, which goes on while it is suspended.
 pub(crate) fn now() -> Millis {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as Millis
+    since_boot().as_millis() as Millis
 }
 
 /// Whether `a` is after `b`; they are less than 24 days apart.
