@@ -80,12 +80,12 @@ impl Caller {
                 tokio::time::sleep(trail.backoff.pause()).await;
                 continue;
             }
-            let (address, try_for) = (&member.address, trail.backoff.try_for());
-            let sent = match self.alive.as_ref().map(Alive::arrives_by) {
-                None => self.network.call(address, build(), try_for).await,
-                Some(Some(by)) => self.network.call_by(address, build(), by, try_for).await,
-                Some(None) => return Err(ClientError::Stalled),
+            let arrives_by = match &self.alive {
+                Some(alive) => Some(alive.arrives_by().ok_or(ClientError::Stalled)?),
+                None => None,
             };
+            let (address, try_for) = (&member.address, trail.backoff.try_for());
+            let sent = self.network.call_by(address, build(), arrives_by, try_for).await;
             let next = match sent {
                 Ok(message) => match decode(message)? {
                     Ok(answer) => return Ok(answer),

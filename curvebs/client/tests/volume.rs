@@ -70,12 +70,15 @@ fn address(node: u64) -> String {
 }
 
 impl Network for Scripted {
-    fn call(
+    fn call_by(
         &self,
         to: &str,
         request: Message,
+        arrives_by: Option<tokio::time::Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
+        let within = arrives_by.map(|by| by - tokio::time::Instant::now());
+        self.with(|world| world.hurried.extend(within));
         let node: u64 = to["host-".len()..to.len() - 2].parse().unwrap();
         let (silent, answer) = self.with(|world| {
             world.calls.push((node, request.method));
@@ -89,18 +92,6 @@ impl Network for Scripted {
             }
             answer
         })
-    }
-
-    fn call_by(
-        &self,
-        to: &str,
-        request: Message,
-        arrives_by: tokio::time::Instant,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        let within = arrives_by - tokio::time::Instant::now();
-        self.with(|world| world.hurried.push(within));
-        Network::call(self, to, request, deadline)
     }
 
     fn serve<'a>(

@@ -221,10 +221,11 @@ impl File for LyingFile {
 struct ForgingNetwork(Arc<dyn Network>);
 
 impl Network for ForgingNetwork {
-    fn call(
+    fn call_by(
         &self,
         address: &str,
         mut request: Message,
+        arrives_by: Option<tokio::time::Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         if request.method == methods::WRITE
@@ -233,7 +234,7 @@ impl Network for ForgingNetwork {
             write.epoch = u64::MAX >> 1;
             request.header = write.encode_to_vec().into();
         }
-        self.0.call(address, request, deadline)
+        self.0.call_by(address, request, arrives_by, deadline)
     }
 
     fn serve<'a>(

@@ -98,24 +98,24 @@ pub trait ServerHandle: Send + Sync {
 /// A network of processes that call each other.
 pub trait Network: Send + Sync + 'static {
     /// Calls `address` (`host:port`, or `unix:/path`) and waits for the reply, at most for `deadline`. Requests to one
-    /// address are sent in the order of the calls to this method (not of the polls of its future).
+    /// address are sent in the order of the calls to this method (not of the polls of its future). With `arrives_by` it is not
+    /// executed when it arrives later: who asked for it has gone on in another way by then. A network without a clock of its
+    /// own, as the simulated one is, executes it whenever it comes.
+    fn call_by(
+        &self,
+        address: &str,
+        request: Message,
+        arrives_by: Option<Instant>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>>;
+    /// The same, of a request that is of use whenever it arrives.
     fn call(
         &self,
         address: &str,
         request: Message,
         deadline: Duration,
-    ) -> BoxFuture<'static, Result<Message, RpcError>>;
-    /// The same, of a request that must not be executed when it arrives after `arrives_by`: who asked for it has gone on in
-    /// another way by then. A network without a clock of its own executes it whenever it comes.
-    fn call_by(
-        &self,
-        address: &str,
-        request: Message,
-        arrives_by: Instant,
-        deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        let _ = arrives_by;
-        self.call(address, request, deadline)
+        self.call_by(address, request, None, deadline)
     }
     /// Serves calls to `address` until the handle is dropped.
     fn serve<'a>(

@@ -41,7 +41,13 @@ impl ServerHandle for Served {
 }
 
 impl Network for Direct {
-    fn call(&self, to: &str, request: Message, _: Duration) -> BoxFuture<'static, Result<Message, RpcError>> {
+    fn call_by(
+        &self,
+        to: &str,
+        request: Message,
+        _: Option<tokio::time::Instant>,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let (answer, reply) = oneshot::channel();
         if let Some(handler) = self.handlers.read().unwrap().get(to) {
             handler.handle(request, Box::new(Answer(answer)));

@@ -58,19 +58,6 @@ impl RpcNetwork {
             .or_insert_with(|| Peer::new(address, self.config.clone(), Arc::clone(&self.counters)));
         Arc::clone(peer)
     }
-
-    fn begin(
-        &self,
-        address: &str,
-        request: Message,
-        arrives_by: Option<Instant>,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        match too_large(&request) {
-            Some(error) => Box::pin(async move { Err(error) }),
-            None => self.peer(address).call(request, arrives_by, deadline),
-        }
-    }
 }
 
 impl Drop for RpcNetwork {
@@ -82,23 +69,17 @@ impl Drop for RpcNetwork {
 }
 
 impl Network for RpcNetwork {
-    fn call(
-        &self,
-        address: &str,
-        request: Message,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        self.begin(address, request, None, deadline)
-    }
-
     fn call_by(
         &self,
         address: &str,
         request: Message,
-        arrives_by: Instant,
+        arrives_by: Option<Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
-        self.begin(address, request, Some(arrives_by), deadline)
+        match too_large(&request) {
+            Some(error) => Box::pin(async move { Err(error) }),
+            None => self.peer(address).call(request, arrives_by, deadline),
+        }
     }
 
     fn serve<'a>(

@@ -196,14 +196,15 @@ async fn a_request_that_is_held_up_on_its_way_is_not_executed() {
     // One of those who wait goes on in another way, the other waits as long as it takes.
     open.send_replace(false);
     let begun = tokio::time::Instant::now();
-    let held = network.call_by(&address, message(1, 1), begun + HELD, DEADLINE);
+    let held = network.call_by(&address, message(1, 1), Some(begun + HELD), DEADLINE);
     let patient = network.call(&address, message(2, 1), DEADLINE);
     tokio::time::sleep_until(begun + 2 * HELD).await;
     open.send_replace(true);
     let error = held.await.unwrap_err();
     assert!(matches!(error, RpcError::Unreachable { .. }), "nothing was done: {error}");
     patient.await.unwrap();
-    network.call_by(&address, message(3, 1), tokio::time::Instant::now() + DEADLINE, DEADLINE).await.unwrap();
+    let ahead = tokio::time::Instant::now() + DEADLINE;
+    network.call_by(&address, message(3, 1), Some(ahead), DEADLINE).await.unwrap();
     assert_eq!(script.seen(), [0, 2, 3]);
     assert_eq!(network.stats().requests_late, 1);
 }

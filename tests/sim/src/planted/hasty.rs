@@ -14,14 +14,15 @@ use prost::Message as _;
 pub struct HastyNetwork(pub Arc<dyn Network>);
 
 impl Network for HastyNetwork {
-    fn call(
+    fn call_by(
         &self,
         address: &str,
         request: Message,
+        arrives_by: Option<tokio::time::Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let expected = expected_version(&request);
-        let call = self.0.call(address, request, deadline);
+        let call = self.0.call_by(address, request, arrives_by, deadline);
         Box::pin(async move {
             let mut reply = call.await?;
             if let Some(expected) = expected

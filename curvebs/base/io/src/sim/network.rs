@@ -439,10 +439,11 @@ struct SimNode {
 }
 
 impl Network for SimNode {
-    fn call(
+    fn call_by(
         &self,
         address: &str,
         request: Message,
+        _: Option<Instant>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Message, RpcError>> {
         let (sender, receiver) = oneshot::channel();
