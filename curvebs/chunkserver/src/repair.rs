@@ -143,8 +143,11 @@ async fn fetch(
 /// An idle follower may not know yet that the last entries are committed; an empty operation tells it.
 async fn nudge(group: &Group, applied: LogIndex) {
     let marker = Op { header: CopysetOp::Marker.encode(&[]), payload: Vec::new() };
-    if let Err(error) = group.propose(marker).await {
-        tracing::debug!(group = %group.id(), %applied, %error, "cannot propose a marker");
+    // Without a majority nobody can be told; whoever waits for the block waits for the deadline then.
+    match tokio::time::timeout(DEADLINE, group.propose(marker)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(group = %group.id(), %applied, %error, "cannot propose a marker"),
+        Err(_) => tracing::debug!(group = %group.id(), %applied, "a marker was not committed in time"),
     }
 }
 

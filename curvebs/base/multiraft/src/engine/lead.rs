@@ -7,6 +7,9 @@ use super::message::{AppendReply, AppendRequest, Change, Message, Sent, Time};
 use super::progress::{Progress, State};
 use crate::types::{Entry, LeaderId, LogId, Membership, Payload, StoredMembership};
 
+/// For how many election times a leader stands back that has an entry nobody can be given.
+const RESIGNED_FOR: u32 = 8;
+
 /// Why the members were not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeRefused {
@@ -149,7 +152,7 @@ impl Core {
                 peer.answers = false;
                 if current && sent.last > sent.prev {
                     peer.lost = true;
-                    peer.probe(peer.matched + 1, seq, now);
+                    peer.start_over(sent.prev, seq, now);
                 }
             }
             Some(AppendReply::Ok { matched }) => {
@@ -173,7 +176,7 @@ impl Core {
         let (seq, last, current) = (self.seq, self.log.last_index(), self.is_leader() && term == self.term);
         if let Some(peer) = self.peers.get_mut(&peer).filter(|_| current) {
             let installed = installed.map(|index| index.min(last));
-            peer.snapshot_ended(installed, seq, now + self.timing.heartbeat);
+            peer.snapshot_ended(installed, last, seq, now + self.timing.heartbeat);
         }
     }
 
@@ -196,7 +199,9 @@ impl Core {
         self.peers.insert(to, peer);
     }
 
-    /// The next entry for a peer cannot be sent any more, as if it were purged.
+    /// The next entry for a peer cannot be sent any more, as if it were purged. If it is not applied, no snapshot has it either,
+    /// and nothing after it can be committed: then this node makes room for a leader that does without it, and stands again only
+    /// when none was found.
     pub(crate) fn lost(&mut self, to: u64, term: u64, now: Time) {
         if !self.is_leader() || term != self.term {
             return;
@@ -204,7 +209,10 @@ impl Core {
         let beat = self.timing.heartbeat;
         let Some(peer) = self.peers.get_mut(&to) else { return };
         peer.fetching = false;
-        if peer.answers {
+        if peer.next > self.applied.index {
+            self.follow(self.term, 0, now);
+            self.stand_at = now + RESIGNED_FOR * self.timing.election_max;
+        } else if peer.answers {
             peer.state = State::Snapshot;
             self.actions.snapshots.push(to);
         } else {

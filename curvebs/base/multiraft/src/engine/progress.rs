@@ -90,6 +90,13 @@ impl Progress {
         }
     }
 
+    /// Starts over from what is known for sure. Where nothing is known the peer may have everything up to `last`: to begin with
+    /// the first entry would have it given a snapshot that it does not need.
+    pub(crate) fn start_over(&mut self, last: u64, seq: u64, retry_at: Time) {
+        let known = if self.matched == 0 { last } else { self.matched };
+        self.probe(known + 1, seq, retry_at);
+    }
+
     /// The peer has answered `seq`, sent at `at`.
     pub(crate) fn heard(&mut self, at: Time, seq: u64) {
         self.answers = true;
@@ -109,13 +116,13 @@ impl Progress {
         }
     }
 
-    /// The end of a transfer; `installed` is what the peer has now.
-    pub(crate) fn snapshot_ended(&mut self, installed: Option<u64>, seq: u64, retry_at: Time) {
+    /// The end of a transfer; `installed` is what the peer has now, `last` the end of the leader's log.
+    pub(crate) fn snapshot_ended(&mut self, installed: Option<u64>, last: u64, seq: u64, retry_at: Time) {
         if self.state != State::Snapshot {
             return;
         }
         self.state = State::Probe;
         self.matched = self.matched.max(installed.unwrap_or(0));
-        self.probe(self.matched + 1, seq, if installed.is_some() { Duration::ZERO } else { retry_at });
+        self.start_over(last, seq, if installed.is_some() { Duration::ZERO } else { retry_at });
     }
 }

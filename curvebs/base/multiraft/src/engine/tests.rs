@@ -269,6 +269,60 @@ fn a_conflict_is_followed_by_the_entries_that_lack() {
 }
 
 #[test]
+fn a_peer_that_did_not_answer_is_asked_again_at_the_same_place() {
+    let mut core = three();
+    elect(&mut core, ms(2000));
+    let asked = |actions: &Actions| {
+        let prev = |(peer, message): &(u64, Message)| match message {
+            Message::Append(request, _) if *peer == 2 => Some(request.prev.index),
+            _ => None,
+        };
+        actions.sends.iter().filter_map(prev).collect::<Vec<_>>()
+    };
+    let first = settle(&mut core, ms(2000));
+    assert_eq!(asked(&first), [1]);
+    for (peer, message) in first.sends {
+        if let Message::Append(_, sent) = message {
+            core.append_reply(peer, &sent, None, ms(2300));
+        }
+    }
+    core.tick(ms(2600));
+    let sign_of_life = settle(&mut core, ms(2600));
+    let again = sign_of_life.sends.iter().find(|(peer, _)| *peer == 2).map(|(_, message)| message.clone());
+    let Some(Message::Append(_, sent)) = again else { panic!() };
+    assert_eq!(sent.prev, 1);
+    core.append_reply(2, &sent, Some(AppendReply::Ok { matched: 1 }), ms(2610));
+    let actions = settle(&mut core, ms(2610));
+    assert_eq!((asked(&actions), actions.snapshots), (vec![1], vec![]), "it may well have what comes before");
+}
+
+#[test]
+fn a_leader_that_cannot_give_on_what_is_not_applied_makes_room() {
+    let mut core = three();
+    elect(&mut core, ms(2000));
+    let sent = settle(&mut core, ms(2000));
+    let to_3 = sent.sends.iter().find(|(peer, _)| *peer == 3).map(|(_, message)| message.clone());
+    ack(&mut core, sent, &[2], ms(2010));
+    settle(&mut core, ms(2010));
+    let (first, term) = (core.propose(Payload::Blank).unwrap(), core.term());
+    settle(&mut core, ms(2020));
+    let Some(Message::Append(_, sent)) = to_3 else { panic!() };
+    core.append_reply(3, &sent, Some(AppendReply::Conflict { hint: 0 }), ms(2030));
+    core.lost(3, term, ms(2030));
+    let actions = settle(&mut core, ms(2030));
+    assert_eq!((core.role(), actions.snapshots), (Role::Leader, vec![3]), "a snapshot has what is applied");
+
+    core.lost(2, term, ms(2040));
+    let actions = settle(&mut core, ms(2040));
+    assert!(actions.resigned && actions.snapshots.is_empty(), "{first:?} is in no snapshot");
+    assert!(core.role() == Role::Follower && core.deadline().unwrap() > ms(2040 + 5000));
+    let vote = VoteRequest { term: term + 1, candidate: 2, last: first, transfer: false, pre: false };
+    core.vote(2, &vote, ms(9000));
+    settle(&mut core, ms(9000));
+    assert_eq!(core.term(), term + 1, "it votes for others");
+}
+
+#[test]
 fn a_leader_without_a_majority_resigns() {
     let mut core = three();
     elect(&mut core, ms(2000));
