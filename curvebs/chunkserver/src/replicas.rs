@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use curve_chunkstore::{ChunkStore, CopysetError, CopysetStore};
+use curve_io::Board;
 use curve_log::Log;
 use curve_multiraft::{Group, GroupError, MultiRaft};
 use curve_types::{CopysetId, GroupId, NodeId};
@@ -51,6 +52,8 @@ pub struct ReplicaHost {
     table: Arc<ReplicaTable>,
     metrics: Arc<Metrics>,
     peers: Peers,
+    /// Where replicas pledge to readers on this machine.
+    board: Option<Arc<Board>>,
     /// Rung when a replica appears or goes, or its leader changes.
     changed: Arc<Notify>,
 }
@@ -64,8 +67,9 @@ impl ReplicaHost {
         table: Arc<ReplicaTable>,
         metrics: Arc<Metrics>,
         peers: Peers,
+        board: Option<Arc<Board>>,
     ) -> Self {
-        Self { store, log, raft, table, metrics, peers, changed: Arc::default() }
+        Self { store, log, raft, table, metrics, peers, board, changed: Arc::default() }
     }
 
     /// Rung when a replica appears or goes, or its leader changes.
@@ -142,7 +146,9 @@ impl ReplicaHost {
 
     async fn enter(&self, store: Arc<CopysetStore>, entry: &Entry<'_>) -> Result<(), ReplicaError> {
         let id = store.id();
-        let replica = Replica::new(store, self.store.geometry(), self.metrics.clone(), self.peers.clone());
+        let pledge = self.board.as_ref().and_then(Board::pledge).map(Arc::new);
+        let (metrics, peers) = (self.metrics.clone(), self.peers.clone());
+        let replica = Replica::new(store, self.store.geometry(), metrics, peers, pledge);
         let machine = CopysetMachine::open(replica.clone()).await.map_err(|e| state_error(id, e))?;
         let machine = Box::new(machine);
         let group_id = GroupId::from(id);

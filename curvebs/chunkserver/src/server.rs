@@ -174,6 +174,7 @@ impl ChunkserverServer {
             table.clone(),
             metrics.clone(),
             peers,
+            disk.board(),
         ));
         let opened = host.open_all(&recovery.groups).await.map_err(StartError::Replica)?;
 

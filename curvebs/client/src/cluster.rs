@@ -161,6 +161,9 @@ impl Cluster {
         };
         let granted = self.mds.open(&request).await?;
         let record = granted.volume;
+        let exclusive = options.mode == OpenMode::Exclusive;
+        // A gateway that stalls gives up what it holds; nobody but a copyset's leader sees that its requests come late.
+        let alone = (exclusive && self.pulse.is_none()).then(|| record.geometry.chunk_bytes());
         let opened = Arc::new(Opened {
             volume: record.id,
             client,
@@ -171,11 +174,14 @@ impl Cluster {
             size: AtomicU64::new(record.size),
             fenced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            local: self.local.clone().filter(|_| self.config.local_reads).map(LocalFiles::new),
+            local: self
+                .local
+                .clone()
+                .filter(|_| self.config.local_reads)
+                .map(|budget| LocalFiles::new(budget, alone)),
         });
         let key = SessionKey { volume: record.id, client, epoch: granted.epoch };
         let session = Session::start(Arc::clone(&self.mds), key, Arc::clone(&opened), granted.lease);
-        let exclusive = options.mode == OpenMode::Exclusive;
         let router = Router::new(Arc::clone(&self.mds), key, record.geometry, exclusive);
         let caller = Caller {
             network: Arc::clone(&self.network),

@@ -9,6 +9,7 @@ mod call;
 mod cluster;
 mod config;
 mod error;
+mod known;
 mod local;
 mod payload;
 mod pulse;

@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curve_blockdev::push_zeroes;
-use curve_io::{File, Machine};
-use curve_proto::pb::data::FilePlace;
+use curve_io::{Board, File, Machine};
+use curve_proto::pb::data::{FilePlace, FileRun};
 use curve_types::{BLOCK_BYTES, ChunkIndex, CopysetId};
 use metrics::{Counter, counter};
 use tokio::time::Instant;
 
+use crate::known::{Answer, Known, Memory, Turn};
 use crate::payload::blocks_match;
 
 /// A file that nothing was read from for so long is closed: it may have been deleted, and keeps its room until then.
@@ -60,6 +61,7 @@ pub enum Taken {
 pub struct Budget {
     machine: Arc<dyn Machine>,
     open: Arc<AtomicUsize>,
+    memory: Memory,
 }
 
 /// One of them. Given back when dropped.
@@ -68,7 +70,7 @@ struct Seat(Arc<AtomicUsize>);
 impl Budget {
     /// All are free.
     pub fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { machine, open: Arc::default() }
+        Self { machine, open: Arc::default(), memory: Memory::default() }
     }
 
     fn is_free(&self) -> bool {
@@ -95,7 +97,7 @@ struct Open {
 }
 
 /// Device and inode.
-type FileKey = (u64, u64);
+pub type FileKey = (u64, u64);
 
 #[derive(Default)]
 struct State {
@@ -106,6 +108,7 @@ struct State {
     refused: HashMap<CopysetId, Instant>,
     /// When all files were in use.
     full: Option<Instant>,
+    boards: HashMap<FileKey, Arc<Board>>,
 }
 
 impl State {
@@ -136,7 +139,10 @@ impl State {
 pub struct LocalFiles {
     budget: Budget,
     state: Mutex<State>,
+    /// What needs not be asked for, of a holder that is alone.
+    known: Option<Known>,
     taken: Counter,
+    unasked: Counter,
     changed: Counter,
 }
 
@@ -147,11 +153,13 @@ impl std::fmt::Debug for LocalFiles {
 }
 
 impl LocalFiles {
-    /// None is open.
-    pub fn new(budget: Budget) -> Self {
+    /// None is open. Whoever holds the volume `alone` says how large its chunks are, and reads unasked where it can.
+    pub fn new(budget: Budget, alone: Option<u32>) -> Self {
+        let known = alone.map(|chunk_bytes| Known::new(budget.memory.clone(), chunk_bytes));
         let taken = counter!("curve_client_local_reads_total");
+        let unasked = counter!("curve_client_unasked_reads_total");
         let changed = counter!("curve_client_local_reads_changed_total");
-        Self { budget, state: Mutex::default(), taken, changed }
+        Self { budget, state: Mutex::default(), known, taken, unasked, changed }
     }
 
     /// The machine's number.
@@ -190,7 +198,7 @@ impl LocalFiles {
             let unnamed = asked == Ask::Place { path: false };
             return Taken::Nothing(if unnamed { Ask::Place { path: true } } else { Ask::Bytes });
         };
-        match read(&file, place, crcs).await {
+        match read(&file, &place.runs, crcs).await {
             Ok(Some(parts)) => {
                 self.taken.increment(1);
                 Taken::Bytes(parts)
@@ -205,6 +213,56 @@ impl LocalFiles {
                 Taken::Nothing(Ask::Bytes)
             }
         }
+    }
+
+    /// What is known, for a holder that is alone.
+    pub fn known(&self) -> Option<&Known> {
+        self.known.as_ref()
+    }
+
+    /// Takes the bytes of whole blocks without asking anybody, if all that it takes is known and pledged.
+    pub async fn take_unasked(&self, chunk: ChunkIndex, offset: u32, len: u32) -> Option<Vec<Bytes>> {
+        let sight = self.known.as_ref()?.sight(chunk, offset, len)?;
+        let file = {
+            let mut state = self.lock();
+            let open = state.files.get_mut(&sight.file())?;
+            open.used = Instant::now();
+            open.file.clone()
+        };
+        let parts = read(&file, &sight.runs, &sight.crcs).await.ok()??;
+        if !sight.holds() {
+            return None;
+        }
+        self.unasked.increment(1);
+        Some(parts)
+    }
+
+    /// Keeps what a leader said of the blocks of a question.
+    pub fn learn(&self, question: Turn<'_>, place: &FilePlace) {
+        let Some(sight) = &place.sight else { return };
+        let Some(board) = self.board((sight.board_device, sight.board_inode), &sight.board_path) else {
+            return;
+        };
+        question.answered(&Answer {
+            file: (place.device, place.inode),
+            pledge: (board, sight.pledge, sight.changes),
+            crcs: &sight.crcs,
+            runs: &sight.runs,
+        });
+    }
+
+    fn board(&self, key: FileKey, path: &str) -> Option<Arc<Board>> {
+        let mut state = self.lock();
+        if let Some(board) = state.boards.get(&key) {
+            return Some(board.clone());
+        }
+        let meant = curve_io::FilePlace { machine: self.machine(), device: key.0, inode: key.1 };
+        let opened = self.budget.machine.board(meant, Path::new(path));
+        let board = opened
+            .inspect_err(|error| tracing::debug!(path, %error, "a board cannot be opened here"))
+            .ok()?;
+        state.boards.insert(key, board.clone());
+        Some(board)
     }
 
     /// The file, opened if its name was asked for.
@@ -243,8 +301,12 @@ impl LocalFiles {
 
     /// Closes files that nothing was read from for a while.
     pub fn close_unused(&self) {
+        if let Some(known) = &self.known {
+            known.forget_unused(UNUSED_MAX);
+        }
         let mut state = self.lock();
-        let State { files, of_chunk, .. } = &mut *state;
+        let State { files, of_chunk, boards, .. } = &mut *state;
+        boards.retain(|_, board| Arc::strong_count(board) > 1);
         files.retain(|_, open| open.used.elapsed() < UNUSED_MAX);
         of_chunk.retain(|_, key| files.contains_key(key));
     }
@@ -255,11 +317,11 @@ impl LocalFiles {
 }
 
 /// Reads what `crcs` are the checksums of; `None` when something has another one.
-async fn read(file: &Arc<dyn File>, place: &FilePlace, crcs: &[u32]) -> io::Result<Option<Vec<Bytes>>> {
+async fn read(file: &Arc<dyn File>, runs: &[FileRun], crcs: &[u32]) -> io::Result<Option<Vec<Bytes>>> {
     let block = BLOCK_BYTES as usize;
     let mut parts = Vec::with_capacity(1);
     let mut rest = crcs;
-    let mut runs = place.runs.iter();
+    let mut runs = runs.iter();
     while let Some(first) = rest.first() {
         if *first == 0 {
             let holes = rest.iter().take_while(|crc| **crc == 0).count();
@@ -286,7 +348,6 @@ async fn read(file: &Arc<dyn File>, place: &FilePlace, crcs: &[u32]) -> io::Resu
 mod tests {
     use curve_io::OpenMode;
     use curve_io::sim::{SimDisk, SimDiskConfig, SimMachine};
-    use curve_proto::pb::data::FileRun;
 
     use super::*;
 
@@ -320,6 +381,7 @@ mod tests {
                 .map(|&(block, blocks)| FileRun { offset: block * BLOCK_BYTES, blocks })
                 .collect(),
             path: "/any".into(),
+            sight: None,
         }
     }
 
@@ -340,7 +402,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_its_checksum_is_taken_and_nothing_else() {
         let (disk, files) = files(&["a"]);
-        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(vec![disk.clone()]))));
+        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(vec![disk.clone()]))), None);
         let runs = place(&files[0], &[(1, 2), (0, 1)]);
         assert_eq!(local.ask(COPYSET, CHUNK), NAMED);
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3, 0, 1]).await, Err(NAMED), "it is not open");
@@ -368,7 +430,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_opened_is_left_alone_for_a_while() {
         let (_, files) = files(&["a"]);
-        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(Vec::new()))));
+        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(Vec::new()))), None);
         assert_eq!(take(&local, NAMED, &place(&files[0], &[(0, 1)]), &[1]).await, Err(Ask::Bytes));
         assert_eq!((local.ask(COPYSET, CHUNK), local.ask(CopysetId(4), CHUNK)), (Ask::Bytes, NAMED));
         tokio::time::advance(REFUSED_FOR).await;
@@ -381,7 +443,7 @@ mod tests {
         let machine = SimMachine::new(vec![disk.clone()]);
         assert_eq!(machine.files_max(), 4);
         let budget = Budget::new(Arc::new(machine));
-        let (local, other) = (LocalFiles::new(budget.clone()), LocalFiles::new(budget));
+        let (local, other) = (LocalFiles::new(budget.clone(), None), LocalFiles::new(budget, None));
         for file in &files {
             assert_eq!(local.ask(COPYSET, ChunkIndex(9)), NAMED);
             assert_eq!(take(&local, NAMED, &place(file, &[(0, 1)]), &[1]).await, Ok(vec![1]));

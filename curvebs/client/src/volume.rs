@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 
 use crate::call::Caller;
 use crate::error::ClientError;
+use crate::known::Turn;
 use crate::local::{Ask, LocalFiles, Taken};
 use crate::payload::{Parts, block_crcs, blocks_match, cut, total_len, zeros};
 use crate::route::Place;
@@ -220,6 +221,7 @@ impl Volume {
         let _slot = self.window.acquire().await.expect("the window is never closed");
         let copyset = self.copyset(piece, true).await?.expect("an allocating lookup finds a copyset");
         let crcs = block_crcs(piece.offset, &payload);
+        let change = self.changes(piece, false);
         let ticket = self.sequences.begin();
         let build = || {
             let header = WriteRequest {
@@ -235,7 +237,18 @@ impl Volume {
             };
             message(methods::WRITE, &header, payload.clone())
         };
-        self.caller.call(copyset, build).await.map(drop)
+        self.caller.call(copyset, build).await?;
+        match change {
+            Some(change) if piece.whole_blocks() == (piece.offset, piece.len) => change.written(&crcs),
+            change => ended(change),
+        }
+        Ok(())
+    }
+
+    /// Forgets what is known of the blocks of a piece that is about to change.
+    fn changes(&self, piece: Piece, moves: bool) -> Option<Turn<'_>> {
+        let known = self.opened.local.as_ref()?.known()?;
+        Some(known.change(piece.chunk, piece.offset, piece.len, moves))
     }
 
     async fn compare_piece(
@@ -249,6 +262,7 @@ impl Volume {
         let expected_crcs = block_crcs(piece.offset, &expected);
         let crcs = block_crcs(piece.offset, &data);
         let payload = [expected, data].concat();
+        let change = self.changes(piece, false);
         let ticket = self.sequences.begin();
         let build = || {
             let header = CompareAndWriteRequest {
@@ -266,6 +280,7 @@ impl Volume {
             message(methods::COMPARE_AND_WRITE, &header, payload.clone())
         };
         let answer = self.caller.call(copyset, build).await?;
+        ended(change);
         Ok(answer.reply.differs_at.map_or(Compared::Written, |at| Compared::Differs { at: at.into() }))
     }
 
@@ -273,9 +288,12 @@ impl Volume {
         let _slot = self.window.acquire().await.expect("the window is never closed");
         let allocate = matches!(kind, Clear::Zero { keep_allocated: true });
         let Some(copyset) = self.copyset(piece, allocate).await? else { return Ok(()) };
+        let change = self.changes(piece, true);
         let ticket = self.sequences.begin();
         let build = || self.clear_message(copyset, piece, kind, ticket.sequence().get());
-        self.caller.call(copyset, build).await.map(drop)
+        self.caller.call(copyset, build).await?;
+        ended(change);
+        Ok(())
     }
 
     fn clear_message(&self, copyset: CopysetId, piece: Piece, kind: Clear, sequence: u64) -> Message {
@@ -319,16 +337,28 @@ impl Volume {
     /// Reads the blocks around a piece and returns the piece of them.
     async fn read_piece(&self, piece: Piece) -> Result<Vec<Bytes>, ClientError> {
         let _slot = self.window.acquire().await.expect("the window is never closed");
-        let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
         let (first, len) = piece.whole_blocks();
         let start = (piece.offset - first) as usize;
+        if let Some(local) = &self.opened.local
+            && let Some(parts) = local.take_unasked(piece.chunk, first, len).await
+        {
+            return Ok(cut(parts, start, piece.len as usize));
+        }
+        let Some(copyset) = self.copyset(piece, false).await? else { return Ok(zeros(u64::from(piece.len))) };
+        let known = self.opened.local.as_ref().and_then(LocalFiles::known);
+        let mut question = known.map(|known| known.question(piece.chunk, first, len));
         let mut ask = self.opened.local.as_ref().map_or(Ask::Bytes, |local| local.ask(copyset, piece.chunk));
         let mut tries = 0;
         while tries < READ_TRIES_MAX {
-            let answer = self.caller.call(copyset, || self.read_message(copyset, piece, ask)).await?;
+            let window = question.as_ref().map_or((0, 0), Turn::window);
+            let build = || self.read_message(copyset, piece, ask, window);
+            let answer = self.caller.call(copyset, build).await?;
             if let (Some(place), Some(local)) = (&answer.reply.place, &self.opened.local) {
                 // A place in answer to a question for bytes is a mistake, which must not go on for ever.
                 tries += u32::from(ask == Ask::Bytes);
+                if let Some(question) = question.take() {
+                    local.learn(question, place);
+                }
                 ask = match local.take(copyset, piece.chunk, ask, place, &answer.reply.crcs).await {
                     Taken::Bytes(parts) if total_len(&parts) == u64::from(len) => {
                         return Ok(cut(parts, start, piece.len as usize));
@@ -352,7 +382,7 @@ impl Volume {
         })
     }
 
-    fn read_message(&self, copyset: CopysetId, piece: Piece, ask: Ask) -> Message {
+    fn read_message(&self, copyset: CopysetId, piece: Piece, ask: Ask, around: (u32, u32)) -> Message {
         let (offset, len) = piece.whole_blocks();
         let machine = self.opened.local.as_ref().map_or(0, LocalFiles::machine);
         let (machine, path) = match ask {
@@ -369,6 +399,8 @@ impl Volume {
             client: self.opened.client.get(),
             machine,
             path,
+            around: around.0,
+            around_len: around.1,
         };
         message(methods::READ, &header, Vec::new())
     }
@@ -449,6 +481,12 @@ impl Volume {
         let first = offset.next_multiple_of(BLOCK_BYTES);
         let end = (offset + len) / BLOCK_BYTES * BLOCK_BYTES;
         (end > first).then(|| (first, end - first))
+    }
+}
+
+fn ended(change: Option<Turn<'_>>) {
+    if let Some(change) = change {
+        change.changed();
     }
 }
 

@@ -3,7 +3,8 @@
 //! Clients hold a volume, alone or shared. In each round some of them become *victims*: their requests travel slowly, they
 //! lose touch with the MDSs, and they stop issuing (what SIGSTOP does, and worse: what they have under way is delivered
 //! late and twice). A newcomer opens the volume, after their leases lapsed or by displacing them, while servers crash
-//! and links fail as in every other run. Then the victims wake up. What must hold:
+//! and links fail as in every other run. Sometimes a chunkserver is stranded with the victims: it hears of no other server, so that
+//! others lead without it what it led, and whoever runs on its machine may still believe it. Then the victims wake up. What must hold:
 //!
 //! - from the newcomer's return on, no write of a victim is acknowledged, and none that was under way lands;
 //! - reads of a victim fail or are fresh, also of what was never written when it last looked;
@@ -98,7 +99,12 @@ impl Life {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut paused = self.paused.subscribe();
         loop {
+            let slept = *paused.borrow();
             if paused.wait_for(|paused| !paused).await.is_err() {
+                return Ok(());
+            }
+            // Whoever wakes up looks first: its first write would tell it.
+            if slept && !self.look().await? {
                 return Ok(());
             }
             let block = self.pick(&mut rng);
@@ -109,6 +115,18 @@ impl Life {
             }
             sleep(Duration::from_millis(rng.random_range(0..30))).await;
         }
+    }
+
+    /// Reads all blocks that are in use.
+    async fn look(&self) -> Result<bool, String> {
+        for segment in [0, 1, self.round.load(Ordering::Relaxed)] {
+            for block in segment * BLOCKS..(segment + 1) * BLOCKS {
+                if !self.read(block).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     async fn write(&self, block: u64) -> bool {
@@ -159,6 +177,8 @@ struct Driver {
     holding: Vec<Arc<Life>>,
     /// Who was shut out and has not noticed.
     out: Vec<Arc<Life>>,
+    /// A chunkserver that only clients reach.
+    stranded: Option<String>,
     workers: JoinSet<Result<(), String>>,
     /// Rounds in which somebody was shut out, and victims in all.
     displaced: (u64, u64),
@@ -171,7 +191,7 @@ fn name(client: usize) -> String {
 impl Fencing {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
-        in_virtual_time(seed, self.play(seed))
+        in_virtual_time(seed, self.play(seed)).map(|(summary, _)| summary)
     }
 
     async fn play(self, seed: u64) -> Result<Summary, String> {
@@ -219,6 +239,7 @@ impl Driver {
             sessions: 0,
             holding: Vec::new(),
             out: Vec::new(),
+            stranded: None,
             workers: JoinSet::new(),
             displaced: (0, 0),
         })
@@ -263,7 +284,7 @@ impl Driver {
 
     /// Who opens the volume at the begin of a round. One client is left to come in later.
     fn company(&mut self) -> (OpenMode, Vec<usize>) {
-        let shared = self.rng.random_bool(0.7);
+        let shared = self.rng.random_bool(0.6);
         let mut idle = self.idle();
         let wanted = if shared { self.rng.random_range(1..=3) } else { 1 };
         idle.truncate(wanted.min(idle.len().saturating_sub(1)));
@@ -302,11 +323,7 @@ impl Driver {
             round: Arc::clone(&self.round),
         });
         // The newcomer looks at everything first: what it sees is what no victim may change any more.
-        for segment in [0, 1, self.round.load(Ordering::Relaxed)] {
-            for block in segment * BLOCKS..(segment + 1) * BLOCKS {
-                life.read(block).await?;
-            }
-        }
+        life.look().await?;
         for _ in 0..WORKERS {
             self.workers.spawn(Arc::clone(&life).work(self.rng.random()));
         }
@@ -371,6 +388,10 @@ impl Driver {
         let way = [Way::Lapse, Way::Takeover, Way::Named, Way::Broken][self.rng.random_range(0..4)];
         info!(?way, ?mode, victims = ?victims.iter().map(|v| v.session).collect::<Vec<_>>(), "displacing");
         self.disturb(&victims).await;
+        if self.rng.random_bool(0.4) {
+            self.stranded = self.servers.1.choose(&mut self.rng).cloned();
+            self.strand(true);
+        }
         let named: Vec<ClientId> = victims.iter().map(|life| life.volume.client()).collect();
         let options = OpenOptions { mode, takeover: way == Way::Takeover, ..OpenOptions::default() };
         match way {
@@ -383,6 +404,9 @@ impl Driver {
         let came = self.come_in(newcomer, options, if names { &named } else { &[] }).await?;
         let gone = victims.iter().filter(|victim| self.out.iter().any(|life| life.session == victim.session));
         self.displaced.0 += u64::from(came && gone.count() > 0);
+        // The newcomer changes what the victims may know.
+        let meanwhile = self.rng.random_range(0..500);
+        sleep(Duration::from_millis(meanwhile)).await;
         self.wake().await
     }
 
@@ -410,9 +434,11 @@ impl Driver {
         }
     }
 
-    /// What the victims send travels slowly and twice for a moment; then they lose the MDSs and stop issuing.
+    /// What the victims send travels slowly and twice for a moment; then they lose the MDSs and stop issuing. Or they only stop,
+    /// with nothing under way that would tell them later.
     async fn disturb(&mut self, victims: &[Arc<Life>]) {
-        for life in victims {
+        let slowed = self.rng.random_bool(0.6);
+        for life in victims.iter().filter(|_| slowed) {
             let slowest = Duration::from_millis(self.rng.random_range(300..5000));
             let delay = Duration::from_millis(50)..slowest;
             let slow = Link { delay, loss: 0.0, duplication: 0.3, reordering: 0.5, cut: false };
@@ -425,6 +451,14 @@ impl Driver {
         for life in victims {
             life.paused.send_replace(true);
             self.cut_from_mds(life.client, true);
+        }
+    }
+
+    fn strand(&self, cut: bool) {
+        let Some(stranded) = &self.stranded else { return };
+        for other in self.servers.0.iter().chain(&self.servers.1).filter(|other| *other != stranded) {
+            self.network.cut(stranded, other, cut);
+            self.network.cut(other, stranded, cut);
         }
     }
 
@@ -450,6 +484,8 @@ impl Driver {
         for life in &asleep {
             self.cut_from_mds(life.client, false);
         }
+        self.strand(false);
+        self.stranded = None;
         self.judge(None).await?;
         let until = Instant::now() + Duration::from_secs(3);
         while Instant::now() < until && self.out.iter().any(|life| !life.refused.load(Ordering::Relaxed)) {

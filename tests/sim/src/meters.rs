@@ -12,6 +12,9 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 /// Blocks that a chunkserver found damaged on its disk.
 pub const CORRUPT_FOUND: &str = "curve_chunkserver_corrupt_blocks_found_total";
 
+/// Reads that a client made without asking anybody.
+pub const UNASKED_READS: &str = "curve_client_unasked_reads_total";
+
 /// All counters by name, whatever their labels.
 #[derive(Clone, Default)]
 pub struct Meters(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use curve_io::sim::SimMachine;
 use curve_io::{
-    BoxFuture, DirEntry, Disk, File, Handler, Message, Network, OpenMode, RpcError, ServerHandle, Space,
+    Board, BoxFuture, DirEntry, Disk, File, FilePlace, Handler, Machine, Message, Network, OpenMode,
+    RpcError, ServerHandle, Space,
 };
 use curve_proto::methods;
 use curve_proto::pb::data::WriteRequest;
@@ -37,13 +39,15 @@ pub enum Planted {
     TornRecordAccepted,
     /// A large write is logged before its payload is durable where it was placed.
     LoggedBeforePlaced,
+    /// A reader looks once at what chunkservers on its machine pledge, and believes it for ever.
+    PledgeForEver,
     /// A change of reservations is answered before all gateways enforce it.
     UnsettledAnswered,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 8] = [
+    pub const ALL: [(&str, Self); 9] = [
         ("acknowledge-before-flush", Self::AcknowledgeBeforeFlush),
         ("trim-before-chunk-sync", Self::TrimBeforeChunkSync),
         ("lease-too-long", Self::LeaseTooLong),
@@ -51,6 +55,7 @@ impl Planted {
         ("vote-forgotten", Self::VoteForgotten),
         ("torn-record-accepted", Self::TornRecordAccepted),
         ("logged-before-placed", Self::LoggedBeforePlaced),
+        ("pledge-for-ever", Self::PledgeForEver),
         ("unsettled-answered", Self::UnsettledAnswered),
     ];
 
@@ -82,6 +87,14 @@ impl Planted {
         }
     }
 
+    /// A client's machine with the bug.
+    pub fn machine(self, machine: Arc<SimMachine>) -> Arc<dyn Machine> {
+        match self {
+            Self::PledgeForEver => Arc::new(TrustingMachine(machine)),
+            _ => machine,
+        }
+    }
+
     /// A client's network with the bug.
     pub fn client_network(self, network: Arc<dyn Network>) -> Arc<dyn Network> {
         match self {
@@ -99,6 +112,27 @@ impl FromStr for Planted {
         let found = Self::ALL.iter().find(|(known, _)| *known == name);
         let names = || Self::ALL.map(|(name, _)| name).join(", ");
         found.map(|(_, bug)| *bug).ok_or_else(|| format!("no bug `{name}`; there are {}", names()))
+    }
+}
+
+/// A machine on which what was once pledged holds for ever.
+struct TrustingMachine(Arc<SimMachine>);
+
+impl Machine for TrustingMachine {
+    fn id(&self) -> u64 {
+        self.0.id()
+    }
+
+    fn open(&self, place: FilePlace, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.0.open(place, path)
+    }
+
+    fn board(&self, place: FilePlace, path: &Path) -> io::Result<Arc<Board>> {
+        Ok(self.0.board(place, path)?.for_ever())
+    }
+
+    fn files_max(&self) -> usize {
+        self.0.files_max()
     }
 }
 
@@ -164,6 +198,10 @@ impl Disk for LyingDisk {
 
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
+    }
+
+    fn board(&self) -> Option<Arc<Board>> {
+        self.inner.board()
     }
 }
 

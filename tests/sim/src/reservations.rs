@@ -127,7 +127,7 @@ impl Life {
 impl Reservations {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
-        in_virtual_time(seed, self.play(seed))
+        in_virtual_time(seed, self.play(seed)).map(|(summary, _)| summary)
     }
 
     async fn play(self, seed: u64) -> Result<Summary, String> {

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::convergence;
 use crate::faults::{FaultMenu, inflict};
-use crate::meters::{CORRUPT_FOUND, Meters};
+use crate::meters::{CORRUPT_FOUND, Meters, UNASKED_READS};
 use crate::planted::Planted;
 use crate::tally::Tally;
 use crate::workload::{Blocks, Pace, Recorder, Worker, read_all};
@@ -69,7 +69,7 @@ pub struct Summary {
     pub disk_bytes: u64,
     /// Virtual time of the run in microseconds.
     pub virtual_us: u128,
-    /// What went wrong, and how often.
+    /// What went wrong, and what else is worth counting, and how often.
     pub faults: Tally,
 }
 
@@ -119,22 +119,26 @@ pub fn watch_panics() {
 pub(crate) fn in_virtual_time(
     seed: u64,
     play: impl Future<Output = Result<Summary, String>>,
-) -> Result<Summary, String> {
+) -> Result<(Summary, Meters), String> {
     crate::entropy::seed(seed);
+    let meters = Meters::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime starts");
-    let summary = runtime.block_on(play)?;
-    if PANICKED.load(Ordering::SeqCst) { Err("a task panicked; see above".into()) } else { Ok(summary) }
+    let mut summary = meters.during(|| runtime.block_on(play))?;
+    if PANICKED.load(Ordering::SeqCst) {
+        return Err("a task panicked; see above".into());
+    }
+    summary.faults.add("unasked-reads", meters.get(UNASKED_READS));
+    Ok((summary, meters))
 }
 
 impl Scenario {
     /// Runs under `seed`. The error says what was violated.
     pub fn run(self, seed: u64) -> Result<Summary, String> {
-        let meters = Meters::default();
-        let summary = meters.during(|| in_virtual_time(seed, self.play(seed)))?;
+        let (summary, meters) = in_virtual_time(seed, self.play(seed))?;
         let damaged = meters.get(CORRUPT_FOUND);
         if damaged > 0 && !self.menu.bit_flips {
             return Err(format!("replicas found {damaged} damaged blocks, although no bit was flipped"));

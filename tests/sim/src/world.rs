@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use curve_chunkserver::{ChunkserverConfig, ChunkserverParts, ChunkserverServer, StartError, set_aside_on};
 use curve_client::{ClientConfig, Cluster};
+use curve_io::Machine;
 use curve_io::sim::{Link, Outage, SimDisk, SimDiskConfig, SimMachine, SimNetwork};
 use curve_mds::{MdsConfig, MdsNode, MdsParts, MemberConfig};
 use curve_multiraft::{RaftOptions, Role as RaftRole};
@@ -430,7 +431,12 @@ impl World {
         let mut cluster = cluster_on(&self.network, name, &self.mds_addresses(), self.planted, config, seed);
         if seed % 2 == 1 {
             let disks = self.hosts.iter().map(|host| host.disk.clone()).collect();
-            cluster.run_on(Arc::new(SimMachine::new(disks)));
+            let machine = Arc::new(SimMachine::new(disks));
+            let machine: Arc<dyn Machine> = match self.planted {
+                Some(bug) => bug.machine(machine),
+                None => machine,
+            };
+            cluster.run_on(machine);
         }
         cluster
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::aligned::AlignedBuf;
+use crate::board::Board;
 use crate::machine::FilePlace;
 
 /// A boxed future, so that the traits of this crate can be used as objects.
@@ -66,6 +67,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>>;
     /// Room on the file system.
     fn space(&self) -> io::Result<Space>;
+    /// A new board for what the process that serves from this disk pledges to readers on its machine; `None` where there
+    /// can be none.
+    fn board(&self) -> Option<Arc<Board>> {
+        None
+    }
 }
 
 /// An open file. Methods that are not futures touch only the page cache, except `read_at`, which may wait for the

@@ -7,6 +7,7 @@
 //! `RealDisk` is the machine's file system; `sim` has the simulated disk and network. The real network is `curve-rpc`.
 
 mod aligned;
+mod board;
 mod disk;
 mod durable;
 mod machine;
@@ -16,6 +17,7 @@ mod real;
 pub mod sim;
 
 pub use aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
+pub use board::{Board, Pledge};
 pub use disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 pub use durable::{make_dirs_durable, read_whole, replace_file};
 pub use machine::{FilePlace, Machine, RealMachine, since_boot};

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::board::Board;
 use crate::disk::File;
 use crate::real::RealFile;
 
@@ -45,6 +46,8 @@ pub trait Machine: Send + Sync + 'static {
     /// Opens a file of another process for reading. Fails when this process may not, and when the name leads to another file
     /// than the one meant.
     fn open(&self, place: FilePlace, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Opens the board of another process. Fails as `open` does.
+    fn board(&self, place: FilePlace, path: &Path) -> io::Result<Arc<Board>>;
     /// How many such files may be open at a time.
     fn files_max(&self) -> usize;
 }
@@ -78,6 +81,10 @@ impl Machine for RealMachine {
             ));
         }
         Ok(Arc::new(RealFile::new(file, Arc::default())))
+    }
+
+    fn board(&self, place: FilePlace, path: &Path) -> io::Result<Arc<Board>> {
+        Board::open(place, path)
     }
 
     fn files_max(&self) -> usize {

@@ -14,6 +14,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
+use crate::board::Board;
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 use crate::machine::{FilePlace, place_of};
 use crate::pace::Pace;
@@ -114,6 +115,12 @@ impl Disk for RealDisk {
     fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.root)?;
         Ok(Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
+
+    fn board(&self) -> Option<Arc<Board>> {
+        Board::create()
+            .inspect_err(|error| tracing::debug!(%error, "no memory to share with readers on this machine"))
+            .ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use curve_io::Pledge;
 use curve_types::{GroupId, LogIndex, NodeId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -178,6 +179,12 @@ impl Group {
             Right::NotLeader(hint) => Err(ReadError::NotLeader { hint }),
             Right::Unsure => self.inner.read_by_message().await,
         }
+    }
+
+    /// Has readers on this machine see on a board until when this node may serve reads. What was answered under the pledge
+    /// ends with the term; whatever else ends it the caller counts itself. Once.
+    pub fn pledge_on(&self, pledge: Arc<Pledge>) {
+        self.inner.view.pledge_on(pledge);
     }
 
     /// What this node knows of the group. Takes no message and no lock that is held for long.

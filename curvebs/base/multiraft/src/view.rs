@@ -1,11 +1,14 @@
 //! What a group's task lets others see.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use curve_io::Pledge;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::Role;
+use crate::flags::GroupFlags;
 use crate::types::{LeaderId, LogId, StoredMembership};
 
 /// Until when this node may serve reads without asking anyone.
@@ -57,10 +60,14 @@ impl View {
     }
 }
 
-/// The view, and a bell for those who wait for it to change.
+/// The view, a bell for those who wait for it to change, and what others on this machine see of it.
 pub(crate) struct Published {
     view: Mutex<View>,
     changed: watch::Sender<()>,
+    flags: Arc<GroupFlags>,
+    pledge: OnceLock<Arc<Pledge>>,
+    /// The term of the last pledge. Changed with the view locked only.
+    pledged_term: AtomicU64,
 }
 
 /// The group's task has ended.
@@ -68,8 +75,35 @@ pub(crate) struct Published {
 pub(crate) struct Ended;
 
 impl Published {
-    pub(crate) fn new(view: View) -> Self {
-        Self { view: Mutex::new(view), changed: watch::Sender::new(()) }
+    pub(crate) fn new(view: View, flags: Arc<GroupFlags>) -> Self {
+        Self {
+            view: Mutex::new(view),
+            changed: watch::Sender::new(()),
+            flags,
+            pledge: OnceLock::new(),
+            pledged_term: AtomicU64::new(0),
+        }
+    }
+
+    /// Tells readers on this machine from now on until when this node may serve reads. Once.
+    pub(crate) fn pledge_on(&self, pledge: Arc<Pledge>) {
+        assert!(self.pledge.set(pledge).is_ok(), "a group pledges in one place");
+        self.update(|_| {});
+    }
+
+    /// Whoever leads, serves and may read under its lease pledges that lease. The end of a term ends what was answered in it.
+    fn pledge(&self, view: &View) {
+        let Some(pledge) = self.pledge.get() else { return };
+        let may = |leader: &LeaderId| view.serves && self.flags.lease_reads_allowed(*leader);
+        let Some(leader) = view.leading().filter(may) else { return pledge.hold(None) };
+        if self.pledged_term.swap(leader.term, Ordering::Relaxed) != leader.term {
+            pledge.change();
+        }
+        match view.lease {
+            Lease::None => pledge.hold(None),
+            Lease::Until(until) => pledge.hold(Some(until)),
+            Lease::Always => pledge.hold_always(),
+        }
     }
 
     /// Locked for reading a few fields only.
@@ -79,7 +113,10 @@ impl Published {
 
     /// Changes the view, and rings if anyone waits.
     pub(crate) fn update(&self, change: impl FnOnce(&mut View)) {
-        change(&mut self.lock());
+        let mut view = self.lock();
+        change(&mut view);
+        self.pledge(&view);
+        drop(view);
         if self.changed.receiver_count() > 0 {
             self.changed.send_replace(());
         }

@@ -39,7 +39,7 @@ impl Bed {
         let copyset = store.create_copyset(COPYSET).await.unwrap();
         let network = SimNetwork::new(1).node("here");
         let peers = Peers::new(NodeId(1), network, Arc::new(PeerBook::default()));
-        let replica = Replica::new(copyset, Geometry::default(), Arc::new(Metrics::default()), peers);
+        let replica = Replica::new(copyset, Geometry::default(), Arc::new(Metrics::default()), peers, None);
         let machine = CopysetMachine::open(replica.clone()).await.unwrap();
         Self { disk, replica, machine }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError};
 
 use curve_chunkstore::{BadBlock, CopysetStore};
+use curve_io::Pledge;
 use curve_multiraft::Group;
 use curve_types::{ChunkKey, CopysetId, Geometry, LogIndex};
 use tokio::sync::Mutex;
@@ -27,6 +28,8 @@ pub struct Replica {
     geometry: Geometry,
     store: Arc<CopysetStore>,
     fences: FenceView,
+    /// What readers on this machine are promised, if they can be.
+    pledge: Option<Arc<Pledge>>,
     guards: Arc<BlockGuards>,
     metrics: Arc<Metrics>,
     peers: Peers,
@@ -45,12 +48,14 @@ impl Replica {
         geometry: Geometry,
         metrics: Arc<Metrics>,
         peers: Peers,
+        pledge: Option<Arc<Pledge>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: store.id(),
             geometry,
             store,
-            fences: FenceView::default(),
+            fences: FenceView::new(pledge.clone()),
+            pledge,
             guards: Arc::default(),
             metrics,
             peers,
@@ -63,6 +68,9 @@ impl Replica {
 
     /// Tells the replica its group, once.
     pub fn set_group(&self, group: Group) {
+        if let Some(pledge) = &self.pledge {
+            group.pledge_on(pledge.clone());
+        }
         assert!(self.group.set(group).is_ok(), "a replica is opened once");
     }
 
@@ -84,6 +92,12 @@ impl Replica {
     /// The fences as applied here.
     pub fn fences(&self) -> &FenceView {
         &self.fences
+    }
+
+    /// What readers on this machine are promised: until when this replica serves reads. Each fence ends what was answered
+    /// before.
+    pub fn pledge(&self) -> Option<&Pledge> {
+        self.pledge.as_deref()
     }
 
     /// The exclusion between changes.

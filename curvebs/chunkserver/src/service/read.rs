@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use curve_chunkstore::{HOLE, Located, ReadData, ReadError};
-use curve_io::Message;
+use curve_io::{Message, Pledge};
 use curve_proto::ChunkError;
-use curve_proto::pb::data::{ChunkReply, FilePlace, FileRun, ReadRequest};
+use curve_proto::pb::data::{ChunkReply, FilePlace, FileRun, FileSight, ReadRequest};
 use curve_types::{ChunkKey, ClientId, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
 
 use super::ServiceState;
@@ -46,10 +46,15 @@ fn check(
 
 async fn run(read: &ReadRequest, replica: &Arc<Replica>) -> Result<Answer, ChunkError> {
     let key = ChunkKey { volume: VolumeId(read.volume), index: read.chunk };
+    // Before the reader's right is looked at: what is counted later may concern it.
+    let changes = replica.pledge().map_or(0, Pledge::changes);
     may_read(replica, key.volume, ClientId(read.client), Epoch(read.epoch)).await?;
     if read.machine != 0
-        && let Some(header) = locate(read, replica, key).await?
+        && let Some(mut header) = locate(read, replica, key).await?
     {
+        if let Some(place) = &mut header.place {
+            place.sight = sight(read, replica, key, place, changes).await?;
+        }
         replica.metrics().located.increment(u64::from(read.len));
         return Ok(Answer { header, payload: Vec::new(), bytes: u64::from(read.len) });
     }
@@ -77,8 +82,41 @@ async fn locate(
         inode: place.inode,
         runs: runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(),
         path: path.unwrap_or_default(),
+        sight: None,
     };
     Ok(Some(ChunkReply { crcs, place: Some(place), ..ChunkReply::ok() }))
+}
+
+/// What the reader needs to read the blocks around unasked; `None` when it did not ask for that or cannot have it.
+async fn sight(
+    read: &ReadRequest,
+    replica: &Replica,
+    key: ChunkKey,
+    place: &FilePlace,
+    changes: u64,
+) -> Result<Option<FileSight>, ChunkError> {
+    let Some(pledge) = replica.pledge().filter(|_| read.around_len > 0) else { return Ok(None) };
+    check_range(read.around, read.around_len, replica.geometry())
+        .map_err(|error| bad_request(error.to_string()))?;
+    let board = pledge.board();
+    let (Some(at), Some(path)) = (board.place(), board.path().to_str()) else { return Ok(None) };
+    let located = replica.store().locate(key, read.around, read.around_len).await;
+    let Some(Located { file, runs, crcs }) = located.map_err(|error| failed(replica, key, error))? else {
+        return Ok(None);
+    };
+    let same = file.place().is_some_and(|file| (file.device, file.inode) == (place.device, place.inode));
+    if !same || runs.is_empty() || runs.len() > RUNS_MAX {
+        return Ok(None);
+    }
+    Ok(Some(FileSight {
+        crcs,
+        runs: runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(),
+        board_device: at.device,
+        board_inode: at.inode,
+        board_path: path.into(),
+        pledge: pledge.number(),
+        changes,
+    }))
 }
 
 /// Reads verified bytes; bad blocks are healed from another replica first.

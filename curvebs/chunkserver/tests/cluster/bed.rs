@@ -374,6 +374,8 @@ impl Bed {
             client,
             machine,
             path: machine != 0,
+            around: 0,
+            around_len: 16 * BLOCK as u32,
         };
         self.call(methods::READ, request.encode_to_vec(), Vec::new()).await
     }

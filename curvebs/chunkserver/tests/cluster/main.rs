@@ -106,6 +106,63 @@ fn a_reader_on_the_same_machine_is_told_where_the_bytes_are() {
 }
 
 #[test]
+fn what_a_reader_needs_not_ask_for_is_pledged_until_somebody_is_shut_out_or_another_leads() {
+    bed::run(14, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        bed.write(&mut writer, 1, pattern(1, 2)).await.unwrap();
+        bed.write(&mut writer, 5, pattern(2, 1)).await.unwrap();
+        let machine = bed.machine();
+        // The board as the reader sees it, and what it was told.
+        let ask = async |bed: &Bed, epoch| {
+            let place = bed.ask(7, epoch, 2, 1, 1).await.unwrap().0.place.unwrap();
+            assert_eq!(place.runs.len(), 1);
+            let sight = place.sight.expect("all disks are on its machine");
+            let (device, inode) = (sight.board_device, sight.board_inode);
+            let meant = curve_io::FilePlace { machine: 1, device, inode };
+            let board = curve_io::Machine::board(&machine, meant, Path::new(&sight.board_path)).unwrap();
+            (board, sight)
+        };
+        let (board, sight) = ask(bed, Epoch(1)).await;
+        let holes = sight.crcs.iter().map(|crc| *crc == 0).collect::<Vec<_>>();
+        let written = |block| [1, 2, 5].contains(&block);
+        assert_eq!(holes, (0..16).map(|block| !written(block)).collect::<Vec<_>>());
+        assert_eq!(sight.runs.iter().map(|run| run.blocks).collect::<Vec<_>>(), [2, 1]);
+        assert!(board.holds(sight.pledge, sight.changes));
+        bed.write(&mut writer, 6, pattern(3, 1)).await.unwrap();
+        assert!(board.holds(sight.pledge, sight.changes), "writes are the reader's own");
+
+        bed.fence(Epoch(2)).await.unwrap();
+        assert!(!board.holds(sight.pledge, sight.changes), "somebody is shut out, perhaps the reader");
+        let (board, sight) = ask(bed, Epoch(2)).await;
+        assert!(board.holds(sight.pledge, sight.changes));
+
+        let leader = bed.leader().await;
+        let other = bed.replica((leader + 1) % 3).group().unwrap().node();
+        bed.replica(leader).group().unwrap().transfer_leader(other).await.unwrap();
+        assert!(!board.holds(sight.pledge, sight.changes), "it has asked another one to lead");
+        let (board, sight) = ask(bed, Epoch(2)).await;
+        assert!(board.holds(sight.pledge, sight.changes));
+
+        // Alone it hears of nobody, and its lease ends.
+        let leader = bed.leader().await;
+        let others: Vec<_> = (0..3).filter(|at| *at != leader).collect();
+        others.iter().for_each(|at| bed.crash(*at));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!board.holds(sight.pledge, sight.changes));
+        for at in others {
+            bed.start(at).await;
+        }
+
+        // What a process that is gone has pledged ends, too.
+        let (board, sight) = ask(bed, Epoch(2)).await;
+        let leader = bed.leader().await;
+        bed.crash(leader);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!board.holds(sight.pledge, sight.changes));
+    });
+}
+
+#[test]
 fn a_kept_holder_goes_on_below_the_fence_whoever_leads() {
     bed::run(13, async |bed: &mut Bed| {
         let mut kept = Writer::new(7, Epoch(1));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::board::Board;
 use crate::disk::{Disk, File};
 use crate::machine::{FilePlace, Machine};
 use crate::sim::content::{Change, Content, PAGE};
@@ -88,6 +89,7 @@ impl SimDisk {
             inodes: BTreeMap::new(),
             next_inode: 1,
             used_pages: 0,
+            boards: Vec::new(),
             stats: SimDiskStats::default(),
         };
         Self { platter: Arc::new(Mutex::new(platter)) }
@@ -210,6 +212,8 @@ pub(super) struct Platter {
     pub(super) inodes: BTreeMap<InodeId, Inode>,
     next_inode: InodeId,
     used_pages: u64,
+    /// Of all processes that served from it; the memory of one that has ended stays as it was.
+    pub(super) boards: Vec<Arc<Board>>,
     pub(super) stats: SimDiskStats,
 }
 
@@ -286,6 +290,12 @@ impl Machine for SimMachine {
     fn open(&self, place: FilePlace, _path: &Path) -> io::Result<Arc<dyn File>> {
         let disk = self.disks.iter().find(|disk| disk.lock().device == place.device);
         disk.ok_or(io::ErrorKind::NotFound)?.open(place.inode)
+    }
+
+    fn board(&self, place: FilePlace, _path: &Path) -> io::Result<Arc<Board>> {
+        let disk = self.disks.iter().find(|disk| disk.lock().device == place.device);
+        let boards = &disk.ok_or(io::ErrorKind::NotFound)?.lock().boards;
+        Ok(boards.get(place.inode as usize).ok_or(io::ErrorKind::NotFound)?.clone())
     }
 
     fn files_max(&self) -> usize {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rand::Rng;
 
+use crate::board::Board;
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 use crate::machine::FilePlace;
 use crate::sim::content::{Change, PAGE};
@@ -133,6 +134,13 @@ impl Disk for SimMount {
 
     fn space(&self) -> io::Result<Space> {
         self.with(Access::Read, |platter| Ok(Space { total: platter.capacity, free: platter.free_bytes() }))
+    }
+
+    fn board(&self) -> Option<Arc<Board>> {
+        let mut platter = self.platter.lock().expect("no panic while the platter is locked");
+        let board = Board::simulated(platter.place(platter.boards.len() as u64));
+        platter.boards.push(board.clone());
+        Some(board)
     }
 }
 
