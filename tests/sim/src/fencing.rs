@@ -25,7 +25,7 @@ use curve_types::ClientId;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
@@ -46,6 +46,9 @@ const CLIENTS: usize = 4;
 const WORKERS: u64 = 3;
 /// How long a newcomer may try; servers crash meanwhile.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a chunkserver is cut off from the other servers.
+const STRANDED_MAX: Duration = Duration::from_secs(10);
 
 /// A run of this kind.
 #[derive(Clone, Copy, Debug)]
@@ -177,8 +180,8 @@ struct Driver {
     holding: Vec<Arc<Life>>,
     /// Who was shut out and has not noticed.
     out: Vec<Arc<Life>>,
-    /// A chunkserver that only clients reach.
-    stranded: Option<String>,
+    /// Rung when the victims have woken.
+    awake: Arc<Notify>,
     workers: JoinSet<Result<(), String>>,
     /// Rounds in which somebody was shut out, and victims in all.
     displaced: (u64, u64),
@@ -239,7 +242,7 @@ impl Driver {
             sessions: 0,
             holding: Vec::new(),
             out: Vec::new(),
-            stranded: None,
+            awake: Arc::default(),
             workers: JoinSet::new(),
             displaced: (0, 0),
         })
@@ -389,8 +392,7 @@ impl Driver {
         info!(?way, ?mode, victims = ?victims.iter().map(|v| v.session).collect::<Vec<_>>(), "displacing");
         self.disturb(&victims).await;
         if self.rng.random_bool(0.4) {
-            self.stranded = self.servers.1.choose(&mut self.rng).cloned();
-            self.strand(true);
+            self.strand();
         }
         let named: Vec<ClientId> = victims.iter().map(|life| life.volume.client()).collect();
         let options = OpenOptions { mode, takeover: way == Way::Takeover, ..OpenOptions::default() };
@@ -454,12 +456,25 @@ impl Driver {
         }
     }
 
-    fn strand(&self, cut: bool) {
-        let Some(stranded) = &self.stranded else { return };
-        for other in self.servers.0.iter().chain(&self.servers.1).filter(|other| *other != stranded) {
-            self.network.cut(stranded, other, cut);
-            self.network.cut(other, stranded, cut);
-        }
+    /// Cuts a chunkserver off from all other servers until the victims have woken, but not for long: one that has to start
+    /// anew needs an MDS.
+    fn strand(&mut self) {
+        let Some(stranded) = self.servers.1.choose(&mut self.rng).cloned() else { return };
+        let servers = self.servers.0.iter().chain(&self.servers.1);
+        let others: Vec<String> = servers.filter(|other| **other != stranded).cloned().collect();
+        let network = self.network.clone();
+        let link = move |cut| {
+            for other in &others {
+                network.cut(&stranded, other, cut);
+                network.cut(other, &stranded, cut);
+            }
+        };
+        link(true);
+        let awake = self.awake.clone();
+        tokio::spawn(async move {
+            let _ = timeout(STRANDED_MAX, awake.notified()).await;
+            link(false);
+        });
     }
 
     fn cut_from_mds(&self, client: usize, cut: bool) {
@@ -484,8 +499,7 @@ impl Driver {
         for life in &asleep {
             self.cut_from_mds(life.client, false);
         }
-        self.strand(false);
-        self.stranded = None;
+        self.awake.notify_waiters();
         self.judge(None).await?;
         let until = Instant::now() + Duration::from_secs(3);
         while Instant::now() < until && self.out.iter().any(|life| !life.refused.load(Ordering::Relaxed)) {
