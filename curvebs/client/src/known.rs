@@ -25,8 +25,8 @@ use tokio::time::Instant;
 
 use crate::local::FileKey;
 
-/// Chunks that all volumes of a process know anything of. One is 8 bytes a block.
-const CHUNKS_MAX: usize = 1024;
+/// Blocks of all chunks that the volumes of a process know anything of: 8 bytes each, 1,024 chunks of 16 MiB.
+const BLOCKS_MAX: usize = 4 << 20;
 /// A chunk that was read from within this time is not forgotten for another one.
 const IN_USE: Duration = Duration::from_secs(1);
 /// How long it is not looked again whether one of many is no longer in use.
@@ -115,23 +115,34 @@ struct State {
     full: Option<Instant>,
 }
 
-/// How many chunks all volumes of a process know anything of.
-#[derive(Clone, Default)]
-pub struct Memory(Arc<AtomicUsize>);
+/// How many blocks all volumes of a process may know anything of.
+#[derive(Clone)]
+pub struct Memory {
+    used: Arc<AtomicUsize>,
+    max: usize,
+}
 
-struct Seat(Arc<AtomicUsize>);
+impl Default for Memory {
+    fn default() -> Self {
+        Self { used: Arc::default(), max: BLOCKS_MAX }
+    }
+}
+
+/// Room for a chunk's blocks. Given back when dropped.
+struct Seat(Arc<AtomicUsize>, usize);
 
 impl Memory {
-    fn seat(&self) -> Option<Seat> {
-        let one_more = |known| (known < CHUNKS_MAX).then_some(known + 1);
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.ok().map(|_| Seat(self.0.clone()))
+    fn seat(&self, blocks: u32) -> Option<Seat> {
+        let blocks = blocks as usize;
+        let more = |used: usize| Some(used + blocks).filter(|used| *used <= self.max);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.ok().map(|_| Seat(self.used.clone(), blocks))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -273,8 +284,8 @@ impl Known {
 
 impl State {
     /// Room to know one more chunk, perhaps after another one was forgotten.
-    fn seat(&mut self, memory: &Memory) -> Option<Seat> {
-        if let Some(seat) = memory.seat() {
+    fn seat(&mut self, memory: &Memory, blocks: u32) -> Option<Seat> {
+        if let Some(seat) = memory.seat(blocks) {
             return Some(seat);
         }
         if self.full.is_some_and(|since| since.elapsed() < FULL_FOR) {
@@ -284,7 +295,7 @@ impl State {
         match told.min_by_key(|(used, _)| *used) {
             Some((used, chunk)) if used.elapsed() >= IN_USE => {
                 chunk.told = None;
-                memory.seat()
+                memory.seat(blocks)
             }
             _ => {
                 self.full = Some(Instant::now());
@@ -331,7 +342,7 @@ impl Turn<'_> {
         let Some(chunk) = state.chunks.get_mut(&self.chunk).filter(|chunk| !chunk.unsettled) else { return };
         if chunk.told.as_ref().is_none_or(|told| !told.pledged.is(&pledged)) {
             chunk.told = None;
-            let Some(seat) = state.seat(&self.known.memory) else { return };
+            let Some(seat) = state.seat(&self.known.memory, self.known.chunk_blocks) else { return };
             let blocks = vec![UNKNOWN; self.known.chunk_blocks as usize].into();
             let told = Told { pledged, blocks, used: Instant::now(), _seat: seat };
             state.chunks.entry(self.chunk).or_default().told = Some(told);
@@ -571,22 +582,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_so_much_is_kept() {
-        let (known, leader) = (known(), Leader::new());
+        const MANY: u32 = 32;
+        let memory = Memory { max: (MANY * BLOCKS) as usize, ..Memory::default() };
+        let (known, leader) = (Known::new(memory, BLOCKS * B), Leader::new());
         let ask = |chunk| leader.answer(known.question(ChunkIndex(chunk), 0, B), &[1; 8], &[run(0, 8)]);
         let is_known = |chunk| known.sight(ChunkIndex(chunk), 0, B).is_some();
-        let many = CHUNKS_MAX as u32;
-        (0..many).for_each(ask);
-        ask(many);
-        assert!(is_known(0) && !is_known(many), "all are in use");
+        (0..MANY).for_each(ask);
+        ask(MANY);
+        assert!(is_known(0) && !is_known(MANY), "all are in use");
         tokio::time::advance(IN_USE).await;
         assert!(is_known(0));
-        ask(many);
-        assert!(is_known(0) && is_known(many));
-        assert_eq!((0..many).filter(|chunk| is_known(*chunk)).count(), CHUNKS_MAX - 1);
+        ask(MANY);
+        assert!(is_known(0) && is_known(MANY));
+        assert_eq!((0..MANY).filter(|chunk| is_known(*chunk)).count() as u32, MANY - 1);
         tokio::time::advance(Duration::from_secs(10)).await;
         known.forget_unused(Duration::from_secs(10));
         assert!(known.lock().chunks.is_empty());
-        assert_eq!(known.memory.0.load(Ordering::Relaxed), 0);
+        assert_eq!(known.memory.used.load(Ordering::Relaxed), 0);
     }
 
     /// What goes on, in turn; `usize` picks one of those that are under way.

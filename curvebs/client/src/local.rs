@@ -108,7 +108,8 @@ struct State {
     refused: HashMap<CopysetId, Instant>,
     /// When all files were in use.
     full: Option<Instant>,
-    boards: HashMap<FileKey, Arc<Board>>,
+    /// `None` where one could not be opened a moment ago.
+    boards: HashMap<FileKey, Option<Arc<Board>>>,
 }
 
 impl State {
@@ -254,15 +255,14 @@ impl LocalFiles {
     fn board(&self, key: FileKey, path: &str) -> Option<Arc<Board>> {
         let mut state = self.lock();
         if let Some(board) = state.boards.get(&key) {
-            return Some(board.clone());
+            return board.clone();
         }
         let meant = curve_io::FilePlace { machine: self.machine(), device: key.0, inode: key.1 };
         let opened = self.budget.machine.board(meant, Path::new(path));
-        let board = opened
-            .inspect_err(|error| tracing::debug!(path, %error, "a board cannot be opened here"))
-            .ok()?;
+        let board =
+            opened.inspect_err(|error| tracing::debug!(path, %error, "a board cannot be opened here")).ok();
         state.boards.insert(key, board.clone());
-        Some(board)
+        board
     }
 
     /// The file, opened if its name was asked for.
@@ -306,7 +306,7 @@ impl LocalFiles {
         }
         let mut state = self.lock();
         let State { files, of_chunk, boards, .. } = &mut *state;
-        boards.retain(|_, board| Arc::strong_count(board) > 1);
+        boards.retain(|_, board| board.as_ref().is_some_and(|board| Arc::strong_count(board) > 1));
         files.retain(|_, open| open.used.elapsed() < UNUSED_MAX);
         of_chunk.retain(|_, key| files.contains_key(key));
     }

@@ -1,11 +1,13 @@
 //! Memory of a process that others on its machine can read: until when it answers for what.
 //!
 //! Whoever may ask a server on the same machine over and over whether it still has the right to answer can look it up
-//! instead. Times are those of the machine's one monotonic clock, so that they mean the same to both.
+//! instead. Times are those of the machine's one monotonic clock, so that they mean the same to both; a process in another time
+//! namespace has another one, and cannot open the board. The first place on a board holds the number of its namespace.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -40,7 +42,7 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Free {
     given_back: Vec<u32>,
-    never_used: u32,
+    used: u32,
 }
 
 #[derive(Debug)]
@@ -93,6 +95,7 @@ impl Board {
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
         let file = File::from(fd);
         let (words, place) = (map(&file, ProtFlags::READ | ProtFlags::WRITE)?, place_of(&file));
+        words.as_slice()[0].store(time_namespace(), Ordering::SeqCst);
         Ok(Arc::new(Self { words, place, path, _open: Some(file), free: Mutex::default() }))
     }
 
@@ -119,12 +122,20 @@ impl Board {
     pub(crate) fn open(place: FilePlace, path: &Path) -> io::Result<Arc<Self>> {
         let other =
             || io::Error::new(io::ErrorKind::NotFound, format!("{} is no such board", path.display()));
-        let file = File::options().read(true).open(path)?;
+        // In another namespace the name leads to whatever it likes, which had better not be opened.
+        let found = std::fs::metadata(path)?;
+        if (found.dev(), found.ino()) != (place.device, place.inode) {
+            return Err(other());
+        }
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let sealed = rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         if place_of(&file) != Some(place) || !sealed || file.metadata()?.len() != BYTES as u64 {
             return Err(other());
         }
         let words = map(&file, ProtFlags::READ)?;
+        if words.as_slice()[0].load(Ordering::SeqCst) != time_namespace() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the board is of another time namespace"));
+        }
         let (place, path) = (Some(place), path.into());
         Ok(Arc::new(Self { words, place, path, _open: None, free: Mutex::default() }))
     }
@@ -143,9 +154,9 @@ impl Board {
     pub fn pledge(self: &Arc<Self>) -> Option<Pledge> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let number = free.given_back.pop().or_else(|| {
-            let number = free.never_used;
+            let number = free.used + 1;
             self.words_of(number)?;
-            free.never_used += 1;
+            free.used = number;
             Some(number)
         })?;
         Some(Pledge { board: self.clone(), number })
@@ -163,6 +174,9 @@ impl Board {
     }
 
     fn words_of(&self, number: u32) -> Option<(&AtomicU64, &AtomicU64)> {
+        if number == 0 {
+            return None;
+        }
         match self.words.as_slice().get(number as usize * STRIDE..)? {
             [until, counted, ..] => Some((until, counted)),
             _ => None,
@@ -219,6 +233,11 @@ impl Drop for Pledge {
         self.change();
         self.board.free.lock().unwrap_or_else(PoisonError::into_inner).given_back.push(self.number);
     }
+}
+
+/// Which monotonic clock this process has; 0 on kernels that know only one.
+fn time_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/time").map_or(0, |namespace| namespace.ino())
 }
 
 /// Nanoseconds of the machine's monotonic clock at an instant, the same in all its processes; 0 for the time before its start.
@@ -283,14 +302,17 @@ mod tests {
         assert_eq!(next.number(), number);
         assert!(!theirs.holds(number, changes) && !theirs.holds(number, changes + 1), "another's");
         drop((board, first, next));
-        assert!(!theirs.holds(number, 0), "the memory stays as long as anybody looks at it");
+        assert!(
+            !theirs.holds(number, 0) && !theirs.holds(0, 0),
+            "the memory stays as long as anybody looks at it"
+        );
     }
 
     #[test]
     fn a_board_has_so_many_places() {
         let board = Board::create().unwrap();
         let pledges: Vec<_> = std::iter::from_fn(|| board.pledge()).collect();
-        assert_eq!(pledges.len(), PLEDGES);
+        assert_eq!(pledges.len(), PLEDGES - 1, "the first place has another use");
         assert!(pledges.iter().all(|pledge| pledge.changes() == 0));
     }
 
@@ -300,9 +322,9 @@ mod tests {
         let pledge = board.pledge().unwrap();
         pledge.hold(Some(Instant::now() + Duration::from_secs(2)));
         tokio::time::advance(Duration::from_millis(1999)).await;
-        assert!(board.holds(0, 0));
+        assert!(board.holds(pledge.number(), 0));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!board.holds(0, 0));
+        assert!(!board.holds(pledge.number(), 0));
     }
 
     #[test]

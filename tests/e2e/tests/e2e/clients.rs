@@ -127,6 +127,10 @@ async fn fio_verifies_checksums() {
         let finished = run(300, "fio", &arguments).await.unwrap_or_else(|error| panic!("{error}"));
         println!("{}: verified in {:.1} s", job[0], finished.took.as_secs_f64());
     }
+    // All run on one machine and nobody else has the volume open.
+    let unasked = volume.playground.metric("nbd-1", "curve_client_unasked_reads_total").await;
+    let unasked = unasked.expect("the server tells").unwrap_or(0.0);
+    assert!(unasked > 1000.0, "only {unasked} reads were taken from the leader's files unasked");
 }
 
 #[tokio::test]
