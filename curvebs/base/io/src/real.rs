@@ -30,7 +30,7 @@ const WRITE_BACK_BYTES: i64 = 512 << 10;
 /// Everything goes through the page cache, except what `write_durably` and `write_around` write where the file system can
 /// do without. What may wait for the disk (a sync, a read that misses the cache) runs on tokio's blocking pool, with two
 /// exceptions: a short durable write and a large write around the cache are done by the thread that asks, as long as the
-/// disk answers quickly ([`Pace`]). Handing a short one to another thread and back costs more than the disk does then, in
+/// disk answers quickly (`pace.rs`). Handing a short one to another thread and back costs more than the disk does then, in
 /// CPU and in latency.
 ///
 /// Rejected, after measuring with `examples/syncbench.rs`: one thread that does all syncs. Handing a job over costs 5 us

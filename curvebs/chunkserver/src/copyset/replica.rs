@@ -150,7 +150,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Replaces bad blocks by another replica's copy; see [`crate::repair`]. One repair at a time.
+    /// Replaces bad blocks by another replica's copy; see `repair.rs`. One repair at a time.
     pub async fn heal(&self, key: ChunkKey, bad: &[BadBlock]) -> Result<(), HealError> {
         self.metrics.corrupt_found.increment(bad.len() as u64);
         let _one = self.healing.lock().await;

@@ -40,7 +40,7 @@ const LARGE_BYTES_MIN: u32 = 64 << 10;
 /// by the leader, who logs what came of it (see `service::compare`): a replay would compare with what was written later, and
 /// a replica whose block is damaged could not compare at all.
 ///
-/// Large writes have put their payload into the chunk's other plane before they were logged (see [`CopysetPlacer`]);
+/// Large writes have put their payload into the chunk's other plane before they were logged (see `CopysetPlacer`);
 /// when such a write is applied, and not refused, the plane is turned around.
 ///
 /// A store that fails while applying stops the replica: replicas must not diverge.
