@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,14 +23,10 @@ use curve_proto::pb::data::FileRun;
 use curve_types::{BLOCK_BYTES, ChunkIndex};
 use tokio::time::Instant;
 
-use crate::local::FileKey;
+use crate::local::{FULL_FOR, FileKey, IN_USE, Seat};
 
 /// Blocks of all chunks that the volumes of a process know anything of: 8 bytes each, 1,024 chunks of 16 MiB.
 const BLOCKS_MAX: usize = 4 << 20;
-/// A chunk that was read from within this time is not forgotten for another one.
-const IN_USE: Duration = Duration::from_secs(1);
-/// How long it is not looked again whether one of many is no longer in use.
-const FULL_FOR: Duration = Duration::from_millis(100);
 /// Blocks that a question is about at least, whatever is read.
 const WINDOW: u32 = 64;
 /// A change of so many bytes may move blocks to their other plane.
@@ -128,21 +124,9 @@ impl Default for Memory {
     }
 }
 
-/// Room for a chunk's blocks. Given back when dropped.
-struct Seat(Arc<AtomicUsize>, usize);
-
 impl Memory {
     fn seat(&self, blocks: u32) -> Option<Seat> {
-        let blocks = blocks as usize;
-        let more = |used: usize| Some(used + blocks).filter(|used| *used <= self.max);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.ok().map(|_| Seat(self.used.clone(), blocks))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
+        Seat::take(&self.used, blocks as usize, self.max)
     }
 }
 
@@ -421,6 +405,8 @@ fn places(answer: &Answer<'_>) -> Option<Vec<Block>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -29,10 +29,10 @@ use crate::payload::blocks_match;
 
 /// A file that nothing was read from for so long is closed: it may have been deleted, and keeps its room until then.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
-/// A file that was read from within this time is not closed for another one.
-const IN_USE: Duration = Duration::from_secs(1);
+/// What was read from within this time is not given up for something else.
+pub const IN_USE: Duration = Duration::from_secs(1);
 /// How long it is not looked again whether one of many is no longer in use.
-const FULL_FOR: Duration = Duration::from_millis(100);
+pub const FULL_FOR: Duration = Duration::from_millis(100);
 /// How long a copyset whose files cannot be opened is read the usual way before they are tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
@@ -64,8 +64,17 @@ pub struct Budget {
     memory: Memory,
 }
 
-/// One of them. Given back when dropped.
-struct Seat(Arc<AtomicUsize>);
+/// A part of what there is only so much of in a process. Given back when dropped.
+pub struct Seat(Arc<AtomicUsize>, usize);
+
+impl Seat {
+    /// Takes `wanted` of `max`, of which `used` are taken; `None` when there is not so much left.
+    pub fn take(used: &Arc<AtomicUsize>, wanted: usize, max: usize) -> Option<Self> {
+        let more = |used: usize| Some(used + wanted).filter(|used| *used <= max);
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.ok().map(|_| Self(used.clone(), wanted))
+    }
+}
 
 impl Budget {
     /// All are free.
@@ -78,15 +87,13 @@ impl Budget {
     }
 
     fn seat(&self) -> Option<Seat> {
-        let one_more = |open| (open < self.machine.files_max()).then_some(open + 1);
-        let taken = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.ok().map(|_| Seat(self.open.clone()))
+        Seat::take(&self.open, 1, self.machine.files_max())
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 

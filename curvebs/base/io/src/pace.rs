@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The longest durable write that is waited for: a page of a database with its record. More than that means that many wait
-/// for this write, and more will have come before it ends: with a disk of 0.15 ms, 32 writes of 4 KiB at a time were 7 % and
-/// 64 were 10 % faster when the thread that serves them did not wait for the disk.
+/// for this write, and more will have come before it ends: the thread that serves them is better not kept from them.
 const BYTES_MAX: usize = 24 << 10;
 /// A disk whose usual durable write of a few pages takes less than this is quick.
 const QUICK: Duration = Duration::from_micros(600);

@@ -90,14 +90,12 @@ impl Inner {
             drop(view);
             return Right::NotLeader(other.or_else(|| self.hint()));
         };
-        // Without an entry of its own term applied, entries that an earlier leader acknowledged may be missing.
-        let holds = view.serves
-            && match view.lease {
-                Lease::None => false,
-                Lease::Always => true,
-                // Read at each call: a process that was stopped for a while finds its lease over.
-                Lease::Until(until) => Instant::now() < until && self.flags.lease_reads_allowed(leader),
-            };
+        let holds = match self.view.lease(&view, leader) {
+            Lease::None => false,
+            Lease::Always => true,
+            // Read at each call: a process that was stopped for a while finds its lease over.
+            Lease::Until(until) => Instant::now() < until,
+        };
         if holds { Right::Holds } else { Right::Unsure }
     }
 

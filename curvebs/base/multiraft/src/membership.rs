@@ -142,8 +142,7 @@ async fn hand_over(group: &Arc<Inner>, to: NodeId, deadline: Instant) -> Result<
     };
     let Some(leader) = leader else { return Ok(()) };
     // From here on, an election that ignores this node's lease may begin at any time.
-    group.flags.stop_lease_reads(leader);
-    group.view.update(|_| {});
+    group.view.stop_lease_reads(leader);
     *group.successor.lock().expect("never poisoned") = Some(to);
     let result = resign(group, to, deadline, leader.term, last).await;
     if result.is_err() {

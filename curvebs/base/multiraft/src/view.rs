@@ -94,16 +94,31 @@ impl Published {
     /// Whoever leads, serves and may read under its lease pledges that lease. The end of a term ends what was answered in it.
     fn pledge(&self, view: &View) {
         let Some(pledge) = self.pledge.get() else { return };
-        let may = |leader: &LeaderId| view.serves && self.flags.lease_reads_allowed(*leader);
-        let Some(leader) = view.leading().filter(may) else { return pledge.hold(None) };
-        if self.pledged_term.swap(leader.term, Ordering::Relaxed) != leader.term {
+        let lease = view.leading().map_or(Lease::None, |leader| self.lease(view, leader));
+        if lease != Lease::None && self.pledged_term.swap(view.term, Ordering::Relaxed) != view.term {
             pledge.change();
         }
-        match view.lease {
+        match lease {
             Lease::None => pledge.hold(None),
             Lease::Until(until) => pledge.hold(Some(until)),
             Lease::Always => pledge.hold_always(),
         }
+    }
+
+    /// The lease under which this node, which leads, may serve reads.
+    pub(crate) fn lease(&self, view: &View, leader: LeaderId) -> Lease {
+        match view.lease {
+            // Without an entry of its own term applied, entries that an earlier leader acknowledged may be missing.
+            _ if !view.serves => Lease::None,
+            Lease::Until(_) if !self.flags.lease_reads_allowed(leader) => Lease::None,
+            lease => lease,
+        }
+    }
+
+    /// No reads under the lease of this leader any more, by nobody.
+    pub(crate) fn stop_lease_reads(&self, leader: LeaderId) {
+        self.flags.stop_lease_reads(leader);
+        self.update(|_| {});
     }
 
     /// Locked for reading a few fields only.

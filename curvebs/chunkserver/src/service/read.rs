@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use curve_chunkstore::{HOLE, Located, ReadData, ReadError};
-use curve_io::{Message, Pledge};
+use curve_io::{File, Message, Pledge};
 use curve_proto::ChunkError;
 use curve_proto::pb::data::{ChunkReply, FilePlace, FileRun, FileSight, ReadRequest};
 use curve_types::{ChunkKey, ClientId, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
@@ -68,23 +68,34 @@ async fn locate(
     replica: &Replica,
     key: ChunkKey,
 ) -> Result<Option<ChunkReply>, ChunkError> {
-    let located = replica.store().locate(key, read.offset, read.len).await;
-    let Some(Located { file, runs, crcs }) = located.map_err(|error| failed(replica, key, error))? else {
+    let Some((file, runs, crcs)) = in_few_runs(replica, key, read.offset, read.len).await? else {
         return Ok(None);
     };
     let Some(place) = file.place().filter(|place| place.machine == read.machine) else { return Ok(None) };
-    if runs.is_empty() || runs.len() > RUNS_MAX {
-        return Ok(None);
-    }
     let path = read.path.then(|| file.path().ok()?.into_os_string().into_string().ok()).flatten();
     let place = FilePlace {
         device: place.device,
         inode: place.inode,
-        runs: runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(),
+        runs,
         path: path.unwrap_or_default(),
         sight: None,
     };
     Ok(Some(ChunkReply { crcs, place: Some(place), ..ChunkReply::ok() }))
+}
+
+/// The file of some blocks, where they are in it, and their checksums; `None` when there are none or they are scattered.
+async fn in_few_runs(
+    replica: &Replica,
+    key: ChunkKey,
+    offset: u32,
+    len: u32,
+) -> Result<Option<(Arc<dyn File>, Vec<FileRun>, Vec<u32>)>, ChunkError> {
+    let located = replica.store().locate(key, offset, len).await;
+    let located = located.map_err(|error| failed(replica, key, error))?;
+    let few = located.filter(|located| (1..=RUNS_MAX).contains(&located.runs.len()));
+    Ok(few.map(|Located { file, runs, crcs }| {
+        (file, runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(), crcs)
+    }))
 }
 
 /// What the reader needs to read the blocks around unasked; `None` when it did not ask for that or cannot have it.
@@ -100,17 +111,15 @@ async fn sight(
         .map_err(|error| bad_request(error.to_string()))?;
     let board = pledge.board();
     let (Some(at), Some(path)) = (board.place(), board.path().to_str()) else { return Ok(None) };
-    let located = replica.store().locate(key, read.around, read.around_len).await;
-    let Some(Located { file, runs, crcs }) = located.map_err(|error| failed(replica, key, error))? else {
+    let Some((file, runs, crcs)) = in_few_runs(replica, key, read.around, read.around_len).await? else {
         return Ok(None);
     };
-    let same = file.place().is_some_and(|file| (file.device, file.inode) == (place.device, place.inode));
-    if !same || runs.is_empty() || runs.len() > RUNS_MAX {
+    if file.place().is_none_or(|file| (file.device, file.inode) != (place.device, place.inode)) {
         return Ok(None);
     }
     Ok(Some(FileSight {
         crcs,
-        runs: runs.into_iter().map(|(offset, blocks)| FileRun { offset, blocks }).collect(),
+        runs,
         board_device: at.device,
         board_inode: at.inode,
         board_path: path.into(),
