@@ -50,6 +50,9 @@ pub struct MetaserverConfig {
     /// How long a leader may serve reads after a majority was last heard. A lost leader is replaced after one and a
     /// half to two times this.
     pub lease: HumanDuration,
+    /// Whether that is enough for a read. `false` where a hypervisor may freeze this machine, for example for a snapshot: its clock
+    /// stands still too, and a lease that is over seems valid for a moment. Then a majority is asked for each read.
+    pub lease_reads: bool,
     /// A partition without changes for this long stops its timers; `0s` keeps them on.
     pub quiesce_after: HumanDuration,
     /// Bytes a second that are sent to replicas that catch up; `0` for no limit.
@@ -90,6 +93,7 @@ impl Default for MetaserverConfig {
             inflight_bytes_max: ByteSize(128 << 20),
             raft_heartbeat: HumanDuration(Duration::from_millis(200)),
             lease: HumanDuration(Duration::from_millis(800)),
+            lease_reads: true,
             quiesce_after: HumanDuration(Duration::from_secs(5)),
             snapshot_rate: ByteSize(0),
             settle_after: HumanDuration(Duration::from_millis(200)),
@@ -118,6 +122,7 @@ impl MetaserverConfig {
             election_min: lease / 2,
             election_max: lease,
             clock_margin: lease / 8,
+            lease_reads: self.lease_reads,
             quiesce_after: Some(self.quiesce_after.0).filter(|after| !after.is_zero()),
             checkpoint_log_bytes: self.checkpoint_after.0,
             log_keep_bytes: self.log_keep.0,

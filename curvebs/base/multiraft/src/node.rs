@@ -320,7 +320,11 @@ impl MultiRaft {
             id,
             options: self.options.clone(),
             caller: self.caller.clone(),
-            view: Published::new(driver::view_of(&core, &machine, base), flags.clone()),
+            view: Published::new(
+                driver::view_of(&core, &machine, base),
+                flags.clone(),
+                self.options.lease_reads,
+            ),
             flags,
             sources,
             inbox,

@@ -17,6 +17,9 @@ pub struct RaftOptions {
     pub election_max: Duration,
     /// How much of the lease is not used, for clocks that run at different rates.
     pub clock_margin: Duration,
+    /// Whether the lease serves reads. Otherwise a majority is asked for each: a leader whose machine stood still together with
+    /// its clock, as a frozen virtual machine does, takes its lease for valid although it is over.
+    pub lease_reads: bool,
     /// A group without proposals for this long stops its own timers; `None` keeps them on.
     pub quiesce_after: Option<Duration>,
     /// Operations in one log entry at most.
@@ -82,6 +85,7 @@ impl Default for RaftOptions {
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(800),
             clock_margin: Duration::from_millis(100),
+            lease_reads: true,
             quiesce_after: Some(Duration::from_secs(5)),
             entry_ops_max: 1024,
             entry_bytes_max: FRAME_PAYLOAD_BYTES_MAX,

@@ -65,6 +65,7 @@ pub(crate) struct Published {
     view: Mutex<View>,
     changed: watch::Sender<()>,
     flags: Arc<GroupFlags>,
+    lease_reads: bool,
     pledge: OnceLock<Arc<Pledge>>,
     /// The term of the last pledge. Changed with the view locked only.
     pledged_term: AtomicU64,
@@ -75,11 +76,13 @@ pub(crate) struct Published {
 pub(crate) struct Ended;
 
 impl Published {
-    pub(crate) fn new(view: View, flags: Arc<GroupFlags>) -> Self {
+    /// Without `lease_reads` no lease serves reads.
+    pub(crate) fn new(view: View, flags: Arc<GroupFlags>, lease_reads: bool) -> Self {
         Self {
             view: Mutex::new(view),
             changed: watch::Sender::new(()),
             flags,
+            lease_reads,
             pledge: OnceLock::new(),
             pledged_term: AtomicU64::new(0),
         }
@@ -110,7 +113,7 @@ impl Published {
         match view.lease {
             // Without an entry of its own term applied, entries that an earlier leader acknowledged may be missing.
             _ if !view.serves => Lease::None,
-            Lease::Until(_) if !self.flags.lease_reads_allowed(leader) => Lease::None,
+            Lease::Until(_) if !self.lease_reads || !self.flags.lease_reads_allowed(leader) => Lease::None,
             lease => lease,
         }
     }

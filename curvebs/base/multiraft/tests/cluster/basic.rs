@@ -1,8 +1,10 @@
 //! Propose, read, fail over, restart.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use curve_io::Board;
 use curve_multiraft::{Op, ProposeError, RaftOptions, Role};
 use curve_types::{FRAME_PAYLOAD_BYTES_MAX, GroupId, NodeId};
 use futures::future::join_all;
@@ -155,6 +157,25 @@ async fn reads_cost_no_message_under_the_lease() {
     let follower = ids(1..=3).into_iter().find(|node| *node != leader).unwrap();
     let refused = cluster.group(follower, GROUP).unwrap().read_barrier().await;
     assert_eq!(refused, Err(curve_multiraft::ReadError::NotLeader { hint: Some(leader) }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_without_lease_ask_a_majority() {
+    let options = RaftOptions { lease_reads: false, ..RaftOptions::default() };
+    let cluster = Cluster::three(10, options).await;
+    let leader = cluster.leader(GROUP).await;
+    let group = cluster.group(leader, GROUP).unwrap();
+    let pledge = Arc::new(Board::create().unwrap().pledge().unwrap());
+    group.pledge_on(pledge.clone());
+    let before = cluster.net.stats().requests;
+    for _ in 0..100 {
+        group.read_barrier().await.unwrap();
+    }
+    assert!(cluster.net.stats().requests >= before + 100, "reads were served without a message");
+    assert!(!pledge.board().holds(pledge.number(), pledge.changes()), "nothing can be read unasked");
+    // By its own clock the lease holds yet.
+    cluster.isolate(leader, true);
+    assert_eq!(group.read_barrier().await, Err(curve_multiraft::ReadError::Unavailable));
 }
 
 #[tokio::test(start_paused = true)]
