@@ -21,6 +21,7 @@ playground: ## a three-replica volume over NBD in ./playground (DIR=…), from n
 	tools/playground-demo.sh $(DIR)
 
 wipe: ## end the playground and remove its data
+	if grep -qs " $(abspath $(DIR))/mnt fuse.curvefs" /proc/mounts; then target/release/curve-fuse umount $(DIR)/mnt; fi
 	cargo run -q --release --locked -p curve -- playground wipe --yes --dir $(DIR)
 
 build: ## release binaries in target/release
