@@ -46,7 +46,7 @@ fn a_log_trimmed_before_the_chunks_are_durable_is_found() {
 
 #[test]
 fn a_read_under_a_lease_that_is_too_long_is_found() {
-    is_found("lease-too-long", "network", 250..700, &["stale read", "lost write"]);
+    is_found("lease-too-long", "network", 485..900, &["stale read", "lost write"]);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
     is_found(
         "torn-record-accepted",
         "crashes",
-        140..340,
+        210..410,
         // A replica that holds something else than the leader believes may also get stuck.
         &["bad blocks", "damaged blocks", "is not the same", "lost write", "has applied"],
     );
@@ -72,5 +72,5 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
 
 #[test]
 fn a_large_write_that_is_logged_before_it_is_placed_is_found() {
-    is_found("logged-before-placed", "crashes", 1..100, &["bad blocks", "damaged blocks", "lost write"]);
+    is_found("logged-before-placed", "crashes", 60..160, &["bad blocks", "damaged blocks", "lost write"]);
 }
