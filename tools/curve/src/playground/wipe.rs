@@ -20,14 +20,15 @@ pub async fn wipe(dir: &Path, destroy: DestroyArgs) -> Result<(), Failure> {
     let root = layout.root().display().to_string();
     let running = if any_alive(&layout, &plan) { "stops its processes and " } else { "" };
     let what = format!("{running}removes {root} with the data of {} members", plan.members.len());
-    if destroy.dry_run {
-        println!("would: {what}");
-        return Ok(());
-    }
-    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = Path::new("/proc/self/mounts");
+    let mounted = fs::read_to_string(mounts).map_err(|error| Failure::file("read", mounts, &error))?;
     if let Some(at) = mounts_below(&mounted, layout.root()).first() {
         return Err(Failure::new(Code::InUse, format!("a file system of the playground is mounted on {at}"))
             .try_this(format!("curve-fuse umount {at}; with --lazy if its servers are gone")));
+    }
+    if destroy.dry_run {
+        println!("would: {what}");
+        return Ok(());
     }
     confirm(&what, &root, destroy.yes)?;
     let lock = layout.lock()?;
