@@ -106,7 +106,7 @@ fn check_dir(dir: &Path) -> Result<PathBuf, FuseError> {
         _ => FuseError::System { what: dir.display().to_string(), cause },
     };
     let full = mounts::full_name(dir).map_err(failed)?;
-    let lines = mounts::all().map_err(FuseError::system("/proc/self/mountinfo"))?;
+    let lines = mounts::all().map_err(FuseError::system(mounts::TABLE))?;
     let ours = mounts::ours_at(&lines, &full);
     // Asked of a mount whose servers do not answer, it would wait with them: only what is not ours is asked.
     if let Some(line) = ours {

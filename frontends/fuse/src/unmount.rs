@@ -57,7 +57,7 @@ pub enum UnmountError {
 pub fn unmount(umount: &Umount) -> Result<(), UnmountError> {
     let system = |what: String| move |cause| UnmountError::System(what, cause);
     let dir = mounts::full_name(&umount.dir).map_err(system(umount.dir.display().to_string()))?;
-    let lines = mounts::all().map_err(system("/proc/self/mountinfo".into()))?;
+    let lines = mounts::all().map_err(system(mounts::TABLE.into()))?;
     let Some(line) = mounts::ours_at(&lines, &dir) else {
         return Err(UnmountError::NotMounted { dir, mounts: mounts::ours(&lines) });
     };

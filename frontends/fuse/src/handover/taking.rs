@@ -84,7 +84,7 @@ struct Knocked {
 
 /// Finds who serves the mount, and asks for its terms.
 async fn knock(dir: &Path) -> Result<(Knocked, Terms, u16), FuseError> {
-    let lines = mounts::all().map_err(FuseError::system("/proc/self/mountinfo"))?;
+    let lines = mounts::all().map_err(FuseError::system(mounts::TABLE))?;
     let device = mounts::ours_at(&lines, dir)
         .map(|line| line.device)
         .ok_or_else(|| FuseError::NotMounted { dir: dir.to_owned(), mounts: mounts::ours(&lines) })?;

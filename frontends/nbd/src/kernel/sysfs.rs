@@ -55,10 +55,9 @@ pub fn users(index: u32) -> Vec<String> {
         .filter_map(|part| fs::read_to_string(part.join("dev")).ok())
         .map(|text| text.trim().to_owned())
         .collect();
-    let mut users: Vec<String> = mounts(&read("/proc/self/mountinfo"), &numbers)
-        .into_iter()
-        .map(|point| format!("mounted at {point}"))
-        .collect();
+    let mounts = curve_mounts::all().unwrap_or_default();
+    let ours = mounts.iter().filter(|mount| numbers.contains(&mount.device));
+    let mut users: Vec<String> = ours.map(|mount| format!("mounted at {}", mount.point.display())).collect();
     let name = device_of(index);
     users.extend(swaps(&read("/proc/swaps"), &name).map(|device| format!("{device} is swap space")));
     for part in parts(index) {
@@ -74,19 +73,6 @@ fn parts(index: u32) -> Vec<PathBuf> {
     let inside = fs::read_dir(&whole).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_part = |path: &PathBuf| path.join("partition").exists();
     std::iter::once(whole.clone()).chain(inside.filter(is_part)).collect()
-}
-
-/// Mount points of devices with these numbers (`major:minor`). Source: proc_pid_mountinfo(5).
-fn mounts(mountinfo: &str, numbers: &[String]) -> Vec<String> {
-    let point = |line: &str| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let number = fields.get(2)?;
-        numbers
-            .iter()
-            .any(|wanted| wanted == number)
-            .then(|| fields.get(4).map(|point| (*point).to_owned()))?
-    };
-    mountinfo.lines().filter_map(point).collect()
 }
 
 /// Swap devices that are this device or a partition of it. Source: proc_swaps(5).
@@ -117,12 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_and_swap_space_are_found() {
-        let mountinfo = "22 1 254:0 / / rw - ext4 /dev/vda rw\n40 22 43:0 / /mnt/db rw - ext4 /dev/nbd0 rw\n\
-                         41 22 43:1 /sub /mnt/part rw shared:1 - xfs /dev/nbd0p1 rw\n";
-        let numbers = ["43:0".to_owned(), "43:1".to_owned()];
-        assert_eq!(mounts(mountinfo, &numbers), ["/mnt/db", "/mnt/part"]);
-        assert_eq!(mounts(mountinfo, &[]), [""; 0]);
+    fn swap_space_is_found() {
         let list = "Filename Type Size Used Priority\n/dev/nbd1 partition 1 0 -2\n/dev/nbd10 partition 1 0 -2\n\
                     /dev/nbd1p2 partition 1 0 -2\n";
         assert_eq!(swaps(list, "/dev/nbd1").collect::<Vec<_>>(), ["/dev/nbd1", "/dev/nbd1p2"]);

@@ -77,6 +77,7 @@ async fn usage_and_places_of_files_are_told() {
     du_is_exact(&cluster, &root).await;
     info_has_every_byte(&cluster, &root).await;
     elsewhere_is_refused(&cluster).await;
+    wiping_below_a_mount_is_refused(&cluster).await;
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -167,6 +168,20 @@ async fn elsewhere_is_refused(cluster: &Cluster) {
         let (said, status) = fs_json(cluster, &[verb, "/tmp/"]).await;
         assert_eq!((status, said["error"]["code"].as_str()), (Some(3), Some("NOT_FOUND")), "{verb}: {said}");
     }
+}
+
+/// Whoever touched the mount would wait for its servers for ever, and so would removing the directory.
+async fn wiping_below_a_mount_is_refused(cluster: &Cluster) {
+    let at = cluster.playground.dir().join("mnt b");
+    let mount = FsMount::start(&cluster.playground, "fs", &at, &[]).await;
+    for how in ["--dry-run", "--yes"] {
+        let refused = cluster.playground.verb(30, &["playground", "wipe", how]).await.expect_err("a mount");
+        let said = refused.to_string();
+        assert!(said.contains("IN_USE") && said.contains(&text(&at)), "{how}: {said}");
+    }
+    let file = at.join("file");
+    blocking(move || write(&file, 1000)).await;
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[tokio::test]

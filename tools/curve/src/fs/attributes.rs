@@ -1,7 +1,6 @@
 //! What a mount says of itself and its files: extended attributes that `curve-fuse` answers.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -122,26 +121,9 @@ pub(super) fn mount_of(path: &Path, links: Links) -> Result<Lines, Failure> {
 /// Where a CurveFS is mounted that a path is in, going by the kernel's table and the path's text alone: nothing is asked of the
 /// mount, which may not answer.
 pub(super) fn mount_point(path: &Path) -> Option<PathBuf> {
-    let mut table = String::new();
-    std::fs::File::open("/proc/self/mountinfo").ok()?.read_to_string(&mut table).ok()?;
-    point_in(&table, &std::path::absolute(path).ok()?)
-}
-
-/// The last of the longest mount points that the path is in, if it is one of ours. Source: proc_pid_mountinfo(5).
-fn point_in(table: &str, path: &Path) -> Option<PathBuf> {
-    let lines = table.lines().filter_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        Some((PathBuf::from(unescape(left.split(' ').nth(4)?)), right.split(' ').next()? == "fuse.curvefs"))
-    });
-    let around = lines.filter(|(point, _)| path.starts_with(point));
-    let (point, is_ours) = around.max_by_key(|(point, _)| point.components().count())?;
-    is_ours.then_some(point)
-}
-
-/// Blanks, tabs, newlines and backslashes are `\ooo`.
-fn unescape(text: &str) -> String {
-    let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    replaced.iter().fold(text.to_owned(), |text, (code, sign)| text.replace(code, sign))
+    let mounts = curve_mounts::all().ok()?;
+    let around = curve_mounts::around(&mounts, &std::path::absolute(path).ok()?)?;
+    around.is_curvefs().then(|| around.point.clone())
 }
 
 #[cfg(test)]
@@ -166,27 +148,5 @@ mod tests {
         let lines = Lines::parse("a 1\nb two words\nc\n");
         assert_eq!((lines.number::<u64>("a"), lines.text("b"), lines.text("c")), (Some(1), "two words", ""));
         assert_eq!((lines.number::<u64>("b"), lines.text("d")), (None, ""));
-    }
-
-    #[test]
-    fn the_longest_mount_point_counts_and_the_last_of_equals() {
-        let table = "\
-22 1 254:1 / / rw - ext4 /dev/vda1 rw
-40 22 0:35 / /mnt/a\\040b rw,nosuid shared:2 - fuse.curvefs data rw
-41 40 0:36 / /mnt/a\\040b/tmp rw - tmpfs tmpfs rw
-42 22 0:37 / /mnt/c rw - fuse.curvefs data rw
-43 22 0:38 / /mnt/c rw - tmpfs tmpfs rw
-odd
-";
-        for (path, point) in [
-            ("/mnt/a b", Some("/mnt/a b")),
-            ("/mnt/a b/x/y", Some("/mnt/a b")),
-            ("/mnt/a b/tmp/x", None),
-            ("/mnt/a bc", None),
-            ("/mnt/c", None),
-            ("/", None),
-        ] {
-            assert_eq!(point_in(table, Path::new(path)), point.map(PathBuf::from), "{path}");
-        }
     }
 }

@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
+use curve_mounts::Mount;
+
 use crate::cli::DestroyArgs;
 use crate::confirm::confirm;
 use crate::failure::{Code, Failure};
@@ -20,9 +22,10 @@ pub async fn wipe(dir: &Path, destroy: DestroyArgs) -> Result<(), Failure> {
     let root = layout.root().display().to_string();
     let running = if any_alive(&layout, &plan) { "stops its processes and " } else { "" };
     let what = format!("{running}removes {root} with the data of {} members", plan.members.len());
-    let mounts = Path::new("/proc/self/mounts");
-    let mounted = fs::read_to_string(mounts).map_err(|error| Failure::file("read", mounts, &error))?;
-    if let Some(at) = mounts_below(&mounted, layout.root()).first() {
+    let mounts =
+        curve_mounts::all().map_err(|error| Failure::file("read", Path::new(curve_mounts::TABLE), &error))?;
+    if let Some(at) = mounted_below(&mounts, layout.root()) {
+        let at = at.display();
         return Err(Failure::new(Code::InUse, format!("a file system of the playground is mounted on {at}"))
             .try_this(format!("curve-fuse umount {at}; with --lazy if its servers are gone")));
     }
@@ -53,16 +56,10 @@ pub async fn wipe(dir: &Path, destroy: DestroyArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where CurveFS file systems are mounted below a directory, as `/proc/self/mounts` writes it. Source: proc_pid_mounts(5), fstab(5).
-fn mounts_below<'a>(mounts: &'a str, root: &Path) -> Vec<&'a str> {
-    let escaped = |text: String, (plain, code): (&str, &str)| text.replace(plain, code);
-    let blanks = [("\\", "\\134"), (" ", "\\040"), ("\t", "\\011"), ("\n", "\\012")];
-    let root = blanks.into_iter().fold(format!("{}/", root.display()), escaped);
-    let fields = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        Some((fields.next()?, fields.next()?))
-    });
-    fields.filter(|(at, kind)| *kind == "fuse.curvefs" && at.starts_with(&root)).map(|(at, _)| at).collect()
+/// Where a CurveFS is mounted below a directory.
+fn mounted_below<'a>(mounts: &'a [Mount], root: &Path) -> Option<&'a Path> {
+    let below = |mount: &&Mount| mount.is_curvefs() && mount.point != root && mount.point.starts_with(root);
+    mounts.iter().find(below).map(|mount| &*mount.point)
 }
 
 fn remove_dir(dir: &Path) -> Result<(), Failure> {
@@ -78,16 +75,18 @@ mod tests {
 
     #[test]
     fn only_file_systems_below_the_directory_count() {
-        let mounts = "\
-/dev/vda / ext4 rw 0 0
-demo /p/g/mnt fuse.curvefs rw 0 0
-demo /p/gg/mnt fuse.curvefs rw 0 0
-other /p/g/other fuse.sshfs rw 0 0
-demo /p/a\\040b/mnt fuse.curvefs rw 0 0
-broken
-";
-        assert_eq!(mounts_below(mounts, Path::new("/p/g")), ["/p/g/mnt"]);
-        assert_eq!(mounts_below(mounts, Path::new("/p/a b")), ["/p/a\\040b/mnt"]);
-        assert!(mounts_below(mounts, Path::new("/q")).is_empty());
+        let mounts = curve_mounts::parse(
+            "\
+22 1 254:1 / / rw - ext4 /dev/vda1 rw
+40 22 0:35 / /p/gg/mnt rw - fuse.curvefs demo rw
+41 22 0:36 / /p/g/other rw - fuse.sshfs other rw
+42 22 0:37 / /p/g/mnt rw - fuse.curvefs demo rw
+43 22 0:38 / /p/a\\040b/mnt rw - fuse.curvefs demo rw
+",
+        );
+        let below = |root: &str| mounted_below(&mounts, Path::new(root)).and_then(Path::to_str);
+        assert_eq!(below("/p/g"), Some("/p/g/mnt"));
+        assert_eq!(below("/p/a b"), Some("/p/a b/mnt"));
+        assert_eq!((below("/q"), below("/p/gg/mnt")), (None, None));
     }
 }
