@@ -25,8 +25,7 @@ pub struct FsMount {
 
 /// Whether something is mounted there. Looks at the table only: a mount that hangs is not touched.
 pub fn is_mount_point(dir: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(1) == dir.to_str())
+    curve_mounts::at(&curve_mounts::all().expect("the kernel's mounts"), dir).is_some()
 }
 
 impl FsMount {

@@ -377,9 +377,8 @@ async fn open_door(dir: &Path) -> PathBuf {
 }
 
 fn door(dir: &Path) -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let line = mounts.lines().find(|line| line.contains(&format!(" {} ", dir.display())));
-    let device = line.and_then(|line| line.split(' ').nth(2)).expect("it is mounted");
+    let mounts = curve_mounts::all().expect("the kernel's mounts");
+    let device = &curve_mounts::at(&mounts, dir).expect("it is mounted").device;
     Path::new("/run/curve/fuse").join(format!("{device}.sock"))
 }
 
