@@ -53,7 +53,8 @@ missing() {
 }
 
 updated=
-for group in "$@"; do
+# Twice: apt takes away what is there from another release when that conflicts with what it installs, and then that is missing.
+for group in "$@" "$@"; do
   case $group in build | try | test | lint | s3 | peers) ;; *) echo "deps.sh: unknown group $group" >&2; exit 2 ;; esac
   packages=$(missing "$group" | tr '\n' ' ')
   [ -n "${packages// /}" ] || continue
