@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use curve_chunkstore::ChunkStore;
 use curve_io::Disk;
-use curve_node::{Identity, PeerBook};
+use curve_node::{HeartbeatPace, Identity, PeerBook};
 use curve_proto::mds::{Heartbeat, HeartbeatReply, MdsApi, MdsError, Order, Registration, ReplicaReport};
 use curve_types::{CopysetId, NodeId};
 use tokio::task::JoinSet;
@@ -22,8 +22,6 @@ use crate::orders;
 use crate::replicas::ReplicaHost;
 use crate::service::ReplicaTable;
 
-/// The shortest time between two heartbeats, so that many changes make one.
-const SPACING: Duration = Duration::from_millis(50);
 /// The pause between tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -79,8 +77,8 @@ pub struct HeartbeatLoop {
     pub token: u128,
     /// Where it is.
     pub announcement: Announcement,
-    /// How often, unless the MDS says otherwise.
-    pub interval: Duration,
+    /// How often.
+    pub pace: HeartbeatPace,
     /// What is reported.
     pub table: Arc<ReplicaTable>,
     /// What orders change.
@@ -125,8 +123,8 @@ impl HeartbeatLoop {
                     }
                 }
             }
-            let next = sent + self.interval;
-            let earliest = Instant::now() + SPACING;
+            let next = sent + self.pace.interval();
+            let earliest = Instant::now() + HeartbeatPace::SPACING;
             while Instant::now() < next {
                 tokio::select! {
                     Some(done) = running.join_next() => {
@@ -148,9 +146,7 @@ impl HeartbeatLoop {
     }
 
     async fn learn(&mut self, reply: &HeartbeatReply) {
-        if !reply.heartbeat_interval.is_zero() {
-            self.interval = reply.heartbeat_interval.min(self.interval.max(SPACING));
-        }
+        self.pace.told(reply.heartbeat_interval);
         if self.book.learn(reply.addresses.iter().cloned())
             && let Err(error) = self.book.save(&*self.disk, &self.dir).await
         {

@@ -9,7 +9,7 @@ use curve_chunkstore::{ChunkStore, OpenError};
 use curve_io::{Disk, Network, ServerHandle, make_dirs_durable};
 use curve_log::{Log, LogError, Recovery};
 use curve_multiraft::{AddressBook, MultiRaft};
-use curve_node::{Identity, IdentityError, PeerBook};
+use curve_node::{HeartbeatPace, Identity, IdentityError, PeerBook};
 use curve_proto::transport::MdsTransport;
 use curve_proto::{MdsApi, MdsError};
 use curve_types::{ClientId, NodeId};
@@ -203,7 +203,7 @@ impl ChunkserverServer {
             node,
             token: identity.token,
             announcement,
-            interval: config.heartbeat_interval.0,
+            pace: HeartbeatPace::new(config.heartbeat_interval.0),
             table: table.clone(),
             host,
             store: store.clone(),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use curve_io::Disk;
-use curve_node::Identity;
+use curve_node::{HeartbeatPace, Identity};
 use curve_proto::mds::{MdsApi, MdsError};
 use curve_proto::pb::fs as pb;
 use curve_proto::pb::fs::fs_request::Op;
@@ -24,8 +24,6 @@ use crate::host::ReplicaHost;
 use crate::orders::{self, Order};
 use crate::replica::Replica;
 
-/// The shortest time between two heartbeats, so that many changes make one.
-const SPACING: Duration = Duration::from_millis(50);
 /// The pause between tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 /// Orders that run at a time; what is not started now is ordered again.
@@ -98,8 +96,8 @@ pub struct HeartbeatLoop {
     pub token: u128,
     /// Where it is.
     pub announcement: Announcement,
-    /// How often, unless the MDS says otherwise.
-    pub interval: Duration,
+    /// How often.
+    pub pace: HeartbeatPace,
     /// What orders change.
     pub host: Arc<ReplicaHost>,
     /// Where the addresses are kept, and whose room is reported.
@@ -140,8 +138,8 @@ impl HeartbeatLoop {
                     }
                 }
             }
-            let next = sent + self.interval;
-            let earliest = Instant::now() + SPACING;
+            let next = sent + self.pace.interval();
+            let earliest = Instant::now() + HeartbeatPace::SPACING;
             while Instant::now() < next {
                 tokio::select! {
                     Some(done) = running.join_next() => {
@@ -170,10 +168,7 @@ impl HeartbeatLoop {
     }
 
     async fn learn(&mut self, orders: &pb::MetaOrders) {
-        let interval = Duration::from_millis(orders.heartbeat_interval_ms);
-        if !interval.is_zero() {
-            self.interval = interval.min(self.interval.max(SPACING));
-        }
+        self.pace.told(Duration::from_millis(orders.heartbeat_interval_ms));
         let here = self.context.table.all().iter().map(|replica| replica.fs()).collect();
         self.context.systems.heard(&orders.versions, &here);
         self.context.room.heard(orders.no_space.iter().copied().map(NodeId));

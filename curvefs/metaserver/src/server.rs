@@ -9,7 +9,7 @@ use curve_io::{Disk, Network, ServerHandle, make_dirs_durable};
 use curve_kv::KvError;
 use curve_log::{Log, LogError, Recovery};
 use curve_multiraft::{AddressBook, GroupError, MultiRaft};
-use curve_node::{Identity, IdentityError, PeerBook};
+use curve_node::{HeartbeatPace, Identity, IdentityError, PeerBook};
 use curve_proto::transport::MdsTransport;
 use curve_proto::{MdsApi, MdsError};
 use curve_types::{ClientId, NodeId};
@@ -212,7 +212,7 @@ impl MetaserverServer {
             context: context.clone(),
             token: identity.token,
             announcement,
-            interval: config.heartbeat_interval.0,
+            pace: HeartbeatPace::new(config.heartbeat_interval.0),
             host,
             disk,
             dir,

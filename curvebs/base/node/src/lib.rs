@@ -1,13 +1,15 @@
 //! What the data directory of a server that holds replicas says of the server itself: who it is, where its peers are,
-//! and how it is given up for a new beginning. Chunkservers and metaservers have the same files.
+//! how often it reports, and how it is given up for a new beginning. Chunkservers and metaservers have the same files.
 
 mod addresses;
 mod aside;
 mod identity;
+mod pace;
 
 pub use addresses::PeerBook;
 pub use aside::set_aside;
 pub use identity::{Identity, IdentityError};
+pub use pace::HeartbeatPace;
 
 /// For the fuzzer: what it makes bytes of, and whether bytes are that.
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! The playground itself: process control, idempotence, and errors.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use curve_e2e::turn;
 use curve_harness::{Playground, PlaygroundOptions, binary, run_within};
@@ -45,13 +46,44 @@ async fn members_can_be_stopped_killed_paused_and_restarted() {
     assert!(unknown.is_err_and(|error| error.to_string().contains("chunkserver-3")));
 }
 
+/// A server hurries while the MDS has something for it to do, and only then.
+#[tokio::test]
+async fn an_idle_cluster_sends_few_heartbeats() {
+    let _turn = turn("an_idle_cluster_sends_few_heartbeats").await;
+    let options = PlaygroundOptions { more: vec!["--fs".into()], ..PlaygroundOptions::default() };
+    let playground = Playground::start(options).await.expect("it starts");
+    let sent = async || {
+        let mut all = Vec::new();
+        for n in 1..=3 {
+            for role in ["chunkserver", "metaserver"] {
+                let metric = format!("curve_{role}_heartbeats_total");
+                let sent = playground.metric(&format!("{role}-{n}"), &metric).await.expect("metrics");
+                all.push(sent.expect("the metric"));
+            }
+        }
+        all
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (before, begun) = (sent().await, Instant::now());
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let (after, seconds) = (sent().await, begun.elapsed().as_secs_f64());
+        let rates: Vec<f64> =
+            before.iter().zip(&after).map(|(before, after)| (after - before) / seconds).collect();
+        if rates.iter().all(|rate| (0.2..1.6).contains(rate)) {
+            break;
+        }
+        assert!(Instant::now() < until, "heartbeats a second: {rates:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_start_that_fails_shows_the_log_and_leaves_nothing_running() {
     let _turn = turn("a_start_that_fails_shows_the_log_and_leaves_nothing_running").await;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let place = dir.path().join("p").display().to_string();
     let curve = binary("curve").display().to_string();
-    let limit = std::time::Duration::from_secs(60);
+    let limit = Duration::from_secs(60);
     let wrong =
         ["playground", "start", "--dir", &place, "--chunkserver-set", "no_such_key = 1", "--timeout", "20s"];
     let finished = run_within(limit, &curve, &wrong).await.expect("it ends");
