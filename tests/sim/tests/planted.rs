@@ -72,5 +72,5 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
 
 #[test]
 fn a_large_write_that_is_logged_before_it_is_placed_is_found() {
-    is_found("logged-before-placed", "crashes", 60..160, &["bad blocks", "damaged blocks", "lost write"]);
+    is_found("logged-before-placed", "crashes", 125..290, &["bad blocks", "damaged blocks", "lost write"]);
 }
