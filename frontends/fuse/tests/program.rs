@@ -176,8 +176,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn is_mounted(dir: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts.lines().any(|line| line.contains(&format!(" {} ", dir.display())))
+    curve_mounts::at(&curve_mounts::all().unwrap(), dir).is_some()
 }
 
 fn kill(child: &Child, signal: rustix::process::Signal) {
@@ -323,10 +322,9 @@ fn what_cannot_be_mounted_is_said_and_leaves_nothing() {
 
 /// Where the process of the mount listens, and its number.
 fn door(point: &Path) -> (PathBuf, u32) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = mounts.lines().find(|line| line.contains(&format!(" {} ", point.display()))).unwrap();
+    let mounts = curve_mounts::all().unwrap();
+    let device = &curve_mounts::at(&mounts, point).unwrap().device;
     let place = Path::new("/run/curve/fuse");
-    let device = line.split(' ').nth(2).unwrap();
     let process = fs::read_to_string(place.join(device)).unwrap().parse().unwrap();
     (place.join(format!("{device}.sock")), process)
 }

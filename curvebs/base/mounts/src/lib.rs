@@ -116,15 +116,16 @@ broken line
     #[test]
     fn the_longest_mount_point_counts_and_the_last_of_equals() {
         let mounts = parse(TEXT);
-        for (path, device) in [
-            ("/mnt/a b", "0:35"),
-            ("/mnt/a b/x/y", "0:35"),
-            ("/mnt/a b/tmp/x", "0:36"),
-            ("/mnt/a bc", "254:1"),
-            ("/mnt/c", "0:38"),
-            ("/", "254:1"),
+        for (path, device, ours) in [
+            ("/mnt/a b", "0:35", true),
+            ("/mnt/a b/x/y", "0:35", true),
+            ("/mnt/a b/tmp/x", "0:36", false),
+            ("/mnt/a bc", "254:1", false),
+            ("/mnt/c", "0:38", false),
+            ("/", "254:1", false),
         ] {
-            assert_eq!(around(&mounts, Path::new(path)).unwrap().device, device, "{path}");
+            let mount = around(&mounts, Path::new(path)).unwrap();
+            assert_eq!((mount.device.as_str(), mount.is_curvefs()), (device, ours), "{path}");
         }
         assert_eq!(around(&mounts[1..], Path::new("/")), None);
     }

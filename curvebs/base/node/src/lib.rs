@@ -1,5 +1,5 @@
 //! What the data directory of a server that holds replicas says of the server itself: who it is, where its peers are,
-//! how often it reports, and how it is given up for a new beginning. Chunkservers and metaservers have the same files.
+//! and how it is given up for a new beginning. Chunkservers and metaservers have the same files. And how often both report.
 
 mod addresses;
 mod aside;

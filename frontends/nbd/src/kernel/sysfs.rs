@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curve_mounts::Mount;
+
 /// After so long, and about a second that the kernel adds to the first time, the driver looks at a request without an
 /// answer; it repeats it if its socket was replaced meanwhile, and otherwise looks again after so long. It writes a line to
 /// the kernel's log each time.
@@ -56,8 +58,8 @@ pub fn users(index: u32) -> Vec<String> {
         .map(|text| text.trim().to_owned())
         .collect();
     let mounts = curve_mounts::all().unwrap_or_default();
-    let ours = mounts.iter().filter(|mount| numbers.contains(&mount.device));
-    let mut users: Vec<String> = ours.map(|mount| format!("mounted at {}", mount.point.display())).collect();
+    let points = mount_points(&mounts, &numbers);
+    let mut users: Vec<String> = points.map(|point| format!("mounted at {}", point.display())).collect();
     let name = device_of(index);
     users.extend(swaps(&read("/proc/swaps"), &name).map(|device| format!("{device} is swap space")));
     for part in parts(index) {
@@ -73,6 +75,11 @@ fn parts(index: u32) -> Vec<PathBuf> {
     let inside = fs::read_dir(&whole).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_part = |path: &PathBuf| path.join("partition").exists();
     std::iter::once(whole.clone()).chain(inside.filter(is_part)).collect()
+}
+
+/// Mount points of devices with these numbers (`major:minor`).
+fn mount_points<'a>(mounts: &'a [Mount], numbers: &'a [String]) -> impl Iterator<Item = &'a Path> {
+    mounts.iter().filter(|mount| numbers.contains(&mount.device)).map(|mount| &*mount.point)
 }
 
 /// Swap devices that are this device or a partition of it. Source: proc_swaps(5).
@@ -103,7 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn swap_space_is_found() {
+    fn mounts_and_swap_space_are_found() {
+        let mountinfo = "22 1 254:0 / / rw - ext4 /dev/vda rw\n40 22 43:0 / /mnt/db rw - ext4 /dev/nbd0 rw\n\
+                         41 22 43:1 /sub /mnt/part rw shared:1 - xfs /dev/nbd0p1 rw\n";
+        let mounts = curve_mounts::parse(mountinfo);
+        let numbers = ["43:0".to_owned(), "43:1".to_owned()];
+        let points: Vec<_> = mount_points(&mounts, &numbers).collect();
+        assert_eq!(points, [Path::new("/mnt/db"), Path::new("/mnt/part")]);
+        assert_eq!(mount_points(&mounts, &[]).count(), 0);
         let list = "Filename Type Size Used Priority\n/dev/nbd1 partition 1 0 -2\n/dev/nbd10 partition 1 0 -2\n\
                     /dev/nbd1p2 partition 1 0 -2\n";
         assert_eq!(swaps(list, "/dev/nbd1").collect::<Vec<_>>(), ["/dev/nbd1", "/dev/nbd1p2"]);
