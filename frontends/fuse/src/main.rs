@@ -15,6 +15,9 @@
 //!
 //! The file system itself is `curvefs-vfs` over `curvefs-client`; the kernel adaptor is `curvefs-fuse`.
 
+// They panic if nobody reads; `say!` and `say_error!` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod background;
 mod checks;
 mod cli;
@@ -31,13 +34,14 @@ mod record;
 mod session;
 mod unmount;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use curve_telemetry::{console, say_error};
 
 use cli::{Cli, Command};
 
@@ -65,6 +69,8 @@ fn keep_freed_memory() {
 const MOUNT_USAGE: u8 = 1;
 const MOUNT_FAILED: u8 = 32;
 
+const NAME: &str = "curve-fuse";
+
 fn main() -> ExitCode {
     keep_freed_memory();
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -79,8 +85,10 @@ fn main() -> ExitCode {
         Command::Upgrade(upgrade) => exit(background::upgrade(&upgrade)),
         Command::Umount(umount) => exit(unmount::unmount(&umount)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "curve-fuse", &mut io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+            console::text(&script);
+            exit(Ok::<_, Infallible>(()))
         }
     }
 }
@@ -97,14 +105,10 @@ fn as_helper(args: &[OsString]) -> ExitCode {
 }
 
 fn exit(result: Result<(), impl Display>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed("curve-fuse", &error, 1),
-    }
+    console::exit(NAME, result)
 }
 
 fn failed(program: &str, error: &impl Display, code: u8) -> ExitCode {
-    // Nothing can be done if standard error is gone, too.
-    let _ = writeln!(io::stderr(), "{program}: {error}");
+    say_error!("{program}: {error}");
     ExitCode::from(code)
 }

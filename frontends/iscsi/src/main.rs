@@ -1,13 +1,17 @@
 //! `curve-iscsi`: serves volumes to iSCSI initiators.
 
+// They panic if nobody reads; `say!` and `say_error!` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod daemon;
 mod targets;
 
-use std::io::{self, Write};
+use std::convert::Infallible;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use curve_telemetry::console;
 
 use cli::{Cli, Command};
 
@@ -15,19 +19,16 @@ use cli::{Cli, Command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const NAME: &str = "curve-iscsi";
+
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(serve) => match daemon::serve(&serve) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                // Nothing can be done if standard error is gone, too.
-                let _ = writeln!(io::stderr(), "curve-iscsi: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Serve(serve) => console::exit(NAME, daemon::serve(&serve)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "curve-iscsi", &mut io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+            console::text(&script);
+            console::exit(NAME, Ok::<_, Infallible>(()))
         }
     }
 }

@@ -1,16 +1,20 @@
 //! `curve-nbd`: serves volumes to NBD clients, and to the kernel.
 
+// They panic if nobody reads; `say!` and `say_error!` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod attach;
 mod cli;
 mod daemon;
 mod keep;
 mod map;
 
+use std::convert::Infallible;
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use curve_telemetry::console;
 
 use cli::{Cli, Command};
 
@@ -18,6 +22,8 @@ use cli::{Cli, Command};
 /// cost a third of the CPU of a 1 MiB request.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const NAME: &str = "curve-nbd";
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -29,19 +35,14 @@ fn main() -> ExitCode {
         Command::Keep(what) => keep::keep(&what),
         Command::Attach(what) => attach::attach(&what),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "curve-nbd", &mut io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+            console::text(&script);
+            exit(Ok::<_, Infallible>(()))
         }
     }
 }
 
 fn exit(result: Result<(), impl Display>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing can be done if standard error is gone, too.
-            let _ = writeln!(io::stderr(), "curve-nbd: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    console::exit(NAME, result)
 }

@@ -10,6 +10,7 @@ use curve_nbd::kernel::curvetab::{self, TabError};
 use curve_nbd::kernel::driver::{Driver, DriverError};
 use curve_nbd::kernel::mapping::{Mapping, OnTimeout, Record, Registry};
 use curve_nbd::kernel::sysfs;
+use curve_telemetry::{say, say_error};
 use curve_types::ByteSize;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -126,7 +127,7 @@ pub fn map(map: &Map) -> Result<(), MapError> {
         return serve_here(&mapping, map.takeover);
     }
     let device = start(&mapping, false, map.takeover)?;
-    println!("{device}");
+    say!("{device}");
     if map.persist {
         // The device of today is the one of tomorrow, so that /etc/fstab can name it.
         mapping.index = sysfs::index_of(&device);
@@ -179,7 +180,7 @@ fn map_all() -> Result<(), MapError> {
         |mapping| mapping.path.clone(),
         |mapping| {
             let device = start(mapping, false, false)?;
-            println!("{device} {}", mapping.path);
+            say!("{device} {}", mapping.path);
             Ok(())
         },
     )
@@ -195,7 +196,7 @@ fn each<T>(
     for one in all {
         if let Err(error) = act(one) {
             failed += 1;
-            eprintln!("curve-nbd: {}: {error}", name(one));
+            say_error!("curve-nbd: {}: {error}", name(one));
         }
     }
     if failed == 0 { Ok(()) } else { Err(MapError::Some(failed, all.len())) }
@@ -275,9 +276,11 @@ pub fn unmap(unmap: &Unmap) -> Result<(), MapError> {
 
 fn unmap_one(record: &Record, unmap: &Unmap) -> Result<(), MapError> {
     let (index, device) = (record.index(), sysfs::device_of(record.index()));
-    let users = sysfs::users(index);
-    if !users.is_empty() && !unmap.force {
-        return Err(MapError::InUse { device, users });
+    if !unmap.force {
+        let users = sysfs::users(index).map_err(system("what uses the device"))?;
+        if !users.is_empty() {
+            return Err(MapError::InUse { device, users });
+        }
     }
     let mut driver = Driver::open()?;
     // Without its record the process does not attach the device again.
@@ -327,7 +330,7 @@ fn take_over_one(record: &Record) -> Result<(), MapError> {
         wait_for_end(record)?;
     }
     start(&record.mapping, true, false)?;
-    println!("{device} {}", record.mapping.path);
+    say!("{device} {}", record.mapping.path);
     Ok(())
 }
 
@@ -359,7 +362,7 @@ fn shown(record: Record) -> Shown {
             (true, false) => "waiting",
         },
         pid: served.then_some(record.pid),
-        users: sysfs::users(index),
+        users: sysfs::users(index).unwrap_or_else(|error| vec![format!("it cannot be told: {error}")]),
         read_only: record.mapping.read_only,
         shared: record.mapping.shared,
         block_size: record.mapping.block,

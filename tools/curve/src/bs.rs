@@ -5,6 +5,7 @@ mod holders;
 use std::path::Path;
 
 use curve_client::mds::{Entry, Holder, VolumeRecord};
+use curve_telemetry::{say, say_error};
 use curve_types::ByteSize;
 use serde_json::{Value, json};
 
@@ -54,7 +55,7 @@ fn done(
     if json {
         output::json(&value)
     } else {
-        println!("{text}")
+        say!("{text}")
     }
     Ok(())
 }
@@ -62,7 +63,7 @@ fn done(
 async fn create(api: &Api, path: &str, size: ByteSize, json: bool) -> Result<(), Failure> {
     let created = api.mds().create_volume(path, size.0).await.map_err(|error| mds_failure(&error))?;
     if let Some(warning) = &created.warning {
-        eprintln!("warning: {warning}");
+        say_error!("warning: {warning}");
     }
     done(Ok(()), json, || {
         let text = format!("created {path}: {}, {size}", created.volume.id);
@@ -77,19 +78,19 @@ async fn stat(api: &Api, path: &str, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let Some(volume) = &entry.volume else {
-        println!("{path}: directory");
+        say!("{path}: directory");
         return Ok(());
     };
     let allocated = u64::from(volume.segments_allocated) * volume.geometry.segment_bytes();
-    println!("{path}: volume {}", volume.id);
-    println!("  size       {} ({} bytes)", ByteSize(volume.size), volume.size);
-    println!("  allocated  {} in {} segments", ByteSize(allocated), volume.segments_allocated);
-    println!("  epoch      {}", volume.epoch.get());
+    say!("{path}: volume {}", volume.id);
+    say!("  size       {} ({} bytes)", ByteSize(volume.size), volume.size);
+    say!("  allocated  {} in {} segments", ByteSize(allocated), volume.segments_allocated);
+    say!("  epoch      {}", volume.epoch.get());
     if entry.holders.is_empty() {
-        println!("  open by    nobody");
+        say!("  open by    nobody");
     }
     for holder in &entry.holders {
-        println!("  open by    {holder}, {}", holder.mode.name());
+        say!("  open by    {holder}, {}", holder.mode.name());
     }
     Ok(())
 }

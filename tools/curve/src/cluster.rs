@@ -7,6 +7,7 @@ use std::path::Path;
 use curve_client::mds::{
     ChunkserverInfo, ChunkserverState, ClusterStatus, CopysetHealth, CopysetInfo, HealthLevel,
 };
+use curve_telemetry::say;
 use curve_types::{ByteSize, NodeId};
 use serde_json::{Value, json};
 
@@ -71,40 +72,40 @@ async fn remove(api: &Api, node: NodeId, destroy: DestroyArgs) -> Result<(), Fai
         node.get()
     );
     if destroy.dry_run {
-        println!("would: {what}");
+        say!("would: {what}");
         return Ok(());
     }
     confirm(&what, &node.get().to_string(), destroy.yes)?;
     api.mds().remove_chunkserver(node).await.map_err(|error| mds_failure(&error))?;
-    println!("chunkserver {} is being removed; `curve cluster chunkservers` shows the progress", node.get());
+    say!("chunkserver {} is being removed; `curve cluster chunkservers` shows the progress", node.get());
     Ok(())
 }
 
 fn print_status(status: &ClusterStatus) {
-    println!("health: {}", level_name(status.level));
+    say!("health: {}", level_name(status.level));
     for item in &status.health {
-        println!("  {} {}: {}", level_name(item.level), item.code, item.summary);
-        println!("    cause:  {}", item.cause);
-        println!("    remedy: {}", item.remedy);
+        say!("  {} {}: {}", level_name(item.level), item.code, item.summary);
+        say!("    cause:  {}", item.cause);
+        say!("    remedy: {}", item.remedy);
     }
-    println!("cluster: {}", status.cluster);
+    say!("cluster: {}", status.cluster);
     let leader =
         status.mds.iter().find(|member| member.leader).map_or("none", |member| member.address.as_str());
     let up = status.mds.iter().filter(|member| member.up).count();
-    println!("MDSs: {up} of {} up, leader {leader}", status.mds.len());
-    println!("chunkservers: {} of {} up", status.chunkservers_up, status.chunkservers);
-    println!("copysets: {} of {} with all replicas up", status.copysets_ok, status.copysets);
-    println!("disks: {} free of {}", ByteSize(status.free_bytes), ByteSize(status.total_bytes));
+    say!("MDSs: {up} of {} up, leader {leader}", status.mds.len());
+    say!("chunkservers: {} of {} up", status.chunkservers_up, status.chunkservers);
+    say!("copysets: {} of {} with all replicas up", status.copysets_ok, status.copysets);
+    say!("disks: {} free of {}", ByteSize(status.free_bytes), ByteSize(status.total_bytes));
     let (sizes, allocated) = (ByteSize(status.volume_bytes), ByteSize(status.allocated_bytes));
-    println!("volumes: {}, {sizes} in all, {allocated} allocated; {} open", status.volumes, status.sessions);
+    say!("volumes: {}, {sizes} in all, {allocated} allocated; {} open", status.volumes, status.sessions);
     let fs = &status.fs;
     if fs.metaservers > 0 {
-        println!("metaservers: {} of {} up", fs.metaservers_up, fs.metaservers);
-        println!("partitions: {} of {} with all replicas up", fs.partitions_ok, fs.partitions);
-        println!("file systems: {}; {} mounts", fs.file_systems, fs.mounts);
+        say!("metaservers: {} of {} up", fs.metaservers_up, fs.metaservers);
+        say!("partitions: {} of {} with all replicas up", fs.partitions_ok, fs.partitions);
+        say!("file systems: {}; {} mounts", fs.file_systems, fs.mounts);
     }
     if status.volumes_deleting > 0 {
-        println!("being deleted: {} volumes", status.volumes_deleting);
+        say!("being deleted: {} volumes", status.volumes_deleting);
     }
 }
 

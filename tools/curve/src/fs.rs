@@ -18,6 +18,7 @@ use curve_proto::pb::fs::{
     FsCreate, FsEmpty, FsEvict, FsGetPartitions, FsMountInfo, FsName, FsPartitions, FsRecord, FsSetKeys,
     S3Backend,
 };
+use curve_telemetry::say;
 use curve_types::HumanDuration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -83,7 +84,7 @@ async fn of_mount(config: Option<&Path>, command: MountedCommand) -> Result<(), 
 }
 
 fn done(json: bool, text: &str, value: Value) {
-    if json { output::json(&value) } else { println!("{text}") }
+    if json { output::json(&value) } else { say!("{text}") }
 }
 
 /// The failure for an answer to another question.

@@ -5,6 +5,7 @@ mod listings;
 use std::path::Path;
 
 use curve_client::mds::{IscsiAccess, IscsiAuth, IscsiEdit, IscsiSecrets, IscsiTarget, MdsError};
+use curve_telemetry::say;
 use serde_json::{Value, json};
 
 use crate::api::{Api, mds_failure};
@@ -56,7 +57,7 @@ async fn edit(api: &Api, edit: IscsiEdit) -> Result<(), Failure> {
 
 /// Says what was done.
 fn done(json: bool, text: &str, value: Value) {
-    if json { output::json(&value) } else { println!("{text}") }
+    if json { output::json(&value) } else { say!("{text}") }
 }
 
 /// A change that takes something away from initiators: asked for first.
@@ -203,8 +204,8 @@ async fn acl(api: &Api, command: AclCommand) -> Result<(), Failure> {
             let names = listings::initiators(&find(api, &target).await?.access);
             match json {
                 true => output::json(&names),
-                false if names.is_empty() => println!("nobody"),
-                false => names.iter().for_each(|name| println!("{name}")),
+                false if names.is_empty() => say!("nobody"),
+                false => names.iter().for_each(|name| say!("{name}")),
             }
             Ok(())
         }

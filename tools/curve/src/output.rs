@@ -2,11 +2,12 @@
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use curve_telemetry::say;
 use serde::Serialize;
 
 /// Prints a value as JSON.
 pub fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("our own types are always representable"));
+    say!("{}", serde_json::to_string_pretty(value).expect("our own types are always representable"));
 }
 
 /// Prints rows below a header, aligned, without lines.
@@ -19,5 +20,5 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    println!("{}", table.trim_fmt());
+    say!("{}", table.trim_fmt());
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use curve_telemetry::say_error;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// What is waited for, on standard error. Removed when dropped.
@@ -32,7 +33,7 @@ impl Progress {
         self.said = what.to_owned();
         match &self.spinner {
             Some(bar) => bar.set_message(what.to_owned()),
-            None => eprintln!("waiting: {what}"),
+            None => say_error!("waiting: {what}"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use curve_telemetry::{console, say, say_error};
 
 use crate::cli::{Cli, Command, NamesArg, PlaygroundCommand};
 use crate::failure::{CODES, Code, Failure};
@@ -13,13 +14,18 @@ use crate::{bs, cluster, fs, iscsi, playground, serve};
 pub fn run_command_line() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.wants_json();
-    match run(cli) {
+    let written = || {
+        console::finish().map_err(|error| {
+            Failure::new(Code::Environment, "cannot write to standard output").because(error)
+        })
+    };
+    match run(cli).and_then(|()| written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if json {
-                eprintln!("{}", failure.to_json());
+                say_error!("{}", failure.to_json());
             } else {
-                eprintln!("curve: {failure}");
+                say_error!("curve: {failure}");
             }
             ExitCode::from(failure.code.exit())
         }
@@ -37,7 +43,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(args) => on_one_thread(cluster::run(config, args.command)),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "curve", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "curve", &mut script);
+            console::text(&script);
             Ok(())
         }
     }
@@ -79,7 +87,7 @@ fn on_one_thread(command: impl Future<Output = Result<(), Failure>>) -> Result<(
 
 fn explain(code: Option<&str>) -> Result<(), Failure> {
     if let Some((code, meaning)) = code.and_then(|code| Some((code, fs::finding_meaning(code)?))) {
-        println!("{} (finding): {meaning}", code.to_ascii_uppercase());
+        say!("{} (finding): {meaning}", code.to_ascii_uppercase());
         return Ok(());
     }
     let wanted: Vec<Code> = match code {
@@ -94,11 +102,11 @@ fn explain(code: Option<&str>) -> Result<(), Failure> {
         }
     };
     for code in wanted {
-        println!("{} (exit {}): {}", code.name(), code.exit(), code.meaning());
+        say!("{} (exit {}): {}", code.name(), code.exit(), code.meaning());
     }
     if code.is_none() {
-        println!("\nFindings of `curve fs doctor`:");
-        fs::FINDINGS.iter().for_each(|(code, meaning)| println!("{code}: {meaning}"));
+        say!("\nFindings of `curve fs doctor`:");
+        fs::FINDINGS.iter().for_each(|(code, meaning)| say!("{code}: {meaning}"));
     }
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! The command line as a user meets it: what it says when something is wrong, and with which exit status.
 
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn curve(dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_curve"))
-        .args(arguments)
-        .current_dir(dir)
-        .env_remove("CURVE_MDS")
-        .env_remove("CURVE_CONFIG")
-        .output()
-        .expect("the binary runs")
+    saying(dir, arguments, Stdio::piped())
+}
+
+fn saying(dir: &Path, arguments: &[&str], to: Stdio) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_curve"));
+    command.args(arguments).current_dir(dir).env_remove("CURVE_MDS").env_remove("CURVE_CONFIG").stdout(to);
+    let child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+    child.wait_with_output().expect("it ends")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -154,5 +156,20 @@ fn completion_knows_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let output = curve(dir.path(), &["completion", shell]);
         assert!(output.status.success() && text(&output.stdout).contains("playground"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is_one() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for arguments in [&["explain"][..], &["completion", "bash"]] {
+        let (_, unread) = std::io::pipe().expect("a pipe");
+        let output = saying(dir.path(), arguments, unread.into());
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{arguments:?}");
+        let full = File::options().write(true).open("/dev/full").expect("a full disk");
+        let output = saying(dir.path(), arguments, full.into());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(10), "{said}");
+        assert!(said.contains("standard output") && said.contains("No space"), "{said}");
     }
 }

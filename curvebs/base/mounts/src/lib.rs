@@ -32,7 +32,7 @@ impl Mount {
 
 /// All mounts, in the order in which they cover each other.
 pub fn all() -> io::Result<Vec<Mount>> {
-    Ok(parse(&fs::read_to_string(TABLE)?))
+    Ok(parse(&fs::read(TABLE)?))
 }
 
 /// The mount at a directory that is seen there.
@@ -46,29 +46,29 @@ pub fn around<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     around.max_by_key(|mount| mount.point.components().count())
 }
 
-/// The mounts of a table's text. Pure; lines that are none are left out.
-pub fn parse(table: &str) -> Vec<Mount> {
-    table.lines().filter_map(mount).collect()
+/// The mounts of a table's text, whose names may be any bytes. Pure; lines that are none are left out.
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
 
-fn mount(line: &str) -> Option<Mount> {
+fn mount(line: &[u8]) -> Option<Mount> {
     // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-    let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(2);
-    let (device, point) = (left.next()?, left.nth(1)?);
-    let mut right = right.split(' ');
-    let (kind, source) = (right.next()?, right.next()?);
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let (device, point) = (words.next()?, words.nth(1)?);
+    words.find(|word| *word == b"-")?;
+    let (kind, source) = (words.next()?, words.next()?);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some(Mount {
-        device: device.to_owned(),
+        device: text(device),
         point: PathBuf::from(OsString::from_vec(unescape(point))),
-        kind: kind.to_owned(),
-        source: String::from_utf8_lossy(&unescape(source)).into_owned(),
+        kind: text(kind),
+        source: text(&unescape(source)),
     })
 }
 
 /// Blanks, tabs, newlines and backslashes are `\ooo`.
-fn unescape(text: &str) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text);
     while let Some((&first, after)) = rest.split_first() {
         let octal =
             after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
@@ -88,29 +88,35 @@ fn unescape(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const TEXT: &str = "\
+    const TEXT: &[u8] = b"\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 40 22 0:35 / /mnt/a\\040b rw,nosuid shared:2 master:3 - fuse.curvefs data rw,user_id=0
 41 40 0:36 / /mnt/a\\040b/tmp rw - tmpfs tmpfs rw
 42 22 0:37 / /mnt/c rw - fuse.curvefs da\\134ta rw
 43 22 0:38 / /mnt/c rw - tmpfs tmpfs rw
+44 22 0:39 / /mnt/\xff rw - fuse.curvefs d rw
 broken line
 ";
 
     #[test]
     fn lines_are_read_and_what_is_covered_is_not_seen() {
         let mounts = parse(TEXT);
-        assert_eq!(mounts.len(), 5);
+        assert_eq!(mounts.len(), 6);
         assert_eq!((mounts[1].device.as_str(), &*mounts[1].point), ("0:35", Path::new("/mnt/a b")));
         assert_eq!(at(&mounts, Path::new("/mnt/a b")).unwrap().source, "data");
         let covered = at(&mounts, Path::new("/mnt/c")).unwrap();
         assert!(!covered.is_curvefs(), "something else is mounted over it");
         assert_eq!(at(&mounts[..4], Path::new("/mnt/c")).unwrap().source, "da\\ta");
         assert_eq!(at(&mounts, Path::new("/mnt/a")), None);
+        let not_utf8 = Path::new(OsStr::from_bytes(b"/mnt/\xff"));
+        assert!(at(&mounts, not_utf8).unwrap().is_curvefs());
     }
 
     #[test]
@@ -138,7 +144,7 @@ broken line
     proptest! {
         #[test]
         fn no_text_panics(text in "[ 0-9:/a-z\\\\é\n-]{0,80}") {
-            let _ = parse(&text);
+            let _ = parse(text.as_bytes());
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Logging, metrics registry, /metrics and /healthz, named health codes.
+//! Logging, metrics registry, /metrics and /healthz, named health codes; what commands say to whoever runs them.
 //!
 //! Code counts with the macros of the `metrics` crate and logs with those of `tracing`; this crate decides where both
 //! go. Every daemon calls `init_logging`, then `serve_http`.
 
+pub mod console;
 mod health;
 mod http;
 mod logging;

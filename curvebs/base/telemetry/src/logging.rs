@@ -1,7 +1,11 @@
 //! Where log lines go and which are written.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
@@ -29,16 +33,67 @@ pub enum LoggingError {
 /// What is logged when nothing is asked for.
 const DEFAULT_FILTER: &str = "info";
 
-/// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`.
+/// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`. A daemon goes on without its
+/// log if that cannot be written, because its disk is full or its reader is gone or does not read: see [`Lossy`].
 pub fn init_logging() -> Result<(), LoggingError> {
     let value = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_FILTER.to_owned());
     let filter = parse_filter(&value)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy { out: Unwaiting(io::stderr().lock()), lost: &LINES_LOST })
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|_| LoggingError::AlreadySet)
+}
+
+/// Lines that could not be written since the last one that could.
+static LINES_LOST: AtomicU64 = AtomicU64::new(0);
+
+/// A log whose writes never fail. Lines that cannot be written are counted (`curve_telemetry_log_lines_lost_total`), and said to be
+/// missing once lines can be written again.
+struct Lossy<'a, W> {
+    out: W,
+    lost: &'a AtomicU64,
+}
+
+impl<W: Write> Write for Lossy<'_, W> {
+    /// A line, whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        // The last line may have been written in part.
+        let missing = || format!("\n{lost} lines of this log could not be written\n");
+        let said = if lost == 0 { Ok(()) } else { self.out.write_all(missing().as_bytes()) };
+        if said.and_then(|()| self.out.write_all(line)).is_err() {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+            metrics::counter!("curve_telemetry_log_lines_lost_total").increment(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file, pipe, socket or terminal that is only written to if that does not wait for who reads there: otherwise an error,
+/// `WouldBlock`.
+struct Unwaiting<F>(F);
+
+/// A pipe is ready if it takes so much without waiting. Source: pipe(7), `PIPE_BUF`.
+const AT_ONCE: usize = 4096;
+
+impl<F: Write + AsFd> Write for Unwaiting<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut files = [PollFd::new(&self.0, PollFlags::OUT)];
+        if poll(&mut files, Some(&Timespec::default()))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.write(&bytes[..bytes.len().min(AT_ONCE)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn parse_filter(value: &str) -> Result<EnvFilter, LoggingError> {
@@ -50,6 +105,59 @@ fn parse_filter(value: &str) -> Result<EnvFilter, LoggingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes so many bytes, then no more.
+    struct Disk<'a> {
+        free: usize,
+        holds: &'a mut Vec<u8>,
+    }
+
+    impl Write for Disk<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.free);
+            self.free -= taken;
+            self.holds.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_said_to_be_missing() {
+        let (lost, mut holds) = (AtomicU64::new(0), Vec::new());
+        let mut log = |free: usize, line: &str| {
+            let mut log = Lossy { out: Disk { free, holds: &mut holds }, lost: &lost };
+            log.write_all(line.as_bytes()).expect("a log's writes never fail");
+        };
+        log(100, "one\n");
+        log(2, "two\n");
+        log(0, "three\n");
+        log(10, "four\n"); // Not even that lines are missing.
+        log(100, "five\n");
+        log(100, "six\n");
+        let text = String::from_utf8(holds).unwrap();
+        assert_eq!(text, "one\ntw\n2 lines o\n3 lines of this log could not be written\nfive\nsix\n");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_is_not_waited_for() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let (lost, mut writer) = (AtomicU64::new(0), Some(writer));
+        let line = [b'x'; 10_000];
+        for _ in 0..20 {
+            let mut log = Lossy { out: Unwaiting(writer.take().unwrap()), lost: &lost };
+            log.write_all(&line).expect("a log's writes never fail");
+            writer = Some(log.out.0);
+        }
+        // Linux's pipes hold 16 pages, and what was written in one piece lies in one page. Source: pipe(7).
+        assert!((10..=16).contains(&lost.load(Ordering::Relaxed)), "{lost:?}");
+        drop(writer);
+        let read = io::copy(&mut reader, &mut io::sink()).expect("read");
+        assert!((40 << 10..=64 << 10).contains(&read), "{read}");
+    }
 
     #[test]
     fn a_bad_filter_is_explained() {

@@ -49,24 +49,28 @@ pub fn set_io_timeout(index: u32) -> io::Result<()> {
     fs::write(block(index).join("queue/io_timeout"), IO_TIMEOUT.as_millis().to_string())
 }
 
-/// What uses a device, in words; empty if nothing does.
-pub fn users(index: u32) -> Vec<String> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+/// What uses a device, in words; empty if nothing does. An error: it cannot be told.
+pub fn users(index: u32) -> io::Result<Vec<String>> {
     let numbers: Vec<String> = parts(index)
         .iter()
         .filter_map(|part| fs::read_to_string(part.join("dev")).ok())
         .map(|text| text.trim().to_owned())
         .collect();
-    let mounts = curve_mounts::all().unwrap_or_default();
+    let mounts = curve_mounts::all()?;
     let points = mount_points(&mounts, &numbers);
     let mut users: Vec<String> = points.map(|point| format!("mounted at {}", point.display())).collect();
     let name = device_of(index);
-    users.extend(swaps(&read("/proc/swaps"), &name).map(|device| format!("{device} is swap space")));
+    let swap = match fs::read_to_string("/proc/swaps") {
+        // A kernel without swap space has no such file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        other => other?,
+    };
+    users.extend(swaps(&swap, &name).map(|device| format!("{device} is swap space")));
     for part in parts(index) {
         let holders = fs::read_dir(part.join("holders")).into_iter().flatten().flatten();
         users.extend(holders.map(|holder| format!("used by {}", holder.file_name().display())));
     }
-    users
+    Ok(users)
 }
 
 /// The device and its partitions.
@@ -111,7 +115,8 @@ mod tests {
 
     #[test]
     fn mounts_and_swap_space_are_found() {
-        let mountinfo = "22 1 254:0 / / rw - ext4 /dev/vda rw\n40 22 43:0 / /mnt/db rw - ext4 /dev/nbd0 rw\n\
+        let mountinfo =
+            b"22 1 254:0 / / rw - ext4 /dev/vda rw\n40 22 43:0 / /mnt/db rw - ext4 /dev/nbd0 rw\n\
                          41 22 43:1 /sub /mnt/part rw shared:1 - xfs /dev/nbd0p1 rw\n";
         let mounts = curve_mounts::parse(mountinfo);
         let numbers = ["43:0".to_owned(), "43:1".to_owned()];

@@ -1,6 +1,8 @@
 //! The playground itself: process control, idempotence, and errors.
 
+use std::fs::File;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use curve_e2e::turn;
@@ -74,6 +76,45 @@ async fn an_idle_cluster_sends_few_heartbeats() {
             break;
         }
         assert!(Instant::now() < until, "heartbeats a second: {rates:?}");
+    }
+}
+
+/// A full disk below the logs, or a reader of a log that ended or was stopped, stops no server.
+#[tokio::test]
+async fn servers_go_on_when_their_logs_cannot_be_written() {
+    let _turn = turn("servers_go_on_when_their_logs_cannot_be_written").await;
+    let options = PlaygroundOptions { more: vec!["--fs".into()], ..PlaygroundOptions::default() };
+    let playground = Playground::start(options).await.expect("it starts");
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").expect("a full disk"));
+    let (ended, stopped) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+    let mut servers = Vec::new();
+    for (role, log) in
+        [("mds", full()), ("chunkserver", stopped.1.into()), ("metaserver", full()), ("s3", ended.1.into())]
+    {
+        let name = format!("{role}-1");
+        playground.kill(&name).await.expect("killed");
+        let config = playground.dir().join(format!("etc/{name}.toml"));
+        let mut server = tokio::process::Command::new(binary("curve"));
+        server.args(["serve", role, "--config"]).arg(config).env("CURVE_LOG", "trace").stderr(log);
+        servers.push((name, server.kill_on_drop(true).spawn().expect("it starts")));
+    }
+    drop(ended.0);
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut silent = Vec::new();
+        for (name, server) in &mut servers {
+            assert_eq!(server.try_wait().expect("a child"), None, "{name} ended");
+            match playground.metric(name, "curve_telemetry_log_lines_lost_total").await {
+                Ok(Some(lines)) if lines > 0.0 => {}
+                other => silent.push(format!("{name}: {other:?}")),
+            }
+        }
+        let status = playground.json(&["cluster", "status"]).await;
+        if silent.is_empty() && status.as_ref().is_ok_and(|status| status["health"] == "OK") {
+            break;
+        }
+        assert!(Instant::now() < until, "{silent:?} {status:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use curve_client::mds::Holder;
+use curve_telemetry::say;
 use curve_types::{ClientId, HumanDuration};
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ pub async fn list(api: &Api, path: &str, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if holders.is_empty() {
-        println!("nobody holds {path}");
+        say!("nobody holds {path}");
         return Ok(());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,6 +4,7 @@ use curve_client::mds::MdsError;
 use curve_proto::pb::fs::fs_request::Op;
 use curve_proto::pb::fs::fs_response::Result as Answer;
 use curve_proto::pb::fs::{FsEmpty, MetaRemove, Metaserver, MetaserverState};
+use curve_telemetry::say;
 use curve_types::ByteSize;
 use serde_json::{Value, json};
 
@@ -58,13 +59,13 @@ pub(super) async fn remove(api: &Api, node: u64, destroy: DestroyArgs) -> Result
         found.partitions, found.address
     );
     if destroy.dry_run {
-        println!("would: {what}");
+        say!("would: {what}");
         return Ok(());
     }
     confirm(&what, &node.to_string(), destroy.yes)?;
     let removed = api.mds().fs(Op::RemoveMetaserver(MetaRemove { node })).await;
     removed.map_err(|error| mds_failure(&error))?;
-    println!("metaserver {node} is being removed; `curve cluster metaservers` shows the progress");
+    say!("metaserver {node} is being removed; `curve cluster metaservers` shows the progress");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod system;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curve_telemetry::say;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport};
 use rustix::io::Errno;
 use serde_json::json;
@@ -43,12 +44,12 @@ fn tell(subject: &str, report: &HealthReport, json: bool) {
         output::json(&json!({ "subject": subject, "level": report.level, "items": report.items }));
         return;
     }
-    println!("{subject}: {}", report.level);
+    say!("{subject}: {}", report.level);
     for item in &report.items {
-        println!("  {:<4} {:<22} {}", item.level, item.code, item.summary);
+        say!("  {:<4} {:<22} {}", item.level, item.code, item.summary);
         if item.level != HealthLevel::Ok {
-            println!("       cause:  {}", item.cause);
-            println!("       remedy: {}", item.remedy);
+            say!("       cause:  {}", item.cause);
+            say!("       remedy: {}", item.remedy);
         }
     }
 }

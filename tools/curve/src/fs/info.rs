@@ -7,6 +7,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use curve_telemetry::say;
 use curve_types::ByteSize;
 use serde_json::{Value, json};
 
@@ -110,8 +111,8 @@ impl<'a> Info<'a> {
 
     fn print(&self) {
         let metadata = &self.metadata;
-        println!("{}", self.path.display());
-        println!(
+        say!("{}", self.path.display());
+        say!(
             "  file system  {} ({} at {})",
             self.mount.text("file_system"),
             self.mount.text("mount"),
@@ -121,12 +122,8 @@ impl<'a> Info<'a> {
             Some(node) => format!(", led by metaserver {node} at {}", self.place.text("leader_address")),
             None => String::new(),
         };
-        println!(
-            "  inode        {:#x} in partition {}{leader}",
-            self.number("inode"),
-            self.number("partition")
-        );
-        println!(
+        say!("  inode        {:#x} in partition {}{leader}", self.number("inode"), self.number("partition"));
+        say!(
             "  type         {}, mode {:04o}, {} links, owner {}:{}",
             self.kind(),
             metadata.mode() & 0o7777,
@@ -135,16 +132,16 @@ impl<'a> Info<'a> {
             metadata.gid()
         );
         if let Some((own, all)) = self.usage {
-            println!(
+            say!(
                 "  below it     {} files, {} directories, {} ({} bytes)",
                 all.files,
                 all.directories,
                 ByteSize(all.bytes),
                 all.bytes
             );
-            println!("  in it        {} files, {} directories", own.files, own.directories);
+            say!("  in it        {} files, {} directories", own.files, own.directories);
         } else {
-            println!(
+            say!(
                 "  size         {} ({} bytes), {} allocated, {} not stored yet",
                 ByteSize(metadata.len()),
                 metadata.len(),
@@ -161,7 +158,7 @@ impl<'a> Info<'a> {
         let chunk_bytes = self.number("chunk_bytes").max(1);
         let of = |kind: Kind| found.ranges.iter().filter(move |range| range.kind() == kind);
         let bytes = |kind| ByteSize(of(kind).map(|range| range.len).sum());
-        println!(
+        say!(
             "  ranges       {} in objects ({}), {} holes ({}), {} never written ({})",
             of(Kind::Data).count(),
             bytes(Kind::Data),
@@ -176,7 +173,7 @@ impl<'a> Info<'a> {
             output::table(&header, found.ranges.iter().map(|range| range.row(chunk_bytes)));
         }
         if let Some(next) = found.next {
-            println!("  more follow: --offset {next}");
+            say!("  more follow: --offset {next}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use curve_proto::pb::fs::{
     FsMountInfo, FsPartition, FsPartitions, FsRecord, FsUsage, MountState, PartitionHealth, S3Backend,
 };
+use curve_telemetry::say;
 use curve_types::{ByteSize, HumanDuration};
 use serde_json::{Value, json};
 
@@ -86,15 +87,15 @@ pub(super) fn file_system(record: &FsRecord, partitions: &FsPartitions, json: bo
         return;
     }
     let (s3, usage) = parts(record);
-    println!("{}: file system {}, {}", record.name, record.id, state(record));
-    println!("  files        {}", usage.files);
-    println!("  directories  {}", usage.directories);
-    println!("  bytes        {} ({})", ByteSize(usage.bytes), usage.bytes);
-    println!("  mounts       {}", record.mounts);
-    println!("  store        {} (region {}, access key {})", s3.endpoint, s3.region, s3.access_key);
-    println!("  buckets      {}", s3.buckets.join(", "));
-    println!("  objects      {} at most", ByteSize(s3.object_bytes.into()));
-    println!("  created      {} ago", since(record.created_at_ms));
+    say!("{}: file system {}, {}", record.name, record.id, state(record));
+    say!("  files        {}", usage.files);
+    say!("  directories  {}", usage.directories);
+    say!("  bytes        {} ({})", ByteSize(usage.bytes), usage.bytes);
+    say!("  mounts       {}", record.mounts);
+    say!("  store        {} (region {}, access key {})", s3.endpoint, s3.region, s3.access_key);
+    say!("  buckets      {}", s3.buckets.join(", "));
+    say!("  objects      {} at most", ByteSize(s3.object_bytes.into()));
+    say!("  created      {} ago", since(record.created_at_ms));
     let rows = partitions.partitions.iter().map(|partition| {
         let members = partition.members.iter().map(|member| match member.up {
             true => member.node.to_string(),
@@ -181,7 +182,7 @@ pub(super) fn mounts(mounts: &[FsMountInfo], systems: &[FsRecord], json: bool) {
         return;
     }
     if mounts.is_empty() {
-        println!("nothing is mounted");
+        say!("nothing is mounted");
         return;
     }
     let rows = mounts.iter().map(|mount| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use curve_client::mds::{ANY_INITIATOR, IscsiAccess, IscsiListing, IscsiReservation, IscsiTarget};
 use curve_scsi::reservations::format::decode_state;
 use curve_scsi::reservations::{Registrant, ReservationKind, State};
+use curve_telemetry::say;
 use curve_types::HumanDuration;
 use serde_json::{Value, json};
 
@@ -62,7 +63,7 @@ pub(super) fn targets(targets: &[IscsiTarget], json: bool) {
         return output::json(&targets.iter().map(target_json).collect::<Vec<_>>());
     }
     if targets.is_empty() {
-        println!("no targets; `curve iscsi target create IQN` makes one");
+        say!("no targets; `curve iscsi target create IQN` makes one");
     }
     for target in targets {
         let auth = match &target.auth {
@@ -76,10 +77,10 @@ pub(super) fn targets(targets: &[IscsiTarget], json: bool) {
             IscsiAccess::Any => "any initiator".to_owned(),
             IscsiAccess::Listed(names) => format!("{} initiators", names.len()),
         };
-        println!("{} ({who}, {auth})", target.name);
+        say!("{} ({who}, {auth})", target.name);
         for lun in &target.luns {
             let read_only = if lun.read_only { ", read-only" } else { "" };
-            println!("  {:>5}  {}  {}-byte blocks{read_only}", lun.number, lun.path, lun.block_bytes);
+            say!("  {:>5}  {}  {}-byte blocks{read_only}", lun.number, lun.path, lun.block_bytes);
         }
     }
 }

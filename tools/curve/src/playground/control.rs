@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use curve_telemetry::{say, say_error};
 use rustix::process::Signal;
 
 use crate::failure::{Code, Failure};
@@ -23,7 +24,7 @@ pub async fn stop(dir: &Path, names: &[String], timeout: Duration) -> Result<(),
     members.sort_by_key(|member| std::cmp::Reverse(member.name));
     stop_members(&layout, &members, timeout).await?;
     for member in &members {
-        println!("{} stopped", member.name);
+        say!("{} stopped", member.name);
     }
     Ok(())
 }
@@ -44,7 +45,7 @@ pub async fn kill(dir: &Path, names: &[String], all: bool) -> Result<(), Failure
     }
     for member in &members {
         process::forget(&layout, member.name)?;
-        println!("{} killed", member.name);
+        say!("{} killed", member.name);
     }
     Ok(())
 }
@@ -96,7 +97,7 @@ pub async fn restart(dir: &Path, names: &[String], all: bool, how: Restart) -> R
         None => wait::until_answering(&layout, &members, limit).await?,
     }
     for member in &members {
-        println!("{} restarted", member.name);
+        say!("{} restarted", member.name);
     }
     Ok(())
 }
@@ -120,7 +121,7 @@ pub(super) async fn stop_members(
         }
         for (name, process) in running {
             if !process.wait_gone(timeout).await {
-                eprintln!("{name} did not stop within {} s; killing it", timeout.as_secs());
+                say_error!("{name} did not stop within {} s; killing it", timeout.as_secs());
                 process.signal(Signal::KILL)?;
                 wait_killed(&process).await?;
             }
@@ -152,7 +153,7 @@ fn signal_all(dir: &Path, names: &[String], all: bool, signal: Signal, done: &st
             ))
         })?;
         process.signal(signal)?;
-        println!("{} {done}", member.name);
+        say!("{} {done}", member.name);
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use curve_telemetry::say;
+
 use crate::cli::NbdArgs;
 use crate::failure::{Code, Failure};
 use crate::playground::layout::Layout;
@@ -28,7 +30,7 @@ pub async fn serve(args: &NbdArgs) -> Result<(), Failure> {
     }
     wait::until_serving(&layout, &member, args.timeout.0).await?;
     for path in &member.paths {
-        println!("ready {}", uri(path, &member.socket));
+        say!("ready {}", uri(path, &member.socket));
     }
     Ok(())
 }

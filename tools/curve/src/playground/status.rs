@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use curve_telemetry::say;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -74,14 +75,14 @@ pub(super) fn print_started(layout: &Layout, plan: &Plan, already: bool) {
     };
     let verb = if already { "already runs" } else { "runs" };
     let config = layout.client_config();
-    println!(
+    say!(
         "playground {verb} in {}: {mds} MDSs, {chunkservers} chunkservers{metaservers}, health OK",
         layout.root().display()
     );
-    println!("client configuration: {}", config.display());
-    println!("try: curve --config {} bs create /demo --size 4GiB", config.display());
+    say!("client configuration: {}", config.display());
+    say!("try: curve --config {} bs create /demo --size 4GiB", config.display());
     if let Some(store) = plan.of(Role::S3).next() {
-        println!(
+        say!(
             "     curve --config {} fs create demo --backend s3 --endpoint http://{} --bucket {S3_BUCKET} \
              --access-key {S3_ACCESS_KEY} --secret-key-file {}",
             config.display(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use curve_telemetry::{say, say_error};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::api;
@@ -30,7 +31,7 @@ pub async fn wait(dir: &Path, timeout: Duration) -> Result<(), Failure> {
     let layout = Layout::existing(dir)?;
     let plan = Plan::load(&layout)?;
     until_healthy(&layout, &plan, timeout).await?;
-    println!("healthy");
+    say!("healthy");
     Ok(())
 }
 
@@ -151,7 +152,7 @@ async fn unhealthy(layout: &Layout, plan: &Plan) -> Option<Missing> {
 }
 
 fn print_log(layout: &Layout, name: MemberName) {
-    eprintln!("--- the end of {} ---", layout.log_file(name).display());
-    eprint!("{}", layout.log_tail(name, LOG_TAIL_LINES));
-    eprintln!("---");
+    say_error!("--- the end of {} ---", layout.log_file(name).display());
+    say_error!("{}", layout.log_tail(name, LOG_TAIL_LINES).trim_end());
+    say_error!("---");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use curve_mounts::Mount;
+use curve_telemetry::say;
 
 use crate::cli::DestroyArgs;
 use crate::confirm::confirm;
@@ -30,7 +31,7 @@ pub async fn wipe(dir: &Path, destroy: DestroyArgs) -> Result<(), Failure> {
             .try_this(format!("curve-fuse umount {at}; with --lazy if its servers are gone")));
     }
     if destroy.dry_run {
-        println!("would: {what}");
+        say!("would: {what}");
         return Ok(());
     }
     confirm(&what, &root, destroy.yes)?;
@@ -50,8 +51,8 @@ pub async fn wipe(dir: &Path, destroy: DestroyArgs) -> Result<(), Failure> {
     }
     drop(lock);
     match fs::remove_dir(layout.root()) {
-        Ok(()) => println!("removed {root}"),
-        Err(_) => println!("removed the playground; {root} holds other files and stays"),
+        Ok(()) => say!("removed {root}"),
+        Err(_) => say!("removed the playground; {root} holds other files and stays"),
     }
     Ok(())
 }
@@ -76,7 +77,7 @@ mod tests {
     #[test]
     fn only_file_systems_below_the_directory_count() {
         let mounts = curve_mounts::parse(
-            "\
+            b"\
 22 1 254:1 / / rw - ext4 /dev/vda1 rw
 40 22 0:35 / /p/gg/mnt rw - fuse.curvefs demo rw
 41 22 0:36 / /p/g/other rw - fuse.sshfs other rw
