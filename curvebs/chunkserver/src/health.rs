@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use curve_chunkstore::ChunkStore;
 use curve_log::Log;
-use curve_multiraft::{GroupState, Role};
+use curve_multiraft::{GroupState, MultiRaft, Role};
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::ByteSize;
 
@@ -20,6 +20,8 @@ pub struct Health {
     pub store: Arc<ChunkStore>,
     /// The shared log.
     pub log: Log,
+    /// The Raft runtime, which knows whether the disk answers.
+    pub raft: Arc<MultiRaft>,
     /// Whether the last heartbeat was answered.
     pub mds_heard: Arc<AtomicBool>,
     /// Counters.
@@ -41,6 +43,17 @@ impl Health {
                 format!("the chunk store has stopped: {failure}"),
                 "The disk failed a write or a sync; what it then holds in memory cannot be trusted.",
                 "Check the disk (dmesg, smartctl). Restart the chunkserver, or replace the disk and rebuild it.",
+            ));
+        }
+        if self.raft.disk_hangs() {
+            items.push(item(
+                HealthLevel::Err,
+                "DISK_HANGS",
+                "the disk does not answer".into(),
+                "Something that was asked of the disk has had no answer for `disk_timeout`. Until it has, other servers lead, and the \
+                 MDSs hear nothing of this one.",
+                "Check the disk and what it hangs on (dmesg, smartctl, iostat). If it stays like this, stop this server: what \
+                 it held is rebuilt on others.",
             ));
         }
         if self.log.failed() {

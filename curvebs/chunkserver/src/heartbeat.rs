@@ -105,10 +105,17 @@ impl HeartbeatLoop {
         let mut failed_before = false;
         loop {
             let sent = Instant::now();
-            let answer = self.api.heartbeat(self.report()).await;
-            self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);
+            // A server whose disk hangs is as good as down, and so it is silent.
+            let answer = match self.host.raft().disk_hangs() {
+                true => None,
+                false => Some(self.api.heartbeat(self.report()).await),
+            };
+            if let Some(answer) = &answer {
+                self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);
+            }
             match answer {
-                Ok(reply) => {
+                None => {}
+                Some(Ok(reply)) => {
                     self.metrics.heartbeats.increment(1);
                     if std::mem::replace(&mut failed_before, false) {
                         tracing::info!("an MDS answers again");
@@ -116,7 +123,7 @@ impl HeartbeatLoop {
                     self.learn(&reply).await;
                     self.start(reply.orders, &mut running, &mut busy);
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     self.metrics.heartbeats_failed.increment(1);
                     if !std::mem::replace(&mut failed_before, true) {
                         tracing::warn!(%error, "no MDS answers heartbeats; open volumes are not affected");

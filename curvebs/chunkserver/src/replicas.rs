@@ -72,6 +72,11 @@ impl ReplicaHost {
         Self { store, log, raft, table, metrics, peers, board, changed: Arc::default() }
     }
 
+    /// The Raft runtime of the replicas.
+    pub fn raft(&self) -> &MultiRaft {
+        &self.raft
+    }
+
     /// Rung when a replica appears or goes, or its leader changes.
     pub fn changed(&self) -> &Arc<Notify> {
         &self.changed

@@ -194,6 +194,7 @@ impl ChunkserverServer {
             table: table.clone(),
             store: store.clone(),
             log: log.clone(),
+            raft: raft.clone(),
             mds_heard: mds_heard.clone(),
             metrics: metrics.clone(),
             inflight,

@@ -6,10 +6,12 @@
 //! way; so is what is damaged, which the leader then heals. Hence such a read is what a read is: each block as it was
 //! when the leader answered, or later.
 //!
+//! A disk that does not answer for a while is left to the chunkservers for a minute, whose leaders are elsewhere by then.
+//!
 //! Only so many files may be open, and to open one for a single read would cost more than it spares: while all are in use,
 //! reads of other chunks ask for their bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +24,7 @@ use curve_io::{Board, File, Machine};
 use curve_proto::pb::data::{FilePlace, FileRun};
 use curve_types::{BLOCK_BYTES, ChunkIndex, CopysetId};
 use metrics::{Counter, counter};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::known::{Answer, Known, Memory, Turn};
 use crate::payload::blocks_match;
@@ -35,6 +37,9 @@ pub const IN_USE: Duration = Duration::from_secs(1);
 pub const FULL_FOR: Duration = Duration::from_millis(100);
 /// How long a copyset whose files cannot be opened is read the usual way before they are tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// How long a disk may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a read asks a copyset for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +118,8 @@ struct State {
     of_chunk: HashMap<ChunkIndex, FileKey>,
     /// Copysets whose files could not be opened, and when.
     refused: HashMap<CopysetId, Instant>,
+    /// Devices that did not answer, and when that was noticed.
+    hung: BTreeMap<u64, Instant>,
     /// When all files were in use.
     full: Option<Instant>,
     /// `None` where one could not be opened a moment ago.
@@ -131,6 +138,15 @@ impl State {
         let unused = self.files.values().any(|open| open.used.elapsed() >= IN_USE);
         self.full = (!unused).then(Instant::now);
         unused
+    }
+
+    fn hangs(&mut self, device: u64) -> bool {
+        let Some(since) = self.hung.get(&device) else { return false };
+        let hangs = since.elapsed() < REFUSED_FOR;
+        if !hangs {
+            self.hung.remove(&device);
+        }
+        hangs
     }
 
     fn seat(&mut self, budget: &Budget) -> Option<Seat> {
@@ -217,7 +233,7 @@ impl LocalFiles {
             }
             Err(error) => {
                 tracing::debug!(%copyset, %error, "a chunk's file cannot be read here");
-                self.lock().files.remove(&(place.device, place.inode));
+                self.failed((place.device, place.inode), &error);
                 Taken::Nothing(Ask::Bytes)
             }
         }
@@ -233,16 +249,30 @@ impl LocalFiles {
         let sight = self.known.as_ref()?.sight(chunk, offset, len)?;
         let file = {
             let mut state = self.lock();
+            if state.hangs(sight.file().0) {
+                return None;
+            }
             let open = state.files.get_mut(&sight.file())?;
             open.used = Instant::now();
             open.file.clone()
         };
-        let parts = read(&file, &sight.runs, &sight.crcs).await.ok()??;
+        let parts = read(&file, &sight.runs, &sight.crcs).await;
+        let parts = parts.inspect_err(|error| self.failed(sight.file(), error)).ok()??;
         if !sight.holds() {
             return None;
         }
         self.unasked.increment(1);
         Some(parts)
+    }
+
+    fn failed(&self, key: FileKey, error: &io::Error) {
+        let mut state = self.lock();
+        state.files.remove(&key);
+        if error.kind() == io::ErrorKind::TimedOut && state.hung.insert(key.0, Instant::now()).is_none() {
+            tracing::warn!(
+                "a disk of a chunkserver on this machine does not answer; nothing is read from it here for a minute"
+            );
+        }
     }
 
     /// Keeps what a leader said of the blocks of a question.
@@ -283,6 +313,9 @@ impl LocalFiles {
         let key = (place.device, place.inode);
         let now = Instant::now();
         let mut state = self.lock();
+        if state.hangs(place.device) {
+            return None;
+        }
         if let Some(open) = state.files.get_mut(&key) {
             open.used = now;
             return Some(open.file.clone());
@@ -341,7 +374,7 @@ async fn read(file: &Arc<dyn File>, runs: &[FileRun], crcs: &[u32]) -> io::Resul
         if expected.is_empty() {
             return Ok(None);
         }
-        let bytes = file.clone().read(run.offset, expected.len() * block).await?;
+        let bytes = timeout(PATIENCE, file.clone().read(run.offset, expected.len() * block)).await??;
         if expected.contains(&0) || !blocks_match(&bytes, expected) {
             return Ok(None);
         }
@@ -432,6 +465,27 @@ mod tests {
         disk.detach();
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3]).await, Err(Ask::Bytes), "a dead handle");
         assert_eq!(take(&local, KNOWN, &runs, &[2, 3]).await, Err(NAMED), "is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_left_alone_for_a_while() {
+        let (disk, files) = files(&["a"]);
+        let local = LocalFiles::new(Budget::new(Arc::new(SimMachine::new(vec![disk.clone()]))), None);
+        let place = place(&files[0], &[(0, 1)]);
+        assert_eq!(take(&local, NAMED, &place, &[1]).await, Ok(vec![1]));
+        disk.set_hung(true);
+        let begun = Instant::now();
+        // The page cache has some.
+        while take(&local, KNOWN, &place, &[1]).await == Ok(vec![1]) {}
+        assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(take(&local, NAMED, &place, &[1]).await, Err(Ask::Bytes));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it is not tried again");
+        disk.set_hung(false);
+        tokio::time::advance(REFUSED_FOR).await;
+        assert_eq!(take(&local, NAMED, &place, &[1]).await, Ok(vec![1]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,6 +53,9 @@ pub struct MetaserverConfig {
     /// Whether that is enough for a read. `false` where a hypervisor may freeze this machine, for example for a snapshot: its clock
     /// stands still too, and a lease that is over seems valid for a moment. Then a majority is asked for each read.
     pub lease_reads: bool,
+    /// A disk that something has waited for so long is taken for hung: this server leads no partition until it answers, and the MDS hears
+    /// nothing of it.
+    pub disk_timeout: HumanDuration,
     /// A partition without changes for this long stops its timers; `0s` keeps them on.
     pub quiesce_after: HumanDuration,
     /// Bytes a second that are sent to replicas that catch up; `0` for no limit.
@@ -94,6 +97,7 @@ impl Default for MetaserverConfig {
             raft_heartbeat: HumanDuration(Duration::from_millis(200)),
             lease: HumanDuration(Duration::from_millis(800)),
             lease_reads: true,
+            disk_timeout: HumanDuration(Duration::from_secs(2)),
             quiesce_after: HumanDuration(Duration::from_secs(5)),
             snapshot_rate: ByteSize(0),
             settle_after: HumanDuration(Duration::from_millis(200)),
@@ -123,6 +127,7 @@ impl MetaserverConfig {
             election_max: lease,
             clock_margin: lease / 8,
             lease_reads: self.lease_reads,
+            disk_timeout: self.disk_timeout.0,
             quiesce_after: Some(self.quiesce_after.0).filter(|after| !after.is_zero()),
             checkpoint_log_bytes: self.checkpoint_after.0,
             log_keep_bytes: self.log_keep.0,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use curve_log::Log;
-use curve_multiraft::GroupState;
+use curve_multiraft::{GroupState, MultiRaft};
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::ByteSize;
 
@@ -17,6 +17,8 @@ pub struct Health {
     pub context: Arc<Context>,
     /// The shared log.
     pub log: Log,
+    /// The Raft runtime, which knows whether the disk answers.
+    pub raft: Arc<MultiRaft>,
     /// Whether the last heartbeat was answered.
     pub mds_heard: Arc<AtomicBool>,
     /// Requests in flight.
@@ -29,6 +31,17 @@ fn item(level: HealthLevel, code: &str, summary: String, cause: &str, remedy: &s
 
 impl Health {
     fn disk_items(&self, items: &mut Vec<HealthItem>) {
+        if self.raft.disk_hangs() {
+            items.push(item(
+                HealthLevel::Err,
+                "DISK_HANGS",
+                "the disk does not answer".into(),
+                "Something that was asked of the disk has had no answer for `disk_timeout`. Until it has, other servers lead, and the \
+                 MDSs hear nothing of this one.",
+                "Check the disk and what it hangs on (dmesg, smartctl, iostat). If it stays like this, stop this server: what \
+                 it held is rebuilt on others.",
+            ));
+        }
         if self.log.failed() {
             items.push(item(
                 HealthLevel::Err,

@@ -116,10 +116,17 @@ impl HeartbeatLoop {
         let mut failed_before = false;
         loop {
             let sent = Instant::now();
-            let answer = self.send().await;
-            self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);
+            // A server whose disk hangs is as good as down, and so it is silent.
+            let answer = match self.host.raft().disk_hangs() {
+                true => None,
+                false => Some(self.send().await),
+            };
+            if let Some(answer) = &answer {
+                self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);
+            }
             match answer {
-                Ok(orders) => {
+                None => {}
+                Some(Ok(orders)) => {
                     self.context.metrics.heartbeats.increment(1);
                     if std::mem::replace(&mut failed_before, false) {
                         tracing::info!("an MDS answers again");
@@ -131,7 +138,7 @@ impl HeartbeatLoop {
                     });
                     self.start(orders.orders, &mut running, &mut busy);
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     self.context.metrics.heartbeats_failed.increment(1);
                     if !std::mem::replace(&mut failed_before, true) {
                         tracing::warn!(%error, "no MDS answers heartbeats; mounts are not affected");

@@ -81,6 +81,11 @@ impl ReplicaHost {
         Self { context, disk, dir: dir.join(PARTITIONS_DIR), factory, log, raft, changed }
     }
 
+    /// The Raft runtime of the replicas.
+    pub(crate) fn raft(&self) -> &MultiRaft {
+        &self.raft
+    }
+
     fn dir_of(&self, id: PartitionId) -> PathBuf {
         self.dir.join(id.0.to_string())
     }

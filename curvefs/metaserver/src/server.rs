@@ -204,6 +204,7 @@ impl MetaserverServer {
         let health = Arc::new(Health {
             context: context.clone(),
             log: log.clone(),
+            raft: raft.clone(),
             mds_heard: mds_heard.clone(),
             inflight,
         });

@@ -13,7 +13,7 @@ mod serial;
 mod store;
 mod volume;
 
-pub use mounted::{LoopDevice, Mounted, Reconnecting, is_root};
+pub use mounted::{HangingDisk, LoopDevice, Mounted, Reconnecting, is_root};
 pub use place::{Boto3, StorePlace};
 pub use serial::{Turn, turn};
 pub use store::ServedStore;

@@ -153,6 +153,73 @@ impl Drop for Mounted {
     }
 }
 
+/// A file system whose disk can be made to hang: to answer nothing, neither reads nor writes. Unmounted when dropped.
+pub struct HangingDisk {
+    dir: PathBuf,
+    /// Unmounted before the device goes.
+    device: Option<LoopDevice>,
+    server: Child,
+    _files: TempDir,
+}
+
+impl HangingDisk {
+    /// Mounts an empty ext4 of so many bytes (`1G`) at a directory, which is made.
+    pub async fn mount(dir: &Path, size: &str) -> Self {
+        let files = tempfile::Builder::new().prefix("curve-hang-").tempdir().expect("a temporary directory");
+        let (image, socket, pid_file) =
+            (files.path().join("image"), files.path().join("socket"), files.path().join("pid"));
+        let image_name = image.display().to_string();
+        run(30, "truncate", &["-s", size, &image_name]).await.unwrap_or_else(|error| panic!("{error}"));
+        let server = Command::new("nbdkit")
+            .args(["--foreground", "--unix"])
+            .arg(&socket)
+            .arg("--pidfile")
+            .arg(&pid_file)
+            .args(["file", &image_name])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("nbdkit is installed (make deps)");
+        let mut this = Self { dir: dir.to_owned(), device: None, server, _files: files };
+        exists(&pid_file, "nbdkit").await;
+        let device = LoopDevice::attach(&format!("nbd+unix:///?socket={}", socket.display())).await;
+        run(60, "mkfs.ext4", &["-q", "-F", "-m", "0", &device.device])
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        std::fs::create_dir_all(dir).expect("a directory");
+        run(30, "mount", &[&device.device, &dir.display().to_string()])
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        this.device = Some(device);
+        this
+    }
+
+    /// From now on nothing is answered.
+    pub fn hang(&self) {
+        self.signal("-STOP");
+    }
+
+    /// What was asked meanwhile is answered now.
+    pub fn answer(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        end("kill", &[signal, &self.server.id().to_string()]);
+    }
+}
+
+impl Drop for HangingDisk {
+    fn drop(&mut self) {
+        self.answer();
+        if self.device.is_some() {
+            end("umount", &["-l", &self.dir.display().to_string()]);
+        }
+        self.device = None;
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 /// Runs a clean-up command; what it says is only of interest to people.
 fn end(program: &str, arguments: &[&str]) {
     match Command::new(program).args(arguments).stdin(Stdio::null()).output() {

@@ -56,6 +56,7 @@ impl ClockRate {
             &mut config.heartbeat_interval,
             &mut config.raft_heartbeat,
             &mut config.lease,
+            &mut config.disk_timeout,
             &mut config.quiesce_after,
             &mut config.scrub_interval,
         ]);
@@ -82,6 +83,7 @@ impl ClockRate {
             &mut options.election_min,
             &mut options.election_max,
             &mut options.clock_margin,
+            &mut options.disk_timeout,
             &mut options.purge_interval,
             &mut options.catch_up_deadline,
         ]);

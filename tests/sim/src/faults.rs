@@ -20,6 +20,8 @@ pub struct FaultMenu {
     pub network: bool,
     /// Slow syncs and reads.
     pub slow_disks: bool,
+    /// Disks that do not answer for a while.
+    pub hung_disks: bool,
     /// Disks without room for a while.
     pub full_disks: bool,
     /// Clocks that run fast or slow.
@@ -34,6 +36,7 @@ impl FaultMenu {
         crashes: true,
         network: true,
         slow_disks: true,
+        hung_disks: true,
         full_disks: true,
         wrong_clocks: true,
         bit_flips: true,
@@ -45,6 +48,7 @@ impl FaultMenu {
             crashes: false,
             network: false,
             slow_disks: false,
+            hung_disks: false,
             full_disks: false,
             wrong_clocks: false,
             bit_flips: false,
@@ -54,6 +58,7 @@ impl FaultMenu {
                 "crashes" => &mut menu.crashes,
                 "network" => &mut menu.network,
                 "slow-disks" => &mut menu.slow_disks,
+                "hung-disks" => &mut menu.hung_disks,
                 "full-disks" => &mut menu.full_disks,
                 "wrong-clocks" => &mut menu.wrong_clocks,
                 "bit-flips" => &mut menu.bit_flips,
@@ -70,6 +75,7 @@ impl FaultMenu {
             Fault::Isolate | Fault::Stall | Fault::CutFromPeers | Fault::WorsenLinks => self.network,
             Fault::CrashVoter => self.crashes && self.network,
             Fault::SlowDisk => self.slow_disks,
+            Fault::HungDisk => self.hung_disks,
             Fault::FullDisk => self.full_disks,
             Fault::FlipBit => self.bit_flips,
         }
@@ -86,12 +92,13 @@ enum Fault {
     WorsenLinks,
     CrashVoter,
     SlowDisk,
+    HungDisk,
     FullDisk,
     FlipBit,
 }
 
 /// How often each is drawn, relative to the others. (Wrong clocks are drawn at each start of a process.)
-const WEIGHTS: [(Fault, u32); 10] = [
+const WEIGHTS: [(Fault, u32); 11] = [
     (Fault::Crash, 6),
     (Fault::Restart, 4),
     (Fault::Isolate, 3),
@@ -100,6 +107,7 @@ const WEIGHTS: [(Fault, u32); 10] = [
     (Fault::WorsenLinks, 3),
     (Fault::CrashVoter, 3),
     (Fault::SlowDisk, 4),
+    (Fault::HungDisk, 2),
     (Fault::FullDisk, 4),
     (Fault::FlipBit, 3),
 ];
@@ -136,6 +144,7 @@ pub async fn inflict(world: &mut World, menu: FaultMenu, length: Duration) -> Re
             Fault::WorsenLinks => worsen_links(world),
             Fault::CrashVoter => crash_voter(world).await?,
             Fault::SlowDisk => slow_one_disk(world),
+            Fault::HungDisk => hang_for_a_while(world).await,
             Fault::FullDisk => fill_or_free_a_disk(world).await?,
             Fault::FlipBit => flip_a_bit(world),
         }
@@ -343,6 +352,18 @@ fn slow_one_disk(world: &mut World) {
     let delay = Duration::from_millis(10)..slowest;
     world.disk(host).set_sync_delay(delay.clone());
     world.disk(host).set_read_delay(delay);
+}
+
+/// Mostly for longer than it takes until others lead.
+async fn hang_for_a_while(world: &mut World) {
+    let hosts = world.host_count();
+    let host = world.rng().random_range(0..hosts);
+    let time = Duration::from_millis(world.rng().random_range(500..7000));
+    info!(host = world.name(host), ?time, "disk hangs");
+    world.tally.count("hung-disks");
+    world.disk(host).set_hung(true);
+    sleep(time).await;
+    world.disk(host).set_hung(false);
 }
 
 /// One disk is full at a time. Sometimes a little room is left, sometimes none at all.

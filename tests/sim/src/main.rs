@@ -37,7 +37,7 @@ struct Arguments {
     /// What is played.
     #[arg(long, value_enum, default_value = "takeovers")]
     scenario: Play,
-    /// Only these kinds of faults, separated by commas: crashes, network, slow-disks, full-disks, wrong-clocks, bit-flips.
+    /// Only these kinds of faults, separated by commas: crashes, network, slow-disks, hung-disks, full-disks, wrong-clocks, bit-flips.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// How long faults are inflicted, in virtual time.

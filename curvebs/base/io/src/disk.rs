@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -67,6 +68,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>>;
     /// Room on the file system.
     fn space(&self) -> io::Result<Space>;
+    /// For how long something that was asked of the disk has been waiting for an answer. To be asked several times a second: time
+    /// without questions, in which the process may have stood still, counts little.
+    fn unanswered(&self) -> Duration {
+        Duration::ZERO
+    }
     /// A new board for what the process that serves from this disk pledges to readers on its machine; `None` where there
     /// can be none.
     fn board(&self) -> Option<Arc<Board>> {

@@ -15,6 +15,7 @@ mod net;
 mod pace;
 mod real;
 pub mod sim;
+mod watch;
 
 pub use aligned::{AlignedBuf, PAGE_BYTES, SECTOR_ALIGN};
 pub use board::{Board, Pledge};

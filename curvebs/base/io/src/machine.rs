@@ -16,6 +16,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::board::Board;
 use crate::disk::File;
 use crate::real::RealFile;
+use crate::watch::Watch;
 
 /// A part of the limit of open files that files of other processes may take.
 const LIMIT_PART: u64 = 8;
@@ -80,7 +81,7 @@ impl Machine for RealMachine {
                 format!("{} is another file", path.display()),
             ));
         }
-        Ok(Arc::new(RealFile::new(file, Arc::default())))
+        Ok(Arc::new(RealFile::new(file, Arc::default(), Watch::new())))
     }
 
     fn board(&self, place: FilePlace, path: &Path) -> io::Result<Arc<Board>> {

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -18,6 +18,7 @@ use crate::board::Board;
 use crate::disk::{BoxFuture, DirEntry, Disk, File, OpenMode, Space};
 use crate::machine::{FilePlace, place_of};
 use crate::pace::Pace;
+use crate::watch::{Wait, Watch};
 
 /// The kernel takes at most this many parts in one vectored write (`IOV_MAX`).
 const PARTS_MAX: usize = 1024;
@@ -40,12 +41,13 @@ const WRITE_BACK_BYTES: i64 = 512 << 10;
 pub struct RealDisk {
     root: PathBuf,
     pace: Arc<Pace>,
+    watch: Arc<Watch>,
 }
 
 impl RealDisk {
     /// The directory `root`, which must exist by the time it is used.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, pace: Arc::default() }
+        Self { root, pace: Arc::default(), watch: Watch::new() }
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -72,7 +74,7 @@ impl Disk for RealDisk {
             }
         }
         let file = options.open(self.resolve(path)?)?;
-        Ok(Arc::new(RealFile::new(file, self.pace.clone())))
+        Ok(Arc::new(RealFile::new(file, self.pace.clone(), self.watch.clone())))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -108,13 +110,17 @@ impl Disk for RealDisk {
         let resolved = self.resolve(path);
         Box::pin(async move {
             let dir = resolved?;
-            blocking(move || fs::File::open(dir)?.sync_all()).await
+            blocking(self.watch.clone(), move |_| fs::File::open(dir)?.sync_all()).await
         })
     }
 
     fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.root)?;
         Ok(Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
+
+    fn unanswered(&self) -> Duration {
+        self.watch.look()
     }
 
     fn board(&self) -> Option<Arc<Board>> {
@@ -130,6 +136,7 @@ pub(crate) struct RealFile {
     direct: OnceLock<Option<fs::File>>,
     place: OnceLock<Option<FilePlace>>,
     pace: Arc<Pace>,
+    watch: Arc<Watch>,
 }
 
 impl File for RealFile {
@@ -155,7 +162,7 @@ impl File for RealFile {
             if buf.len() == len {
                 return Ok(Bytes::from(buf));
             }
-            blocking(move || {
+            blocking(self.watch.clone(), move |_| {
                 self.read_rest(offset, &mut buf, len)?;
                 Ok(Bytes::from(buf))
             })
@@ -183,6 +190,7 @@ impl File for RealFile {
         let direct =
             self.direct().filter(|_| aligned && parts.len() <= PARTS_MAX && self.pace.allows_large());
         let Some(direct) = direct else { return Ok(false) };
+        let _wait = self.watch.begin();
         let (begun, len) = (Instant::now(), parts.iter().map(|part| part.len()).sum::<usize>());
         let written = write_once(direct, parts, offset)?;
         if written < len {
@@ -193,8 +201,9 @@ impl File for RealFile {
     }
 
     fn sync(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
-        Box::pin(blocking(move || {
-            self.write_back()?;
+        Box::pin(blocking(self.watch.clone(), move |wait| {
+            self.write_back(wait)?;
+            wait.renew();
             Ok(rustix::fs::fdatasync(&self.file)?)
         }))
     }
@@ -207,14 +216,16 @@ impl File for RealFile {
         debug_assert!(offset.is_multiple_of(PAGE_BYTES as u64) && pages.len().is_multiple_of(PAGE_BYTES));
         Box::pin(async move {
             if self.pace.allows(pages.len()) {
+                let _wait = self.watch.begin();
                 let written = self.write_and_sync(offset, &pages);
                 return (pages, written);
             }
-            let work = move || {
+            let watch = self.watch.clone();
+            let work = move |_: &mut Wait| {
                 let written = self.write_and_sync(offset, &pages);
                 Ok((pages, written))
             };
-            blocking(work).await.unwrap_or_else(|error| (AlignedBuf::new(), Err(error)))
+            blocking(watch, work).await.unwrap_or_else(|error| (AlignedBuf::new(), Err(error)))
         })
     }
 
@@ -224,7 +235,7 @@ impl File for RealFile {
         parts: Vec<Bytes>,
     ) -> BoxFuture<'static, io::Result<()>> {
         // Never done by the thread that asks: it takes as long as the disk needs for so much.
-        Box::pin(blocking(move || {
+        Box::pin(blocking(self.watch.clone(), move |_| {
             let whole = |part: &Bytes| {
                 part.len().is_multiple_of(SECTOR_ALIGN)
                     && (part.as_ptr() as usize).is_multiple_of(SECTOR_ALIGN)
@@ -266,8 +277,8 @@ impl File for RealFile {
 }
 
 impl RealFile {
-    pub(crate) fn new(file: fs::File, pace: Arc<Pace>) -> Self {
-        Self { file, direct: OnceLock::new(), place: OnceLock::new(), pace }
+    pub(crate) fn new(file: fs::File, pace: Arc<Pace>, watch: Arc<Watch>) -> Self {
+        Self { file, direct: OnceLock::new(), place: OnceLock::new(), pace, watch }
     }
 
     fn direct(&self) -> Option<&fs::File> {
@@ -282,11 +293,12 @@ impl RealFile {
 
     /// Has the kernel write what the page cache holds, a little at a time. Otherwise `fdatasync` puts all of it into the
     /// disk's queue at once, and the log's next write, which clients wait for, comes behind.
-    fn write_back(&self) -> io::Result<()> {
+    fn write_back(&self, wait: &mut Wait) -> io::Result<()> {
         let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
             | libc::SYNC_FILE_RANGE_WRITE
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
         for offset in (0..self.file.metadata()?.len()).step_by(WRITE_BACK_BYTES as usize) {
+            wait.renew();
             // SAFETY: takes no memory; the descriptor is open as long as `self.file`.
             let done = unsafe {
                 libc::sync_file_range(self.file.as_raw_fd(), offset as i64, WRITE_BACK_BYTES, flags)
@@ -389,8 +401,13 @@ fn write_rest(file: &fs::File, parts: &[io::IoSlice<'_>], offset: u64, mut writt
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+/// Work on a thread of its own; waiting for one counts as waiting for the disk, whose work occupies them.
+async fn blocking<T: Send + 'static>(
+    watch: Arc<Watch>,
+    work: impl FnOnce(&mut Wait) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let mut wait = watch.begin();
+    match tokio::task::spawn_blocking(move || work(&mut wait)).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(io::Error::other("the runtime is shutting down")),

@@ -37,6 +37,7 @@ pub struct Log {
 pub(crate) struct Handle {
     pub(crate) queue: Arc<Queue>,
     pub(crate) live: Arc<LiveSegments>,
+    disk: Arc<dyn Disk>,
     pub(crate) config: LogConfig,
     pub(crate) cache_hits: AtomicU64,
     pub(crate) cache_misses: AtomicU64,
@@ -64,9 +65,10 @@ impl Log {
         let Recovered { groups, live, free, tail, incarnation, floor, next_number, summary } =
             recover(&*disk, dir)?;
         let mut pool =
-            Pool::new(disk, dir, config.segment_bytes, config.spare_segments_max.max(1), next_number);
+            Pool::new(disk.clone(), dir, config.segment_bytes, config.spare_segments_max.max(1), next_number);
         free.into_iter().for_each(|segment| pool.give(segment));
         let handle = Handle {
+            disk,
             queue: Arc::new(Queue::new(config.queue_bytes_max)),
             live: Arc::new(LiveSegments::new(live)),
             config,
@@ -93,6 +95,11 @@ impl Log {
         handle.groups.lock().expect("nobody else has it yet").extend(cores);
         *handle.writer.lock().await = Some(tokio::spawn(writer.run()));
         Ok((Self { handle: Arc::new(handle) }, summary))
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.handle.disk
     }
 
     /// A group's part of the log; a group that is not known yet is made in memory.

@@ -15,6 +15,7 @@ use crate::op::{Op, Proposed};
 use crate::options::RaftOptions;
 use crate::proposer::Room;
 use crate::source::Sources;
+use crate::stall::Stall;
 use crate::status::{GroupState, GroupStatus, PeerStatus, Role};
 use crate::transport::Caller;
 use crate::types::LeaderId;
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) successor: Mutex<Option<NodeId>>,
     /// One change of members or of the leader at a time.
     pub(crate) change: tokio::sync::Mutex<()>,
+    pub(crate) stall: Arc<Stall>,
     pub(crate) install: Mutex<crate::install::Progress>,
     /// Closed when the state machine has been dropped.
     pub(crate) dropped: watch::Receiver<()>,
@@ -217,6 +219,11 @@ impl Group {
     /// Follows who leads, as far as this node knows. `Some` of this node only once it may serve.
     pub fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
         self.inner.leader.subscribe()
+    }
+
+    /// Follows whether this node's disk hangs: what waits for it may give up then, as this node gives up leading.
+    pub fn watch_disk(&self) -> watch::Receiver<bool> {
+        self.inner.stall.watch()
     }
 
     /// Hands leadership to `to` and returns when this node no longer leads.

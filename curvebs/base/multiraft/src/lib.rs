@@ -29,6 +29,7 @@ mod purge;
 mod quiesce;
 mod receive;
 mod source;
+mod stall;
 mod state_machine;
 mod status;
 mod store;

@@ -24,6 +24,7 @@ use crate::machine::Machine;
 use crate::options::RaftOptions;
 use crate::proposer::Room;
 use crate::source::Sources;
+use crate::stall::Stall;
 use crate::state_machine::StateMachine;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -55,7 +56,7 @@ pub trait AddressBook: Send + Sync + 'static {
 /// # Who owns what
 ///
 /// Each group is one task (`driver`), which owns the group's engine and state machine. Two tasks are per process: `purge`
-/// makes checkpoints and purges logs, `quiesce` puts idle groups to sleep and pings. Requests of other nodes run in the
+/// makes checkpoints and purges logs, `quiesce` puts idle groups to sleep and pings, and looks whether the disk answers (`stall`). Requests of other nodes run in the
 /// task of their connection up to the group's inbox (`receive`), which keeps them in order.
 ///
 /// # A write
@@ -96,6 +97,7 @@ pub struct MultiRaft {
     fetches: Arc<Semaphore>,
     throttle: Arc<Throttle>,
     silences: quiesce::Silences,
+    stall: Arc<Stall>,
 }
 
 /// What kind of replica is opened.
@@ -131,6 +133,7 @@ impl MultiRaft {
             throttle: Arc::new(Throttle::new(options.snapshot_bytes_per_second)),
             options: Arc::new(options),
             silences: quiesce::Silences::default(),
+            stall: Arc::default(),
         });
         tokio::spawn(purge::run(Arc::downgrade(&this)));
         tokio::spawn(quiesce::run(Arc::downgrade(&this)));
@@ -226,6 +229,15 @@ impl MultiRaft {
         let halt = |group: Group| async move { stop(&group.inner).await };
         futures::stream::iter(self.groups()).for_each_concurrent(STOPS_MAX, halt).await;
         self.groups.write().expect("never poisoned").clear();
+    }
+
+    /// Whether the disk has not answered for `disk_timeout`: this node leads nothing until it does.
+    pub fn disk_hangs(&self) -> bool {
+        self.stall.hangs()
+    }
+
+    pub(crate) fn stall(&self) -> &Stall {
+        &self.stall
     }
 
     pub(crate) fn options(&self) -> &RaftOptions {
@@ -334,6 +346,7 @@ impl MultiRaft {
             failure: Mutex::default(),
             successor: Mutex::default(),
             change: tokio::sync::Mutex::default(),
+            stall: self.stall.clone(),
             install: Mutex::new(Progress::default()),
             dropped,
         });

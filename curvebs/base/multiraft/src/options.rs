@@ -20,6 +20,8 @@ pub struct RaftOptions {
     /// Whether the lease serves reads. Otherwise a majority is asked for each: a leader whose machine stood still together with
     /// its clock, as a frozen virtual machine does, takes its lease for valid although it is over.
     pub lease_reads: bool,
+    /// A disk that something has waited for so long is taken for hung: others lead until it answers.
+    pub disk_timeout: Duration,
     /// A group without proposals for this long stops its own timers; `None` keeps them on.
     pub quiesce_after: Option<Duration>,
     /// Operations in one log entry at most.
@@ -86,6 +88,7 @@ impl Default for RaftOptions {
             election_max: Duration::from_millis(800),
             clock_margin: Duration::from_millis(100),
             lease_reads: true,
+            disk_timeout: Duration::from_secs(2),
             quiesce_after: Some(Duration::from_secs(5)),
             entry_ops_max: 1024,
             entry_bytes_max: FRAME_PAYLOAD_BYTES_MAX,

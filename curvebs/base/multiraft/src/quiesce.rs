@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::group::{Group, Inner};
 use crate::node::MultiRaft;
+use crate::stall;
 use crate::types::{LeaderId, LogId};
 use crate::wire::{Outcome, PING, Ping, PingReply, Sleep, decode, message};
 
@@ -70,11 +71,11 @@ impl Silences {
     }
 }
 
-/// Pings, puts groups to sleep and wakes them, until the node is gone.
+/// Pings, puts groups to sleep and wakes them, until the node is gone; looks at the disk on the way.
 pub(crate) async fn run(node: Weak<MultiRaft>) {
-    let Some((interval, lease, after)) = node.upgrade().and_then(|node| {
+    let Some((interval, lease, after)) = node.upgrade().map(|node| {
         let options = node.options();
-        Some((options.heartbeat, options.election_max, options.quiesce_after?))
+        (options.heartbeat, options.election_max, options.quiesce_after)
     }) else {
         return;
     };
@@ -86,6 +87,8 @@ pub(crate) async fn run(node: Weak<MultiRaft>) {
         if node.is_closing() {
             return;
         }
+        stall::look(&node);
+        let Some(after) = after else { continue };
         // After a pause of the whole process, nothing that was heard before it counts.
         let paused = last_round.elapsed() > lease;
         last_round = Instant::now();

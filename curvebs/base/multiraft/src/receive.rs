@@ -66,7 +66,7 @@ fn vote(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result
 
 fn transfer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let ask: Transfer = decode(request.header)?;
-    let Some(group) = find(node, ask.route) else {
+    let Some(group) = find(node, ask.route).filter(|_| !node.disk_hangs()) else {
         reply.send(message(TRANSFER, &TransferReply { outcome: Outcome::NotHere.into() }));
         return Ok(());
     };

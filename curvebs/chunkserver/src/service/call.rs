@@ -162,6 +162,19 @@ fn read_error(replica: &Replica, error: ReadError) -> ChunkError {
     }
 }
 
+/// What waits for the disk and changes nothing; if the disk hangs, whoever asked is sent away: another replica leads soon.
+pub async fn unless_disk_hangs<T>(
+    replica: &Replica,
+    work: impl Future<Output = Result<T, ChunkError>>,
+) -> Result<T, ChunkError> {
+    let mut disk = group(replica)?.watch_disk();
+    tokio::select! {
+        biased;
+        done = work => done,
+        _ = disk.changed() => Err(not_leader(replica, None)),
+    }
+}
+
 /// The answer of a replica whose group or store has stopped.
 pub fn stopped(replica: &Replica) -> ChunkError {
     ChunkError::Stopped { message: format!("the replica of {} has stopped", replica.id()) }

@@ -16,7 +16,7 @@ use curve_chunkstore::{ReadError, block_crc};
 use curve_proto::ChunkError;
 use curve_types::Term;
 
-use super::call::{group, may_read, stopped};
+use super::call::{group, may_read, stopped, unless_disk_hangs};
 use super::change::{Part, Requester, split, submit};
 use super::compare;
 use super::write::Checked;
@@ -132,7 +132,8 @@ async fn merge_block(write: &Checked, block_at: u32, at: u32, piece: &Bytes) -> 
 /// What is stored in whole blocks, verified.
 pub async fn read_blocks(write: &Checked, blocks: Range<u32>) -> Result<BytesMut, Unmerged> {
     let len = blocks.end - blocks.start;
-    let stored = match write.replica.store().read(write.key, blocks.start, len).await {
+    let read = async { Ok(write.replica.store().read(write.key, blocks.start, len).await) };
+    let stored = match unless_disk_hangs(&write.replica, read).await.map_err(Unmerged::Fails)? {
         Ok(stored) => stored,
         Err(ReadError::Corrupt { bad, .. }) => return Err(Unmerged::Corrupt { bad }),
         Err(error) => {

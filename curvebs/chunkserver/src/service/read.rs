@@ -9,7 +9,7 @@ use curve_proto::pb::data::{ChunkReply, FilePlace, FileRun, FileSight, ReadReque
 use curve_types::{ChunkKey, ClientId, Epoch, FRAME_PAYLOAD_BYTES_MAX, VolumeId};
 
 use super::ServiceState;
-use super::call::{Answer, Call, bad_request, decode, may_read, stopped};
+use super::call::{Answer, Call, bad_request, decode, may_read, stopped, unless_disk_hangs};
 use super::inflight::InflightPermit;
 use crate::copyset::{Replica, check_range};
 
@@ -23,7 +23,7 @@ pub fn serve(request: Message, call: Call) {
     match check(&call.state, &request) {
         Err(error) => call.finish(Err(error)),
         Ok((read, replica, permit)) => call.run(async move {
-            let outcome = run(&read, &replica).await;
+            let outcome = unless_disk_hangs(&replica, run(&read, &replica)).await;
             drop(permit);
             outcome
         }),

@@ -248,6 +248,10 @@ impl Bed {
         self.disks[at].set_capacity(space.total - space.free + (63 << 20));
     }
 
+    pub fn hang_disk(&self, at: usize, hangs: bool) {
+        self.disks[at].set_hung(hangs);
+    }
+
     pub fn free_disk(&self, at: usize) {
         self.disks[at].set_capacity(1 << 40);
     }
@@ -364,20 +368,16 @@ impl Bed {
         blocks: u32,
         machine: u64,
     ) -> Result<(ChunkReply, Bytes), ChunkError> {
-        let request = ReadRequest {
-            copyset: COPYSET.get(),
-            volume: VOLUME.get(),
-            chunk: block * BLOCK as u32 / CHUNK,
-            offset: block * BLOCK as u32 % CHUNK,
-            len: blocks * BLOCK as u32,
-            epoch: epoch.get(),
-            client,
-            machine,
-            path: machine != 0,
-            around: 0,
-            around_len: 16 * BLOCK as u32,
-        };
+        let request = read_request(client, epoch, block, blocks, machine);
         self.call(methods::READ, request.encode_to_vec(), Vec::new()).await
+    }
+
+    /// What one chunkserver says to a read, whoever leads.
+    pub async fn read_once(&self, at: usize, epoch: Epoch, block: u32) -> Result<ChunkReply, ChunkError> {
+        let header = read_request(0, epoch, block, 1, 0).encode_to_vec().into();
+        let message = Message { method: methods::READ, header, payload: Vec::new() };
+        let reply = self.client.call(&address(at), message, PATIENCE).await.expect("an answer in time");
+        ChunkReply::decode(&*reply.header).unwrap().outcome()
     }
 
     pub async fn fence(&self, epoch: Epoch) -> Result<(), ChunkError> {
@@ -427,5 +427,21 @@ impl Bed {
     fn place_of(&self, node: NodeId) -> usize {
         let address = self.mds.address(node).unwrap();
         (0..CHUNKSERVERS).find(|at| self::address(*at) == address).unwrap()
+    }
+}
+
+fn read_request(client: u64, epoch: Epoch, block: u32, blocks: u32, machine: u64) -> ReadRequest {
+    ReadRequest {
+        copyset: COPYSET.get(),
+        volume: VOLUME.get(),
+        chunk: block * BLOCK as u32 / CHUNK,
+        offset: block * BLOCK as u32 % CHUNK,
+        len: blocks * BLOCK as u32,
+        epoch: epoch.get(),
+        client,
+        machine,
+        path: machine != 0,
+        around: 0,
+        around_len: 16 * BLOCK as u32,
     }
 }

@@ -54,6 +54,37 @@ fn a_graceful_stop_hands_over_at_once() {
 }
 
 #[test]
+fn who_waits_for_a_disk_that_hangs_is_sent_to_another_leader() {
+    bed::run(20, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        for block in 0..32 {
+            bed.write(&mut writer, block, pattern(block, 1)).await.unwrap();
+        }
+        let leader = bed.leader().await;
+        bed.hang_disk(leader, true);
+        let before = tokio::time::Instant::now();
+        let reads = (0..32).map(|block| bed.read_once(leader, writer.epoch, block));
+        let (reads, written) = futures::join!(
+            futures::future::join_all(reads),
+            // A part of a block, which is read for it.
+            bed.write_bytes(&mut writer, 512, vec![1; 512]),
+        );
+        written.unwrap();
+        let refused = reads.iter().filter(|read| matches!(read, Err(ChunkError::NotLeader { .. }))).count();
+        let served = reads.iter().filter(|read| read.is_ok()).count();
+        assert!(refused > 5 && served > 5 && refused + served == 32, "{refused} refused, {served} served");
+        assert!(before.elapsed() < Duration::from_secs(5), "after {:?}", before.elapsed());
+        assert_ne!(bed.leader().await, leader);
+        for block in 1..32 {
+            assert_eq!(bed.read(writer.epoch, block, 1).await.unwrap(), pattern(block, 1));
+        }
+        bed.hang_disk(leader, false);
+        bed.settle().await;
+        bed.assert_replicas_equal().await;
+    });
+}
+
+#[test]
 fn a_fence_shuts_out_the_old_epoch_for_reads_and_writes() {
     bed::run(3, async |bed: &mut Bed| {
         let mut old = Writer::new(7, Epoch(1));

@@ -1,8 +1,9 @@
 //! Nothing is lost, stale or torn while members are killed, frozen and restarted; and how long clients wait.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use curve_e2e::{Volume, seconds_from_env, turn};
+use curve_e2e::{HangingDisk, Volume, is_root, seconds_from_env, turn};
+use curve_harness::PlaygroundOptions;
 use curve_harness::checker::Checker;
 use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one, summarize};
 
@@ -10,6 +11,8 @@ use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one, summarize
 /// build without.
 const STALL_KILL_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5000 } else { 2000 });
 const STALL_PAUSE_MAX: Duration = Duration::from_millis(5000);
+/// A disk counts as hung after 2 s; then others take over.
+const STALL_HANG_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8000 } else { 5000 });
 const STALL_STOP_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2500 } else { 200 });
 
 /// The checker under seeded faults for `$CURVE_SOAK_SECONDS` (60 when absent), with `$CURVE_SOAK_SEED`, of the kinds in
@@ -96,6 +99,56 @@ async fn a_pause_of_ten_seconds_gives_no_stale_read() {
     println!("{report}");
     report.assert_clean();
     assert!(report.longest <= STALL_PAUSE_MAX, "a stall of {:?}", report.longest);
+}
+
+/// The server of such a disk lives, answers on the network, and can do nothing.
+#[tokio::test]
+async fn a_disk_that_hangs_stops_nobody() {
+    let _turn = turn("a_disk_that_hangs_stops_nobody").await;
+    if !is_root() {
+        println!("not root: disks cannot be made to hang, nothing was tested");
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("curve-hang-").tempdir().expect("a temporary directory");
+    let place = dir.path().join("p");
+    let disk = HangingDisk::mount(&place.join("data/chunkserver-1"), "3G").await;
+    let more = ["--chunkserver-set=pool_files = 2", "--chunkserver-set=log_size = \"256MiB\""];
+    let options = PlaygroundOptions {
+        dir: Some(place),
+        more: more.map(str::to_owned).to_vec(),
+        ..PlaygroundOptions::default()
+    };
+    let volume = Volume::start_with(options, "1GiB").await;
+    let playground = &volume.playground;
+    let metric = async |name: &str| {
+        playground.metric("chunkserver-1", name).await.expect("metrics").unwrap_or_default()
+    };
+    let checker = Checker::start(volume.checker(6)).await.expect("it serves");
+    let mut hung = Vec::new();
+    for _ in 0..2 {
+        let until = Instant::now() + Duration::from_secs(120);
+        while metric("curve_chunkserver_copysets_led").await == 0.0 || checker.progress().0 < 100 {
+            assert!(Instant::now() < until, "chunkserver-1 leads nothing");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let began = checker.elapsed();
+        disk.hang();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        hung.push((began, checker.elapsed()));
+        let status = playground.json(&["cluster", "status"]).await.expect("status");
+        assert!(status["items"].to_string().contains("CHUNKSERVER_DOWN"), "{status}");
+        disk.answer();
+        playground.wait_healthy(60).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let report = checker.finish().await;
+    println!("{report}");
+    report.assert_clean();
+    for (began, ended) in hung {
+        let stall = report.longest_between(began, ended);
+        println!("the disk hung from {:.1} s: {:?}", began.as_secs_f64(), report.stall_between(began, ended));
+        assert!(stall <= STALL_HANG_MAX, "a stall of {stall:?}, promised are {STALL_HANG_MAX:?}");
+    }
+    drop((volume, disk));
 }
 
 #[tokio::test]

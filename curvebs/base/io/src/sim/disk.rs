@@ -16,6 +16,7 @@ use crate::machine::{FilePlace, Machine};
 use crate::sim::content::{Change, Content, PAGE};
 use crate::sim::mount::{SimFile, SimMount};
 use crate::sim::names::{InodeId, Names};
+use crate::watch::Watch;
 
 /// How a simulated disk begins.
 #[derive(Clone, Debug)]
@@ -84,6 +85,7 @@ impl SimDisk {
             sync_delay: config.sync_delay,
             read_delay: Duration::ZERO..Duration::ZERO,
             fault: DiskFault::None,
+            hung: false,
             life: 1,
             names: Names::default(),
             inodes: BTreeMap::new(),
@@ -99,7 +101,7 @@ impl SimDisk {
     fn open(&self, inode: InodeId) -> io::Result<Arc<dyn File>> {
         let mut platter = self.lock();
         platter.inode(inode)?.handles += 1;
-        Ok(Arc::new(SimFile::new(self.platter.clone(), platter.life, inode)))
+        Ok(Arc::new(SimFile::new(self.platter.clone(), platter.life, inode, Watch::new())))
     }
 
     /// The disk as a process sees it, until the next `crash` or `detach`.
@@ -132,6 +134,12 @@ impl SimDisk {
     /// of them; drawn evenly. Empty, as at the beginning, means that none waits.
     pub fn set_read_delay(&self, delay: Range<Duration>) {
         self.lock().read_delay = delay;
+    }
+
+    /// Whether what waits for the disk waits for ever from now on, until this ends: syncs, and every second read. Other calls
+    /// only touch the page cache.
+    pub fn set_hung(&self, hung: bool) {
+        self.lock().hung = hung;
     }
 
     /// Bytes that are allocated.
@@ -206,6 +214,7 @@ pub(super) struct Platter {
     pub(super) sync_delay: Range<Duration>,
     read_delay: Range<Duration>,
     pub(super) fault: DiskFault,
+    pub(super) hung: bool,
     /// Grows with every crash and detach; mounts of another life are dead.
     pub(super) life: u64,
     pub(super) names: Names,
@@ -362,6 +371,9 @@ impl Platter {
 
     /// Draws how long a read takes; `None`: the page cache has it all.
     pub(super) fn draw_read_delay(&mut self) -> Option<Duration> {
+        if self.hung {
+            return self.rng.random::<bool>().then_some(Duration::ZERO);
+        }
         if self.read_delay.is_empty() || self.rng.random() {
             return None;
         }
@@ -387,6 +399,7 @@ impl Platter {
             inode.handles = 0;
         }
         self.fault = DiskFault::None;
+        self.hung = false;
         self.collect();
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
@@ -13,6 +14,7 @@ use crate::machine::FilePlace;
 use crate::sim::content::{Change, PAGE};
 use crate::sim::disk::{DiskFault, Platter};
 use crate::sim::names::{InodeId, Node};
+use crate::watch::Watch;
 
 /// What an operation does, for deciding whether a fault hits it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,15 +45,33 @@ fn with<T>(
     act(&mut platter)
 }
 
+/// How often it is looked whether a disk still hangs.
+const HANGS_FOR: Duration = Duration::from_millis(10);
+
+/// Lets the time pass that the disk takes for an answer.
+async fn answer(platter: &Mutex<Platter>, life: u64, delay: Duration) {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    let hangs = || {
+        let platter = platter.lock().expect("no panic while the platter is locked");
+        platter.hung && platter.life == life
+    };
+    while hangs() {
+        tokio::time::sleep(HANGS_FOR).await;
+    }
+}
+
 /// A mounted simulated disk.
 pub(super) struct SimMount {
     platter: Arc<Mutex<Platter>>,
     life: u64,
+    watch: Arc<Watch>,
 }
 
 impl SimMount {
     pub(super) fn new(platter: Arc<Mutex<Platter>>, life: u64) -> Self {
-        Self { platter, life }
+        Self { platter, life, watch: Watch::new() }
     }
 
     fn with<T>(&self, access: Access, act: impl FnOnce(&mut Platter) -> io::Result<T>) -> io::Result<T> {
@@ -78,7 +98,7 @@ impl Disk for SimMount {
             platter.inode(inode)?.handles += 1;
             Ok(inode)
         })?;
-        Ok(Arc::new(SimFile::new(self.platter.clone(), self.life, inode)))
+        Ok(Arc::new(SimFile::new(self.platter.clone(), self.life, inode, self.watch.clone())))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -125,15 +145,18 @@ impl Disk for SimMount {
     fn sync_dir<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             let delay = self.with(Access::Sync, |platter| Ok(platter.draw_sync_delay()))?;
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
+            let _wait = self.watch.begin();
+            answer(&self.platter, self.life, delay).await;
             self.with(Access::Sync, |platter| platter.names.sync_dir(path))
         })
     }
 
     fn space(&self) -> io::Result<Space> {
         self.with(Access::Read, |platter| Ok(Space { total: platter.capacity, free: platter.free_bytes() }))
+    }
+
+    fn unanswered(&self) -> Duration {
+        self.watch.look()
     }
 
     fn board(&self) -> Option<Arc<Board>> {
@@ -148,12 +171,13 @@ pub(super) struct SimFile {
     platter: Arc<Mutex<Platter>>,
     life: u64,
     inode: InodeId,
+    watch: Arc<Watch>,
 }
 
 impl SimFile {
     /// A handle that has been counted.
-    pub(super) fn new(platter: Arc<Mutex<Platter>>, life: u64, inode: InodeId) -> Self {
-        Self { platter, life, inode }
+    pub(super) fn new(platter: Arc<Mutex<Platter>>, life: u64, inode: InodeId, watch: Arc<Watch>) -> Self {
+        Self { platter, life, inode, watch }
     }
 
     fn with<T>(&self, access: Access, act: impl FnOnce(&mut Platter) -> io::Result<T>) -> io::Result<T> {
@@ -181,7 +205,7 @@ impl SimFile {
         })
     }
 
-    fn begin_sync(&self) -> io::Result<(u64, std::time::Duration)> {
+    fn begin_sync(&self) -> io::Result<(u64, Duration)> {
         self.with(Access::Write, |platter| Ok((platter.inode(self.inode)?.mark(), platter.draw_sync_delay())))
     }
 
@@ -211,7 +235,8 @@ impl File for SimFile {
             let mut buf = vec![0; len];
             let mut n = self.read_at(offset, &mut buf)?;
             if let Some(delay) = self.with(Access::Read, |platter| Ok(platter.draw_read_delay()))? {
-                tokio::time::sleep(delay).await;
+                let _wait = self.watch.begin();
+                answer(&self.platter, self.life, delay).await;
                 n = self.read_rest(offset, &mut buf)?;
             }
             buf.truncate(n);
@@ -235,9 +260,8 @@ impl File for SimFile {
         let begun = self.begin_sync();
         Box::pin(async move {
             let (mark, delay) = begun?;
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
+            let _wait = self.watch.begin();
+            answer(&self.platter, self.life, delay).await;
             self.end_sync(mark)
         })
     }

@@ -78,6 +78,8 @@ fn reader(contents: Contents) -> Arc<Read> {
 
 /// Starts a process again. One that had not received anything when it died knows of no group.
 async fn revive(cluster: &mut Cluster, node: NodeId) {
+    // It would wait for the disk, and the scenario for it.
+    cluster.disks[&node].set_hung(false);
     cluster.boot(node).await;
     if cluster.group(node, GROUP).is_none() {
         cluster.join(node, GROUP).await;
@@ -122,6 +124,10 @@ async fn chaos(seed: u64, steps: u32) {
     let mut installs = 0;
     for _ in 0..steps {
         let node = NodeId(rng.random_range(1..=if members_change { 4 } else { 3 }));
+        let hangs = rng.random_range(0..4u8);
+        if hangs < 2 {
+            cluster.disks[&node].set_hung(hangs == 1);
+        }
         match rng.random_range(0..if members_change { 11 } else { 8 }) {
             0 | 1 if down.is_none() => {
                 let death = if rng.random() { Death::Kill } else { Death::PowerLoss };
@@ -168,6 +174,7 @@ async fn chaos(seed: u64, steps: u32) {
         sleep(Duration::from_millis(rng.random_range(50..3000))).await;
     }
     cluster.net.heal();
+    cluster.disks.values().for_each(|disk| disk.set_hung(false));
     cluster.net.set_default_link(Link::default());
     if let Some(node) = down {
         revive(&mut cluster, node).await;
