@@ -151,6 +151,9 @@ impl HealthSource for Health {
         if self.0.store_failed() {
             return HealthReport::new(vec![store_item()]);
         }
+        if self.0.group().is_some_and(|group| *group.watch_disk().borrow()) {
+            return HealthReport::new(vec![disk_item()]);
+        }
         if let Some(term) = self.0.leading() {
             let Ok(picture) = picture(&self.0, term) else {
                 return HealthReport::new(vec![store_item()]);
@@ -196,6 +199,18 @@ fn no_leader_item() -> HealthItem {
         summary: "no MDS leads".into(),
         cause: "An election is going on, or fewer than a majority of the MDSs can reach each other.".into(),
         remedy: "Start the MDSs that are down. Open volumes keep working meanwhile.".into(),
+    }
+}
+
+fn disk_item() -> HealthItem {
+    HealthItem {
+        code: "DISK_HANGS".into(),
+        level: HealthLevel::Err,
+        summary: "the disk of this MDS does not answer".into(),
+        cause:
+            "Something that was asked of the disk has had no answer for 2 s. Another MDS leads until it has."
+                .into(),
+        remedy: "Check the disk and what it hangs on (dmesg, smartctl, iostat).".into(),
     }
 }
 

@@ -5,13 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use curve_e2e::{is_root, seconds_from_env, turn};
-use curve_harness::faults::{Fault, FaultOptions, inflict, inflict_one};
+use curve_e2e::{HangingDisk, is_root, seconds_from_env, turn};
+use curve_harness::faults::{Clock, Fault, FaultOptions, inflict, inflict_one};
 use curve_harness::files::{Expected, FilesChecker, Tolerance, verify};
 use curve_harness::{FsMount, Playground, PlaygroundOptions, run};
 
 /// A metaserver that dies: how long changes may wait (the issue says 3 s on a release build).
 const GAP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
+
+/// A metaserver whose disk hangs: others lead after 2 s.
+const HANG_GAP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 9 } else { 6 });
 
 /// A playground with a file system called `fs`.
 pub struct Cluster {
@@ -245,6 +248,64 @@ async fn a_metaserver_that_dies_delays_changes_for_a_moment() {
         assert!(gap <= GAP_MAX, "{event}: {gap:?}");
     }
     mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The servers of such disks live, answer on the network, and can do nothing.
+#[tokio::test]
+async fn disks_of_metaservers_and_of_the_leading_mds_that_hang_delay_changes_for_a_moment() {
+    let _turn = turn("disks_of_metaservers_and_of_the_leading_mds_that_hang").await;
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("curve-hang-").tempdir().expect("a temporary directory");
+    let place = dir.path().join("p");
+    let mut disks = Vec::new();
+    for name in ["metaserver-1", "metaserver-2", "metaserver-3", "mds-1"] {
+        disks.push(HangingDisk::mount(&place.join("data").join(name), "2G").await);
+    }
+    let more = ["--metaserver-set=log_size = \"128MiB\"", "--mds-set=reserve = \"64MiB\""];
+    let cluster = Cluster::start_in(Some(place), &more).await;
+    let playground = &cluster.playground;
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = playground.json(&["cluster", "status"]).await.expect("status");
+        let leads = |mds: &&serde_json::Value| mds["leader"] == true;
+        match status["mds"].as_array().expect("a list").iter().find(leads).map(|mds| mds["id"].as_u64()) {
+            Some(Some(1)) => break,
+            Some(Some(id)) => playground.restart(&format!("mds-{id}")).await.expect("restarted"),
+            other => println!("{other:?} leads"),
+        }
+        assert!(Instant::now() < until, "mds-1 never leads");
+    }
+    let mount = cluster.mount("a").await;
+    let checker = FilesChecker::start(mount.dir(), 9, vec![Expected::default(); 4], Tolerance::None);
+    let mut hung = Vec::new();
+    for disk in &disks {
+        let began = checker.elapsed();
+        disk.hang();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asked = Instant::now();
+        cluster
+            .playground
+            .create(&format!("/v{}", hung.len()), "1GiB")
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        println!("a volume was made in {:?}", asked.elapsed());
+        assert!(asked.elapsed() <= HANG_GAP_MAX);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        hung.push((began, checker.elapsed()));
+        disk.answer();
+        playground.wait_healthy(60).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let (_, report) = blocking(|| checker.finish()).await;
+    report.assert_clean();
+    let gaps: Vec<Duration> =
+        hung.into_iter().map(|(began, ended)| report.longest_between(began, ended)).collect();
+    println!("the longest gaps: {gaps:?}");
+    assert!(gaps.iter().any(|gap| *gap > Duration::from_secs(1)), "no leader was hit");
+    assert!(gaps.iter().all(|gap| *gap <= HANG_GAP_MAX), "{gaps:?}");
+    mount.unmount().await.unwrap_or_else(|error| panic!("{error}"));
+    drop((cluster, disks));
 }
 
 /// The object store is away for a while: programs wait, then go on.
