@@ -162,7 +162,8 @@ fn read_error(replica: &Replica, error: ReadError) -> ChunkError {
     }
 }
 
-/// What waits for the disk and changes nothing; if the disk hangs, whoever asked is sent away: another replica leads soon.
+/// What waits for the disk and changes nothing. When it turns out that the disk hangs, whoever asked is sent away: another replica
+/// leads soon. Who comes later waits: if nobody else can lead, what is in memory is still served.
 pub async fn unless_disk_hangs<T>(
     replica: &Replica,
     work: impl Future<Output = Result<T, ChunkError>>,
