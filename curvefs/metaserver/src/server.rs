@@ -190,8 +190,7 @@ impl MetaserverServer {
 
         let inflight = Inflight::new(config.inflight_max, config.inflight_bytes_max.0 as usize);
         let service = Arc::new(Service::new(context.clone(), raft.clone(), inflight.clone()));
-        let listening = network.serve(&config.listen_address, service).await;
-        let listening = match listening {
+        let listening = match network.serve(&config.listen_address, service).await {
             Ok(listening) => listening,
             Err(cause) => {
                 raft.halt().await;
