@@ -136,4 +136,4 @@ samples: ## write deploy/*.toml anew from the configuration structs
 	CURVE_UPDATE_SAMPLES=1 cargo test -p curve --test samples
 
 doc: ## API documentation in target/doc
-	cargo doc --locked --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps

@@ -45,7 +45,7 @@ const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
 /// it was made once, however often it arrived. Only `NotHere` ends that otherwise: the partition has never made it and never will,
 /// so it gets a number of the partition that has the inode now. **A question** is repeated the same way.
 ///
-/// What is shared is a table in memory ([`Router`]), locked for moments, never while something is waited for. Any number of
+/// What is shared is a table in memory (`Router`), locked for moments, never while something is waited for. Any number of
 /// calls are under way at once; nothing is queued here, connections and their limits are the network's.
 ///
 /// There is no deadline: whoever wants one drops the future (`soft`). The number counts as answered then, so a copy that arrives

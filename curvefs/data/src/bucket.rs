@@ -20,9 +20,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn put(&self, object: String, content: Content) -> ObjectFuture<'_, ()>;
     /// Reads a range of an object, in pieces as they come.
     fn get(&self, object: String, range: Range<u64>) -> ObjectFuture<'_, Vec<Bytes>>;
-    /// Deletes at most [`DELETE_MAX`] objects; those that are not there are deleted.
+    /// Deletes at most `DELETE_MAX` objects; those that are not there are deleted.
     fn delete(&self, objects: Vec<String>) -> ObjectFuture<'_, ()>;
-    /// The first of the objects whose names begin with this, in order: at most [`DELETE_MAX`], none when there are none.
+    /// The first of the objects whose names begin with this, in order: at most `DELETE_MAX`, none when there are none.
     fn list(&self, prefix: String) -> ObjectFuture<'_, Vec<String>>;
 }
 

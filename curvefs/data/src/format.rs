@@ -82,7 +82,7 @@ impl ObjectName {
         out
     }
 
-    /// The content of `wanted` out of the stored bytes that [`stored_range`] names for it.
+    /// The content of `wanted` out of the stored bytes that `stored_range` names for it.
     pub fn unseal(&self, stored: Vec<Bytes>, wanted: Range<u32>) -> Result<Vec<Bytes>, DataError> {
         let damaged = |what: String| DataError::Damaged { object: self.to_string(), what };
         let mut left = stored.iter().map(Bytes::len).sum::<usize>();

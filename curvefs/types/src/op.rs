@@ -270,7 +270,7 @@ pub enum Op {
         /// Attributes that were set after the bytes were written.
         set: SetAttr,
         /// Slices of the extents that the store has not got: their bytes wait in the partition, as durable as it is. At
-        /// most [`crate::limits::STAGED_PER_REQUEST_MAX`] bytes. [`FsError::StageFull`] when too many wait already.
+        /// most [`crate::limits::STAGED_PER_REQUEST_MAX`] bytes. `FsError::StageFull` when too many wait already.
         staged: Vec<Staged>,
     },
     /// Let a range read as zeros and give its data back. Changes no length.

@@ -44,7 +44,7 @@ pub const fn volume_atomic_max(block_bytes: u32) -> u32 {
 ///
 /// Across gateways it is the device that holds: its `compare_and_write`, of which ORWRITE is made, and that it never keeps
 /// or shows a part of a write that is not longer than `atomic_write_max`. Within this one, every operation also takes its
-/// range in a [`RangeLock`]: shared for what the device orders itself, exclusive for ORWRITE, which then seldom has to try
+/// range in a `RangeLock`: shared for what the device orders itself, exclusive for ORWRITE, which then seldom has to try
 /// again, and for WRITE ATOMIC. The price for a plain operation is two short locks.
 pub struct LocalAtomics<D: ?Sized> {
     ranges: RangeLock,

@@ -34,7 +34,7 @@ pub enum LoggingError {
 const DEFAULT_FILTER: &str = "info";
 
 /// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`. A daemon goes on without its
-/// log if that cannot be written, because its disk is full or its reader is gone or does not read: see [`Lossy`].
+/// log if that cannot be written, because its disk is full or its reader is gone or does not read: see `Lossy`.
 pub fn init_logging() -> Result<(), LoggingError> {
     let value = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_FILTER.to_owned());
     let filter = parse_filter(&value)?;

@@ -152,7 +152,7 @@ impl Tags {
 /// `T` that the caller makes when it arrives, with an `A` that aborts it.
 ///
 /// Memory is bounded by construction: the command window bounds the commands and with them the unsolicited data
-/// ([`COMMANDS_MAX`] × first burst); solicited data and reads are let in only as far as [`tasks::MEMORY_BYTES_MAX`] goes,
+/// ([`COMMANDS_MAX`] × first burst); solicited data and reads are let in only as far as `tasks::MEMORY_BYTES_MAX` goes,
 /// answers that wait to be sent included.
 pub struct Engine<T, A> {
     kind: SessionKind,

@@ -1,4 +1,4 @@
-//! Numbers of the protocol (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md), big-endian on the wire.
+//! Numbers of the protocol (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>), big-endian on the wire.
 
 pub(super) const INIT_MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
 pub(super) const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
