@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use curve_chunkstore::ChunkStore;
 use curve_log::Log;
 use curve_multiraft::{GroupState, MultiRaft, Role};
+use curve_node::disk_items;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::ByteSize;
 
@@ -45,26 +46,7 @@ impl Health {
                 "Check the disk (dmesg, smartctl). Restart the chunkserver, or replace the disk and rebuild it.",
             ));
         }
-        if self.raft.disk_hangs() {
-            items.push(item(
-                HealthLevel::Err,
-                "DISK_HANGS",
-                "the disk does not answer".into(),
-                "Something that was asked of the disk has had no answer for `disk_timeout`. Until it has, other servers lead, and the \
-                 MDSs hear nothing of this one.",
-                "Check the disk and what it hangs on (dmesg, smartctl, iostat). If it stays like this, stop this server: what \
-                 it held is rebuilt on others.",
-            ));
-        }
-        if self.log.failed() {
-            items.push(item(
-                HealthLevel::Err,
-                "LOG_FAILED",
-                "the shared log has stopped".into(),
-                "The disk failed a write or a sync of the log.",
-                "Check the disk (dmesg, smartctl). Restart the chunkserver, or replace the disk and rebuild it.",
-            ));
-        }
+        items.extend(disk_items(&self.raft, &self.log, "chunkserver"));
         let space = self.store.space();
         if space.reserve_low || self.log.space_low() {
             items.push(item(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use curve_log::Log;
 use curve_multiraft::{GroupState, MultiRaft};
+use curve_node::disk_items;
 use curve_telemetry::{HealthItem, HealthLevel, HealthReport, HealthSource};
 use curve_types::ByteSize;
 
@@ -31,26 +32,7 @@ fn item(level: HealthLevel, code: &str, summary: String, cause: &str, remedy: &s
 
 impl Health {
     fn disk_items(&self, items: &mut Vec<HealthItem>) {
-        if self.raft.disk_hangs() {
-            items.push(item(
-                HealthLevel::Err,
-                "DISK_HANGS",
-                "the disk does not answer".into(),
-                "Something that was asked of the disk has had no answer for `disk_timeout`. Until it has, other servers lead, and the \
-                 MDSs hear nothing of this one.",
-                "Check the disk and what it hangs on (dmesg, smartctl, iostat). If it stays like this, stop this server: what \
-                 it held is rebuilt on others.",
-            ));
-        }
-        if self.log.failed() {
-            items.push(item(
-                HealthLevel::Err,
-                "LOG_FAILED",
-                "the shared log has stopped".into(),
-                "The disk failed a write or a sync of the log.",
-                "Check the disk (dmesg, smartctl). Restart the metaserver, or replace the disk and rebuild it.",
-            ));
-        }
+        items.extend(disk_items(&self.raft, &self.log, "metaserver"));
         if let Some(space) = self.context.room.space().filter(|space| space.is_low) {
             let (free, reserve) = (ByteSize(space.free), ByteSize(space.reserve));
             items.push(item(
