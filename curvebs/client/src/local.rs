@@ -11,7 +11,8 @@
 //! Only so many files may be open, and to open one for a single read would cost more than it spares: while all are in use,
 //! reads of other chunks ask for their bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,9 +36,8 @@ const UNUSED_MAX: Duration = Duration::from_secs(10);
 pub const IN_USE: Duration = Duration::from_secs(1);
 /// How long it is not looked again whether one of many is no longer in use.
 pub const FULL_FOR: Duration = Duration::from_millis(100);
-/// How long a copyset whose files cannot be opened is read the usual way before they are tried again.
+/// How long a copyset whose files cannot be opened, or a disk that does not answer, is left alone before it is tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
-
 /// How long a disk may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -119,11 +119,21 @@ struct State {
     /// Copysets whose files could not be opened, and when.
     refused: HashMap<CopysetId, Instant>,
     /// Devices that did not answer, and when that was noticed.
-    hung: BTreeMap<u64, Instant>,
+    hung: HashMap<u64, Instant>,
     /// When all files were in use.
     full: Option<Instant>,
     /// `None` where one could not be opened a moment ago.
     boards: HashMap<FileKey, Option<Arc<Board>>>,
+}
+
+/// Whether something is to be left alone still; what has been for long enough is forgotten.
+fn is_left_alone<K: Eq + Hash>(noted: &mut HashMap<K, Instant>, key: &K) -> bool {
+    let Some(since) = noted.get(key) else { return false };
+    let still = since.elapsed() < REFUSED_FOR;
+    if !still {
+        noted.remove(key);
+    }
+    still
 }
 
 impl State {
@@ -138,15 +148,6 @@ impl State {
         let unused = self.files.values().any(|open| open.used.elapsed() >= IN_USE);
         self.full = (!unused).then(Instant::now);
         unused
-    }
-
-    fn hangs(&mut self, device: u64) -> bool {
-        let Some(since) = self.hung.get(&device) else { return false };
-        let hangs = since.elapsed() < REFUSED_FOR;
-        if !hangs {
-            self.hung.remove(&device);
-        }
-        hangs
     }
 
     fn seat(&mut self, budget: &Budget) -> Option<Seat> {
@@ -194,11 +195,8 @@ impl LocalFiles {
     /// What a read of a chunk is to ask its copyset for at first.
     pub fn ask(&self, copyset: CopysetId, chunk: ChunkIndex) -> Ask {
         let mut state = self.lock();
-        if let Some(since) = state.refused.get(&copyset) {
-            if since.elapsed() < REFUSED_FOR {
-                return Ask::Bytes;
-            }
-            state.refused.remove(&copyset);
+        if is_left_alone(&mut state.refused, &copyset) {
+            return Ask::Bytes;
         }
         if state.of_chunk.get(&chunk).is_some_and(|key| state.files.contains_key(key)) {
             Ask::Place { path: false }
@@ -249,7 +247,7 @@ impl LocalFiles {
         let sight = self.known.as_ref()?.sight(chunk, offset, len)?;
         let file = {
             let mut state = self.lock();
-            if state.hangs(sight.file().0) {
+            if is_left_alone(&mut state.hung, &sight.file().0) {
                 return None;
             }
             let open = state.files.get_mut(&sight.file())?;
@@ -313,7 +311,7 @@ impl LocalFiles {
         let key = (place.device, place.inode);
         let now = Instant::now();
         let mut state = self.lock();
-        if state.hangs(place.device) {
+        if is_left_alone(&mut state.hung, &place.device) {
             return None;
         }
         if let Some(open) = state.files.get_mut(&key) {
