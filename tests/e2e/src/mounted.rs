@@ -13,40 +13,57 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// An NBD server that passes every request on to another one. When that one is gone, it connects and asks again, for a minute:
-/// what the kernel's driver does under `curve-nbd map`, and nbdfuse does not. Ended when dropped.
-pub struct Reconnecting {
-    /// Where it is.
-    pub uri: String,
-    nbdkit: Child,
+/// An nbdkit on a socket of its own. Ended when dropped.
+struct Nbdkit {
+    uri: String,
+    process: Child,
     _dir: TempDir,
 }
 
-impl Reconnecting {
-    /// Before the server at this URI.
-    pub async fn before(uri: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("curve-retry-").tempdir().expect("a temporary directory");
+impl Nbdkit {
+    /// Serves what these arguments say: filters, the plugin, and what both are told.
+    async fn serve(arguments: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("curve-nbdkit-").tempdir().expect("a temporary directory");
         let (socket, pid_file) = (dir.path().join("socket"), dir.path().join("pid"));
-        let nbdkit = Command::new("nbdkit")
-            .args(["--foreground", "--filter=retry", "--unix"])
+        let process = Command::new("nbdkit")
+            .args(["--foreground", "--unix"])
             .arg(&socket)
             .arg("--pidfile")
             .arg(&pid_file)
-            .args(["nbd", &format!("uri={uri}"), "retries=60", "retry-delay=1", "retry-exponential=no"])
+            .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .expect("nbdkit is installed (make deps)");
-        let this = Self { uri: format!("nbd+unix:///?socket={}", socket.display()), nbdkit, _dir: dir };
+        let this = Self { uri: format!("nbd+unix:///?socket={}", socket.display()), process, _dir: dir };
         exists(&pid_file, "nbdkit").await;
         this
     }
 }
 
-impl Drop for Reconnecting {
+impl Drop for Nbdkit {
     fn drop(&mut self) {
         // Fails when it has ended, which is as well.
-        let _ = self.nbdkit.kill();
-        let _ = self.nbdkit.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An NBD server that passes every request on to another one. When that one is gone, it connects and asks again, for a minute:
+/// what the kernel's driver does under `curve-nbd map`, and nbdfuse does not. Ended when dropped.
+pub struct Reconnecting {
+    /// Where it is.
+    pub uri: String,
+    _nbdkit: Nbdkit,
+}
+
+impl Reconnecting {
+    /// Before the server at this URI.
+    pub async fn before(uri: &str) -> Self {
+        let uri = format!("uri={uri}");
+        let retries = ["retries=60", "retry-delay=1", "retry-exponential=no"];
+        let arguments = [&["--filter=retry", "nbd", &uri][..], &retries].concat();
+        let nbdkit = Nbdkit::serve(&arguments).await;
+        Self { uri: nbdkit.uri.clone(), _nbdkit: nbdkit }
     }
 }
 
@@ -156,32 +173,20 @@ impl Drop for Mounted {
 /// A file system whose disk can be made to hang: to answer nothing, neither reads nor writes. Unmounted when dropped.
 pub struct HangingDisk {
     dir: PathBuf,
-    /// Unmounted before the device goes.
-    device: Option<LoopDevice>,
-    server: Child,
-    _files: TempDir,
+    /// Unmounted before the device goes, and that before its server.
+    _device: LoopDevice,
+    server: Nbdkit,
+    _image: TempDir,
 }
 
 impl HangingDisk {
     /// Mounts an empty ext4 of so many bytes (`1G`) at a directory, which is made.
     pub async fn mount(dir: &Path, size: &str) -> Self {
-        let files = tempfile::Builder::new().prefix("curve-hang-").tempdir().expect("a temporary directory");
-        let (image, socket, pid_file) =
-            (files.path().join("image"), files.path().join("socket"), files.path().join("pid"));
-        let image_name = image.display().to_string();
-        run(30, "truncate", &["-s", size, &image_name]).await.unwrap_or_else(|error| panic!("{error}"));
-        let server = Command::new("nbdkit")
-            .args(["--foreground", "--unix"])
-            .arg(&socket)
-            .arg("--pidfile")
-            .arg(&pid_file)
-            .args(["file", &image_name])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("nbdkit is installed (make deps)");
-        let mut this = Self { dir: dir.to_owned(), device: None, server, _files: files };
-        exists(&pid_file, "nbdkit").await;
-        let device = LoopDevice::attach(&format!("nbd+unix:///?socket={}", socket.display())).await;
+        let image = tempfile::Builder::new().prefix("curve-hang-").tempdir().expect("a temporary directory");
+        let file = image.path().join("image").display().to_string();
+        run(30, "truncate", &["-s", size, &file]).await.unwrap_or_else(|error| panic!("{error}"));
+        let server = Nbdkit::serve(&["file", &file]).await;
+        let device = LoopDevice::attach(&server.uri).await;
         run(60, "mkfs.ext4", &["-q", "-F", "-m", "0", &device.device])
             .await
             .unwrap_or_else(|error| panic!("{error}"));
@@ -189,8 +194,7 @@ impl HangingDisk {
         run(30, "mount", &[&device.device, &dir.display().to_string()])
             .await
             .unwrap_or_else(|error| panic!("{error}"));
-        this.device = Some(device);
-        this
+        Self { dir: dir.to_owned(), _device: device, server, _image: image }
     }
 
     /// From now on nothing is answered.
@@ -204,19 +208,14 @@ impl HangingDisk {
     }
 
     fn signal(&self, signal: &str) {
-        end("kill", &[signal, &self.server.id().to_string()]);
+        end("kill", &[signal, &self.server.process.id().to_string()]);
     }
 }
 
 impl Drop for HangingDisk {
     fn drop(&mut self) {
         self.answer();
-        if self.device.is_some() {
-            end("umount", &["-l", &self.dir.display().to_string()]);
-        }
-        self.device = None;
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        end("umount", &["-l", &self.dir.display().to_string()]);
     }
 }
 
