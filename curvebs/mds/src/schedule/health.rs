@@ -67,8 +67,8 @@ fn silent(picture: &Picture, config: &MdsConfig) -> Vec<HealthItem> {
             "CHUNKSERVER_DOWN",
             format!("{} chunkservers are down: {}", down.len(), listed(&down)),
             format!("No heartbeat for more than {}.", config.down_after),
-            "Start the process again, or look at its log, its disk (a server whose disk hangs is silent) and the network. Without it for long enough its data is \
-             rebuilt on others.",
+            "Start the process again, or look at its log, its disk (a server whose disk hangs is silent) and the \
+             network. Without it for long enough its data is rebuilt on others.",
         ));
     }
     if !dead.is_empty() {

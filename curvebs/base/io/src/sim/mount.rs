@@ -46,7 +46,7 @@ fn with<T>(
 }
 
 /// How often it is looked whether a disk still hangs.
-const HANGS_FOR: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Lets the time pass that the disk takes for an answer.
 async fn answer(platter: &Mutex<Platter>, life: u64, delay: Duration) {
@@ -58,7 +58,7 @@ async fn answer(platter: &Mutex<Platter>, life: u64, delay: Duration) {
         platter.hung && platter.life == life
     };
     while hangs() {
-        tokio::time::sleep(HANGS_FOR).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
