@@ -1,11 +1,13 @@
 //! The store of real processes: RocksDB without its own log.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use curve_io::BoxFuture;
+use curve_io::{BoxFuture, Disk, RealDisk};
+use curve_types::ByteSize;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options,
     ReadOptions, Snapshot, WriteOptions,
@@ -19,6 +21,8 @@ const APPLIED: &[u8] = &[0];
 const ROW: u8 = 1;
 const ROWS_END: &[u8] = &[ROW + 1];
 
+/// What must be free before a store is opened or flushed.
+const ROOM_BYTES_MIN: u64 = 4 << 20;
 const OPEN_FILES_MAX: i32 = 256;
 /// Bits a key of the filters that tell a table without looking that it has not got a key: one in a hundred is wrong.
 const FILTER_BITS: f64 = 10.0;
@@ -64,8 +68,18 @@ pub struct RocksStore {
 }
 
 struct Inner {
-    db: DB,
+    db: ManuallyDrop<DB>,
     failed: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // RocksDB flushes when it is closed. On a full disk it is left as it is instead: what was not flushed is applied again.
+        if ensure_room(self.db.path()).is_ok() {
+            // SAFETY: nothing uses it after this.
+            unsafe { ManuallyDrop::drop(&mut self.db) }
+        }
+    }
 }
 
 impl RocksStore {
@@ -77,6 +91,7 @@ impl RocksStore {
     /// As [`open`](Self::open).
     pub fn open_with(path: &Path, limits: &RocksOptions) -> Result<Self, KvError> {
         std::fs::create_dir_all(path)?;
+        ensure_room(path)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_paranoid_checks(true);
@@ -100,8 +115,18 @@ impl RocksStore {
             options.set_memtable_prefix_bloom_ratio(BUFFER_FILTER_SHARE);
         }
         let db = DB::open(&options, path).map_err(translate)?;
-        Ok(Self { inner: Arc::new(Inner { db, failed: AtomicBool::new(false) }) })
+        Ok(Self { inner: Arc::new(Inner { db: ManuallyDrop::new(db), failed: AtomicBool::new(false) }) })
     }
+}
+
+/// Refuses to begin what needs room on a full disk: RocksDB, as some distributions build it, ends the process when it fails half way.
+fn ensure_room(path: &Path) -> Result<(), KvError> {
+    let free = RealDisk::new(path.to_path_buf()).space()?.free;
+    if free >= ROOM_BYTES_MIN {
+        return Ok(());
+    }
+    let (free, needed) = (ByteSize(free), ByteSize(ROOM_BYTES_MIN));
+    Err(KvError::Io(format!("the disk is full: {free} are free, and {needed} must be")))
 }
 
 fn translate(error: rocksdb::Error) -> KvError {
@@ -217,6 +242,7 @@ impl Store for RocksStore {
                 if inner.failed.load(Ordering::Relaxed) {
                     return Err(KvError::Stopped);
                 }
+                ensure_room(inner.db.path())?;
                 let mut options = FlushOptions::default();
                 options.set_wait(true);
                 let flushed = inner.db.flush_opt(&options).map_err(translate);
