@@ -31,7 +31,8 @@ pub fn line(text: fmt::Arguments<'_>) {
 
 /// What [`say_error!`](crate::say_error) does.
 pub fn error_line(text: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{text}");
+    // In one piece, since others may write to the same terminal or file.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Writes to standard output as it is, without a newline.
