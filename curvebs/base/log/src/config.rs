@@ -24,6 +24,8 @@ pub struct LogConfig {
     pub batch_bytes_max: usize,
     /// Free segments that are kept for reuse; further ones are deleted.
     pub spare_segments_max: usize,
+    /// Bytes of the disk that new segments leave free: what is in the log needs room where it goes from there.
+    pub keep_free_bytes: u64,
     /// How long after the last write the lazily durable records (commit points, purges) are made durable.
     pub settle_after: Duration,
 }
@@ -36,6 +38,7 @@ impl Default for LogConfig {
             queue_bytes_max: 64 << 20,
             batch_bytes_max: 4 << 20,
             spare_segments_max: 8,
+            keep_free_bytes: 16 << 20,
             settle_after: Duration::from_millis(500),
         }
     }

@@ -64,8 +64,7 @@ impl Log {
         make_dirs_durable(&*disk, dir).await.map_err(|error| io_error("create", dir, error))?;
         let Recovered { groups, live, free, tail, incarnation, floor, next_number, summary } =
             recover(&*disk, dir)?;
-        let mut pool =
-            Pool::new(disk.clone(), dir, config.segment_bytes, config.spare_segments_max.max(1), next_number);
+        let mut pool = Pool::new(disk.clone(), dir, &config, next_number);
         free.into_iter().for_each(|segment| pool.give(segment));
         let handle = Handle {
             disk,
@@ -158,6 +157,11 @@ impl Log {
     /// hand, so that what has been accepted can be finished; new work should be refused and entries be purged. Cheap.
     pub fn space_low(&self) -> bool {
         self.handle.pool.space_low()
+    }
+
+    /// Whether records wait for room: no segment is left to write to, and none can be made.
+    pub fn waits_for_room(&self) -> bool {
+        self.handle.pool.waits_for_room()
     }
 
     /// Writes what is queued, marks the end as clean, and ends the writer task. Handles refuse everything afterwards.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::config::LogConfig;
 use crate::format::SegmentHeader;
 
 /// How long after a failed attempt the next one is made.
@@ -32,6 +33,8 @@ pub(crate) struct Segment {
 struct State {
     spares: VecDeque<Segment>,
     space_low: bool,
+    /// The writer waits for a segment.
+    waited_for: bool,
     /// When to try again after a failure.
     retry_at: Option<Instant>,
 }
@@ -55,6 +58,17 @@ impl PoolView {
 
     pub(crate) fn space_low(&self) -> bool {
         self.lock().space_low
+    }
+
+    /// Whether the writer waits for a segment that cannot be made.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        let state = self.lock();
+        state.waited_for && state.space_low
+    }
+
+    /// Says whether the writer waits for a segment.
+    pub(crate) fn set_waited_for(&self, waited_for: bool) {
+        self.lock().waited_for = waited_for;
     }
 
     pub(crate) async fn changed(&self) {
@@ -91,6 +105,7 @@ pub(crate) struct Pool {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     segment_bytes: u64,
+    keep_free_bytes: u64,
     spares_max: usize,
     next_number: u64,
     view: Arc<PoolView>,
@@ -98,16 +113,17 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        segment_bytes: u64,
-        spares_max: usize,
-        next_number: u64,
-    ) -> Self {
-        let view = Arc::default();
-        let dir = dir.to_path_buf();
-        Self { disk, dir, segment_bytes, spares_max, next_number, view, making: None }
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, config: &LogConfig, next_number: u64) -> Self {
+        Self {
+            disk,
+            dir: dir.to_path_buf(),
+            segment_bytes: config.segment_bytes,
+            keep_free_bytes: config.keep_free_bytes,
+            spares_max: config.spare_segments_max.max(1),
+            next_number,
+            view: Arc::default(),
+            making: None,
+        }
     }
 
     pub(crate) fn view(&self) -> Arc<PoolView> {
@@ -139,7 +155,7 @@ impl Pool {
     /// Makes a segment and waits for it.
     pub(crate) async fn make(&mut self) -> io::Result<Segment> {
         let path = self.next_path();
-        make_segment(&*self.disk, &path, self.segment_bytes).await
+        make_segment(&*self.disk, &path, self.segment_bytes, self.keep_free_bytes).await
     }
 
     /// Sees to it that a spare is in hand soon.
@@ -148,10 +164,10 @@ impl Pool {
         if busy || !self.view.wants_spare() {
             return;
         }
-        let (disk, view, path, bytes) =
-            (self.disk.clone(), self.view(), self.next_path(), self.segment_bytes);
+        let (disk, view, path) = (self.disk.clone(), self.view(), self.next_path());
+        let (bytes, keep_free) = (self.segment_bytes, self.keep_free_bytes);
         self.making = Some(tokio::spawn(async move {
-            match make_segment(&*disk, &path, bytes).await {
+            match make_segment(&*disk, &path, bytes, keep_free).await {
                 Ok(segment) => view.add(segment),
                 Err(error) => view.failed(&error),
             }
@@ -185,7 +201,10 @@ pub(crate) fn segment_number(name: &str) -> Option<u64> {
 }
 
 /// Makes a segment under a temporary name, which is what a crash leaves at worst.
-async fn make_segment(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Segment> {
+async fn make_segment(disk: &dyn Disk, path: &Path, bytes: u64, keep_free: u64) -> io::Result<Segment> {
+    if disk.space()?.free < bytes.saturating_add(keep_free) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let temporary = path.with_extension("new");
     let result = fill_segment(disk, &temporary, bytes).await;
     let Ok(file) = result else {

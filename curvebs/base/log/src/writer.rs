@@ -372,15 +372,17 @@ impl Writer {
 
     /// The spare; when there is none, waits until a purge frees a segment or the disk has room again.
     async fn obtain_segment(&mut self) -> io::Result<Segment> {
+        let view = self.pool.view();
         loop {
             self.pool.replenish();
             if let Some(segment) = self.pool.take() {
+                view.set_waited_for(false);
                 return Ok(segment);
             }
+            view.set_waited_for(true);
             if self.write_purges().await? {
                 continue;
             }
-            let view = self.pool.view();
             if self.queue.is_closed() && view.space_low() {
                 return Err(io::ErrorKind::StorageFull.into());
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curve_io::sim::{DiskFault, SimDisk, SimDiskConfig};
-use curve_log::{Entry, Log, LogError};
+use curve_log::{Entry, Log, LogConfig, LogError};
 use curve_types::GroupId;
 use support::{append, config, dir, entry, open, read_all};
 
@@ -189,10 +189,10 @@ async fn a_full_disk_is_told_before_it_hurts_and_a_purge_helps() {
     let more: Vec<_> = (1..=20).map(|k| append(&a, vec![entry(n + k, 1, 4000)])).collect();
     let more = tokio::spawn(futures::future::join_all(more));
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert!(!more.is_finished() && !log.failed());
+    assert!(!more.is_finished() && !log.failed() && log.waits_for_room());
     a.purge(n, "gone".into());
     assert!(more.await.unwrap().into_iter().all(|result| result.is_ok()));
-    assert!(!log.failed());
+    assert!(!log.failed() && !log.waits_for_room());
     assert_eq!(read_all(&a).await.len(), 20);
     a.purge(n + 20, "all".into());
     log.close().await;
@@ -203,6 +203,23 @@ async fn a_full_disk_is_told_before_it_hurts_and_a_purge_helps() {
     let error = Log::open(tiny.mount(), dir(), config()).await.err().unwrap();
     assert!(matches!(error, LogError::NoSpace { bytes: 65536, .. }), "{error}");
     assert_eq!(tiny.files(), [], "the attempt leaves nothing behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_segments_leave_room_for_others() {
+    let disk = SimDisk::new(SimDiskConfig { capacity: 512 << 10, ..SimDiskConfig::default() });
+    let config = LogConfig { keep_free_bytes: 256 << 10, ..config() };
+    let (log, _) = Log::open(disk.mount(), dir(), config).await.unwrap();
+    let a = log.group(A);
+    let more: Vec<_> = (1..=200).map(|n| append(&a, vec![entry(n, 1, 4000)])).collect();
+    let more = tokio::spawn(futures::future::join_all(more));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!more.is_finished() && log.waits_for_room());
+    let free = disk.mount().space().unwrap().free;
+    assert!((256 << 10..320 << 10).contains(&free), "{free}");
+    disk.set_capacity(4 << 20);
+    assert!(more.await.unwrap().into_iter().all(|result| result.is_ok()));
+    assert!(!log.waits_for_room() && !log.space_low());
 }
 
 #[tokio::test(start_paused = true)]

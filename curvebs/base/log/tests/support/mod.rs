@@ -27,6 +27,7 @@ pub fn config() -> LogConfig {
         queue_bytes_max: 4 << 20,
         batch_bytes_max: 256 << 10,
         spare_segments_max: 2,
+        keep_free_bytes: 0,
         settle_after: Duration::from_millis(500),
     }
 }
