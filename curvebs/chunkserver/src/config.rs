@@ -72,6 +72,8 @@ pub struct ChunkserverConfig {
 
 /// A segment takes at least four of the largest entries.
 const LOG_SEGMENT_MIN: u64 = 8 << 20;
+/// See `ChunkserverConfig::room_min`.
+const ROOM_MIN_MAX: u64 = 64 << 20;
 
 impl Default for ChunkserverConfig {
     fn default() -> Self {
@@ -127,7 +129,17 @@ impl ChunkserverConfig {
     }
 
     pub(crate) fn log(&self) -> LogConfig {
-        LogConfig { segment_bytes: self.log_segment.0.max(LOG_SEGMENT_MIN), ..LogConfig::default() }
+        LogConfig {
+            segment_bytes: self.log_segment.0.max(LOG_SEGMENT_MIN),
+            // Held changes go on with twice the least room, so the log must leave that.
+            keep_free_bytes: 2 * self.room_min(),
+            ..LogConfig::default()
+        }
+    }
+
+    /// Without room for a few chunk files, which other replicas may have agreed on, nothing is applied.
+    fn room_min(&self) -> u64 {
+        (self.reserve.0 / 4).min(ROOM_MIN_MAX)
     }
 
     pub(crate) fn raft(&self) -> RaftOptions {
@@ -139,6 +151,7 @@ impl ChunkserverConfig {
             clock_margin: lease / 8,
             lease_reads: self.lease_reads,
             disk_timeout: self.disk_timeout.0,
+            room_min: self.room_min(),
             quiesce_after: Some(self.quiesce_after.0).filter(|after| !after.is_zero()),
             checkpoint_log_bytes: self.checkpoint_after.0,
             log_keep_bytes: self.log_keep.0,

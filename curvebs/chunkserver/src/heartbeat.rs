@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use curve_chunkstore::ChunkStore;
 use curve_io::Disk;
+use curve_multiraft::DiskState;
 use curve_node::{HeartbeatPace, Identity, PeerBook};
 use curve_proto::mds::{Heartbeat, HeartbeatReply, MdsApi, MdsError, Order, Registration, ReplicaReport};
 use curve_types::{CopysetId, NodeId};
@@ -105,10 +106,12 @@ impl HeartbeatLoop {
         let mut failed_before = false;
         loop {
             let sent = Instant::now();
+            let report = self.report();
+            let told_full = report.reserve_low;
             // A server whose disk hangs is as good as down, and so it is silent.
-            let answer = match self.host.raft().disk_hangs() {
-                true => None,
-                false => Some(self.api.heartbeat(self.report()).await),
+            let answer = match self.host.raft().disk() {
+                DiskState::Hangs => None,
+                DiskState::Fine | DiskState::Full => Some(self.api.heartbeat(report).await),
             };
             if let Some(answer) = &answer {
                 self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);
@@ -140,6 +143,11 @@ impl HeartbeatLoop {
                             busy.remove(&copyset);
                         }
                         self.host.changed().notify_one();
+                    }
+                    // Before, nobody had reason to expect it.
+                    () = self.store.refused().notified(), if !told_full => {
+                        sleep_until(earliest).await;
+                        break;
                     }
                     changed = timeout_at(next, self.host.changed().notified()) => {
                         if changed.is_ok() {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use curve_io::{Disk, File, OpenMode};
+use tokio::sync::Notify;
 
 use crate::config::ChunkStoreConfig;
 use crate::data::StoreSpace;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     fs_free: AtomicU64,
     low: AtomicBool,
     admits: AtomicU32,
+    pub refused: Notify,
 }
 
 /// A file is handed out only when its name in the pool is durable: otherwise a power loss could keep the later of its two
@@ -75,6 +77,7 @@ impl Shared {
             fs_free: AtomicU64::new(0),
             low: AtomicBool::new(false),
             admits: AtomicU32::new(0),
+            refused: Notify::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use curve_io::{Disk, OpenMode, make_dirs_durable, read_whole, replace_file};
 use curve_types::{CopysetId, Geometry};
+use tokio::sync::Notify;
 
 use crate::config::ChunkStoreConfig;
 use crate::copyset::CopysetStore;
@@ -148,6 +149,11 @@ impl ChunkStore {
     /// Room for new chunks, as of the last look at the file system (each new chunk, each maintenance step).
     pub fn space(&self) -> StoreSpace {
         self.shared.space()
+    }
+
+    /// Rung when something is refused for want of room.
+    pub fn refused(&self) -> &Notify {
+        &self.shared.refused
     }
 
     /// Whether a write or sync failed. Final: the process must stop using the disk.

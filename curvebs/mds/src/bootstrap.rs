@@ -22,6 +22,7 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::disks;
 use crate::keys;
 use crate::node::Shared;
 use crate::rows::get;
@@ -65,7 +66,8 @@ pub(crate) fn answer(shared: &Shared, request: &Message) -> Message {
     if ping.readmit == shared.peer.nonce && shared.peer.lost.load(Ordering::Acquire) {
         shared.peer.readmitted.notify_one();
     }
-    let pong = PeerPong { state: state(shared).into(), nonce: shared.peer.nonce };
+    let disk = Some(disks::own(shared));
+    let pong = PeerPong { state: state(shared).into(), nonce: shared.peer.nonce, disk };
     Message { method: methods::MDS_PING, header: pong.encode_to_vec().into(), payload: Vec::new() }
 }
 

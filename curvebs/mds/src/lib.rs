@@ -10,6 +10,7 @@
 mod bootstrap;
 mod config;
 mod copyset_call;
+mod disks;
 mod fs;
 mod grpc;
 mod iscsi;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use curve_io::{Disk, Handler, Message, Network, Reply, ServerHandle, make_dirs_durable};
 use curve_kv::{MemStore, Reader, Store};
 use curve_log::{Log, LogConfig};
-use curve_multiraft::{AddressBook, Group, MultiRaft, Op, ProposeError, RaftOptions, ReadError, Role};
+use curve_multiraft::{
+    AddressBook, DiskState, Group, GroupState, MultiRaft, Op, ProposeError, RaftOptions, ReadError, Role,
+};
 use curve_proto::pb::mds::mds_response::Result as Answer;
 use curve_proto::pb::mds::{MdsRequest, MdsResponse};
 use curve_proto::pb::mds_state as state;
@@ -58,8 +60,6 @@ pub struct MdsParts {
 /// A running MDS. It owns its tasks: dropping it stops them, as a crash would.
 pub struct MdsNode {
     pub(crate) shared: Arc<Shared>,
-    raft: Arc<MultiRaft>,
-    log: Log,
     listening: Box<dyn ServerHandle>,
     tasks: JoinSet<()>,
 }
@@ -67,6 +67,8 @@ pub struct MdsNode {
 /// What requests and the leader's loops work with.
 pub(crate) struct Shared {
     pub config: MdsConfig,
+    pub raft: Arc<MultiRaft>,
+    pub log: Log,
     /// The replica; not there yet while a member without state finds out what it may do.
     group: OnceLock<Group>,
     pub peer: PeerSide,
@@ -135,6 +137,8 @@ impl MdsNode {
         let routes = Arc::new(RouteTable { store: store.clone(), memory: memory.clone() });
         let caller = Arc::new(CopysetCaller::new(network.clone(), routes));
         let shared = Arc::new(Shared {
+            raft: raft.clone(),
+            log,
             group: OnceLock::new(),
             peer: PeerSide::new(seed),
             store,
@@ -150,7 +154,7 @@ impl MdsNode {
             config,
         });
         let address = shared.config.me().data_address.clone();
-        let frames = Arc::new(Frames { shared: shared.clone(), raft: raft.clone() });
+        let frames = Arc::new(Frames(shared.clone()));
         let listening =
             network.serve(&address, frames).await.map_err(part(format!("data address {address}")))?;
         let mut tasks = JoinSet::new();
@@ -165,7 +169,7 @@ impl MdsNode {
         tasks.spawn(leader::run_purge(shared.clone()));
         tasks.spawn(leader::run_watch(shared.clone()));
         tasks.spawn(leader::run_membership(shared.clone()));
-        Ok(Self { shared, raft, log, listening, tasks })
+        Ok(Self { shared, listening, tasks })
     }
 
     /// Answers a request of the control plane, as over gRPC.
@@ -190,6 +194,14 @@ impl MdsNode {
         self.shared.leading().is_some()
     }
 
+    /// Whether the log, the store or the replica has failed. Final: it takes a new start.
+    pub fn failed(&self) -> bool {
+        let replica = self.shared.group().map(|group| group.status().state);
+        self.shared.store_failed()
+            || self.shared.log.failed()
+            || matches!(replica, Some(GroupState::Failed(_)))
+    }
+
     /// Where frames are served.
     pub fn address(&self) -> String {
         self.listening.address()
@@ -204,9 +216,9 @@ impl MdsNode {
             // It only makes the next start slower.
             tracing::info!(%error, "no checkpoint at shutdown");
         }
-        self.raft.shutdown().await;
+        self.shared.raft.shutdown().await;
         drop(self.listening);
-        self.log.close().await;
+        self.shared.log.close().await;
     }
 }
 
@@ -274,6 +286,10 @@ impl Shared {
     /// Has a command applied. Unless the answer says otherwise it may or may not have been: repeat it.
     pub(crate) async fn propose(&self, command: state::Command, via: Via) -> Result<Answer, MdsError> {
         let Some(group) = self.group() else { return Err(self.not_leader(None, via)) };
+        if self.raft.disk() == DiskState::Full {
+            // It leads only as long as no other can.
+            return Err(MdsError::Unavailable { why: "the disk of the leading MDS is full".into() });
+        }
         let op = Op { header: command.encode_to_vec().into(), payload: Vec::new() };
         let proposed = match group.propose(op).await {
             Ok(proposed) => proposed,
@@ -298,18 +314,15 @@ impl Shared {
 }
 
 /// Routes the frames of this process.
-struct Frames {
-    shared: Arc<Shared>,
-    raft: Arc<MultiRaft>,
-}
+struct Frames(Arc<Shared>);
 
 impl Handler for Frames {
     fn handle(&self, request: Message, reply: Box<dyn Reply>) {
         match request.method {
-            method if methods::RAFT.contains(&method) => self.raft.handle(request, reply),
-            methods::MDS_PING => reply.send(bootstrap::answer(&self.shared, &request)),
+            method if methods::RAFT.contains(&method) => self.0.raft.handle(request, reply),
+            methods::MDS_PING => reply.send(bootstrap::answer(&self.0, &request)),
             methods::MDS_CALL => {
-                let shared = self.shared.clone();
+                let shared = self.0.clone();
                 tokio::spawn(async move {
                     let response = match request_of(&request) {
                         Ok(request) => service::call(&shared, request, Via::Frames).await,

@@ -16,6 +16,7 @@ use rand::rngs::OsRng;
 use thiserror::Error;
 
 use crate::config::{ConfigRefusal, MdsConfig};
+use crate::disks::own_findings;
 use crate::grpc::{self, GrpcHandle};
 use crate::leader::picture;
 use crate::node::{MdsNode, MdsParts, Shared};
@@ -151,9 +152,6 @@ impl HealthSource for Health {
         if self.0.store_failed() {
             return HealthReport::new(vec![store_item()]);
         }
-        if self.0.group().is_some_and(|group| *group.watch_disk().borrow()) {
-            return HealthReport::new(vec![disk_item()]);
-        }
         if let Some(term) = self.0.leading() {
             let Ok(picture) = picture(&self.0, term) else {
                 return HealthReport::new(vec![store_item()]);
@@ -161,8 +159,11 @@ impl HealthSource for Health {
             let items = self.0.memory.with(term, |memory| findings(&self.0, &picture, memory));
             return HealthReport::new(items.into_iter().map(translate).collect());
         }
-        let leader = self.0.group().and_then(|group| group.status().leader);
-        HealthReport::new(if leader.is_none() { vec![no_leader_item()] } else { Vec::new() })
+        let mut items: Vec<_> = own_findings(&self.0).into_iter().map(translate).collect();
+        if self.0.group().and_then(|group| group.status().leader).is_none() {
+            items.push(no_leader_item());
+        }
+        HealthReport::new(items)
     }
 
     fn collect(&self) {
@@ -199,18 +200,6 @@ fn no_leader_item() -> HealthItem {
         summary: "no MDS leads".into(),
         cause: "An election is going on, or fewer than a majority of the MDSs can reach each other.".into(),
         remedy: "Start the MDSs that are down. Open volumes keep working meanwhile.".into(),
-    }
-}
-
-fn disk_item() -> HealthItem {
-    HealthItem {
-        code: "DISK_HANGS".into(),
-        level: HealthLevel::Err,
-        summary: "the disk of this MDS does not answer".into(),
-        cause:
-            "Something that was asked of the disk has had no answer for 2 s. Another MDS leads until it has."
-                .into(),
-        remedy: "Check the disk and what it hangs on (dmesg, smartctl, iostat).".into(),
     }
 }
 

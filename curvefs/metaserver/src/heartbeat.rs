@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use curve_io::Disk;
+use curve_multiraft::DiskState;
 use curve_node::{HeartbeatPace, Identity};
 use curve_proto::mds::{MdsApi, MdsError};
 use curve_proto::pb::fs as pb;
@@ -117,9 +118,9 @@ impl HeartbeatLoop {
         loop {
             let sent = Instant::now();
             // A server whose disk hangs is as good as down, and so it is silent.
-            let answer = match self.host.raft().disk_hangs() {
-                true => None,
-                false => Some(self.send().await),
+            let answer = match self.host.raft().disk() {
+                DiskState::Hangs => None,
+                DiskState::Fine | DiskState::Full => Some(self.send().await),
             };
             if let Some(answer) = &answer {
                 self.mds_heard.store(answer.is_ok(), Ordering::Relaxed);

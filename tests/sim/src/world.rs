@@ -55,7 +55,7 @@ pub enum Role {
 enum Process {
     /// Held for its tasks, which end with it.
     Mds {
-        _node: MdsNode,
+        node: MdsNode,
     },
     Chunkserver(ChunkserverServer),
 }
@@ -253,7 +253,7 @@ impl World {
             Role::Mds => {
                 let starting = timeout(START_MAX, self.start_mds(at, seed, rate));
                 let node = starting.await.map_err(|_| NotStarted::Other("the start hangs".into()))?;
-                Process::Mds { _node: node? }
+                Process::Mds { node: node? }
             }
             Role::Chunkserver => {
                 let mut doctored = 0;
@@ -378,11 +378,14 @@ impl World {
         self.hosts.iter().position(|host| host.is_full)
     }
 
-    /// Gives a full disk its room back. An MDS whose store has failed needs a new start, which its operator is told.
+    /// Gives a full disk its room back. An MDS that has failed needs a new start, which its operator is told.
     pub async fn free_disk(&mut self, host: usize) -> Result<(), String> {
         self.hosts[host].is_full = false;
         self.hosts[host].disk.set_capacity(DISK_BYTES);
-        if self.role(host) == Role::Mds && self.is_running(host) {
+        if let Some(Process::Mds { node }) = &self.hosts[host].process
+            && node.failed()
+        {
+            self.tally.count("failures");
             self.kill(host);
         }
         if self.is_running(host) { self.restart_failed().await } else { self.start(host).await }

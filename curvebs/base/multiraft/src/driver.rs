@@ -61,6 +61,8 @@ pub(crate) enum Input {
     Pause(bool),
     /// The group slept, and somebody woke it.
     Woken,
+    /// The disk has room again.
+    Room,
     /// Stand for election at once: the first leader of a new group.
     StandFirst,
     /// Make what is applied durable.
@@ -326,6 +328,8 @@ impl Driver {
             }
             Input::Pause(paused) => self.proposals.paused = paused,
             Input::Woken => self.core.wake(now),
+            // What was held is looked at with whatever comes.
+            Input::Room => {}
             Input::StandFirst => self.core.stand_first(10, now),
             Input::Checkpoint(tell) => self.checkpoint_wanted.push((self.core.applied_id(), tell)),
             Input::Purge(upto) => self.purge(upto),

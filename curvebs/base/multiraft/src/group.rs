@@ -15,7 +15,7 @@ use crate::op::{Op, Proposed};
 use crate::options::RaftOptions;
 use crate::proposer::Room;
 use crate::source::Sources;
-use crate::stall::Stall;
+use crate::stall::{DiskState, Stall};
 use crate::status::{GroupState, GroupStatus, PeerStatus, Role};
 use crate::transport::Caller;
 use crate::types::LeaderId;
@@ -221,8 +221,8 @@ impl Group {
         self.inner.leader.subscribe()
     }
 
-    /// Follows whether this node's disk hangs: what waits for it may give up then, as this node gives up leading.
-    pub fn watch_disk(&self) -> watch::Receiver<bool> {
+    /// Follows how this node's disk is: what waits for one that hangs may give up, as this node gives up leading.
+    pub fn watch_disk(&self) -> watch::Receiver<DiskState> {
         self.inner.stall.watch()
     }
 

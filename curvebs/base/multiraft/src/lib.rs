@@ -48,5 +48,6 @@ pub use node::{AddressBook, METHODS, MultiRaft};
 pub use op::{Applied, Op, Proposed};
 pub use options::RaftOptions;
 pub use placer::{Place, Placer};
+pub use stall::DiskState;
 pub use state_machine::{SnapshotFetch, SnapshotPart, SnapshotSource, StateMachine};
 pub use status::{GroupState, GroupStatus, PeerStatus, Role};

@@ -1,5 +1,6 @@
 //! Changes of members, by one, and of the leader.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::driver::Input;
 use crate::engine::Change;
 use crate::errors::MembershipError;
 use crate::group::Inner;
+use crate::stall::DiskState;
 use crate::types::LogId;
 use crate::view::View;
 use crate::wire::{Outcome, TRANSFER, Transfer, TransferReply, decode, message};
@@ -50,7 +52,7 @@ pub(crate) async fn add(group: &Arc<Inner>, node: NodeId) -> Result<(), Membersh
 /// Removes a member or learner.
 pub(crate) async fn remove(group: &Arc<Inner>, node: NodeId) -> Result<(), MembershipError> {
     if node == group.node() && group.leading().is_some() {
-        let Some(successor) = successor(group) else { return Err(MembershipError::LastMember) };
+        let Some(&successor) = successors(group).first() else { return Err(MembershipError::LastMember) };
         transfer(group, successor).await?;
         return Err(MembershipError::NotLeader { hint: Some(successor) });
     }
@@ -64,12 +66,13 @@ pub(crate) async fn remove(group: &Arc<Inner>, node: NodeId) -> Result<(), Membe
     change(group, Change::Remove(node.get())).await
 }
 
-/// The member that is best suited to lead next: a voter, and of those the one whose log is longest.
-pub(crate) fn successor(group: &Inner) -> Option<NodeId> {
+/// The members that may lead next: voters, the one with the longest log first.
+pub(crate) fn successors(group: &Inner) -> Vec<NodeId> {
     let view = group.view.lock();
-    let voters = view.membership.membership.voters();
-    let others = voters.into_iter().rev().filter(|id| *id != group.node().get());
-    others.max_by_key(|id| view.matched(*id)).map(NodeId)
+    let voters = view.membership.membership.voters().into_iter();
+    let mut others: Vec<_> = voters.filter(|id| *id != group.node().get()).collect();
+    others.sort_by_key(|id| (Reverse(view.matched(*id)), *id));
+    others.into_iter().map(NodeId).collect()
 }
 
 /// Hands leadership over. New proposals wait while the rounds in flight end and the successor catches up, so that its
@@ -128,8 +131,10 @@ async fn hand_over(group: &Arc<Inner>, to: NodeId, deadline: Instant) -> Result<
     let too_slow = MembershipError::TooSlow { node: to };
     let is_level = |view: &View| view.matched(to.get()) == Some(view.last.index);
     let calm = |view: &View| view.leading().is_none() || (view.rounds == 0 && is_level(view));
-    // With rounds in flight it may still work out.
-    let _ = timeout(group.options.election_min, group.view.wait_until(calm)).await;
+    // With rounds in flight it may still work out, and with a bad disk they do not end.
+    if group.stall.disk() == DiskState::Fine {
+        let _ = timeout(group.options.election_min, group.view.wait_until(calm)).await;
+    }
     let level = group.view.wait_until(|view| view.leading().is_none() || is_level(view));
     match timeout_at(deadline, level).await {
         Ok(Ok(())) => {}

@@ -24,7 +24,7 @@ use crate::machine::Machine;
 use crate::options::RaftOptions;
 use crate::proposer::Room;
 use crate::source::Sources;
-use crate::stall::Stall;
+use crate::stall::{DiskState, Stall};
 use crate::state_machine::StateMachine;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -204,23 +204,29 @@ impl MultiRaft {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.hand_over().await;
+        let left = self.hand_over().await;
+        if left > 0 {
+            tracing::info!(left, "leaderships were not handed over");
+        }
         self.halt().await;
     }
 
     /// Hands leaderships over; the groups go on as followers. What a process does before it ends, so that its clients
-    /// do not wait while it tidies up.
-    pub async fn hand_over(&self) {
-        let groups = self.groups();
+    /// do not wait while it tidies up. Tells how many groups nobody else would lead.
+    pub async fn hand_over(&self) -> usize {
         let hand_over = |group: Group| async move {
-            let leads = group.inner.leading().is_some();
-            if let Some(successor) = membership::successor(&group.inner).filter(|_| leads)
-                && let Err(error) = membership::transfer(&group.inner, successor).await
-            {
-                tracing::info!(group = %group.id(), %error, "leadership was not handed over");
+            for successor in membership::successors(&group.inner) {
+                if group.inner.leading().is_none() {
+                    break;
+                }
+                if let Err(error) = membership::transfer(&group.inner, successor).await {
+                    tracing::debug!(group = %group.id(), %successor, %error, "leadership was not handed over");
+                }
             }
+            usize::from(group.inner.leading().is_some())
         };
-        futures::stream::iter(groups).for_each_concurrent(STOPS_MAX, hand_over).await;
+        let groups = futures::stream::iter(self.groups());
+        groups.map(hand_over).buffer_unordered(STOPS_MAX).fold(0, async |sum, left| sum + left).await
     }
 
     /// Stops all groups at once, as a crash would: nothing is handed over.
@@ -231,9 +237,9 @@ impl MultiRaft {
         self.groups.write().expect("never poisoned").clear();
     }
 
-    /// Whether the disk has not answered for `disk_timeout`: this node leads nothing until it does.
-    pub fn disk_hangs(&self) -> bool {
-        self.stall.hangs()
+    /// How the disk is. Unless it is fine, this node leads nothing that another can lead.
+    pub fn disk(&self) -> DiskState {
+        self.stall.disk()
     }
 
     pub(crate) fn stall(&self) -> &Stall {

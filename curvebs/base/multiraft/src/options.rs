@@ -22,6 +22,8 @@ pub struct RaftOptions {
     pub lease_reads: bool,
     /// A disk that something has waited for so long is taken for hung: others lead until it answers.
     pub disk_timeout: Duration,
+    /// With less room than this on the disk, state machines change nothing, until there is twice as much; 0 for no such limit.
+    pub room_min: u64,
     /// A group without proposals for this long stops its own timers; `None` keeps them on.
     pub quiesce_after: Option<Duration>,
     /// Operations in one log entry at most.
@@ -89,6 +91,7 @@ impl Default for RaftOptions {
             clock_margin: Duration::from_millis(100),
             lease_reads: true,
             disk_timeout: Duration::from_secs(2),
+            room_min: 8 << 20,
             quiesce_after: Some(Duration::from_secs(5)),
             entry_ops_max: 1024,
             entry_bytes_max: FRAME_PAYLOAD_BYTES_MAX,

@@ -88,6 +88,9 @@ fn purge_upto(group: &Inner, pinned: Option<u64>) -> u64 {
 
 /// Makes a checkpoint of all that is applied now and waits for it.
 pub(crate) async fn checkpoint(group: &Arc<Inner>) -> Result<(), ()> {
+    if group.stall.holds_changes() {
+        return Err(());
+    }
     group.flags.trail().checkpoint();
     let (tell, done) = oneshot::channel();
     group.tell(Input::Checkpoint(tell));

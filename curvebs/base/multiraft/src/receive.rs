@@ -12,6 +12,7 @@ use curve_types::GroupId;
 use crate::driver::Input;
 use crate::group::Inner;
 use crate::node::MultiRaft;
+use crate::stall::DiskState;
 use crate::wire::{
     APPEND, Append, AppendReply, Outcome, PING, PRE_VOTE, Ping, Route, SNAPSHOT_OFFER, SNAPSHOT_READ,
     SnapshotOffer, SnapshotOfferReply, SnapshotRead, SnapshotReadReply, TRANSFER, Transfer, TransferReply,
@@ -66,7 +67,7 @@ fn vote(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result
 
 fn transfer(node: &MultiRaft, request: Message, reply: Box<dyn Reply>) -> io::Result<()> {
     let ask: Transfer = decode(request.header)?;
-    let Some(group) = find(node, ask.route).filter(|_| !node.disk_hangs()) else {
+    let Some(group) = find(node, ask.route).filter(|_| node.disk() == DiskState::Fine) else {
         reply.send(message(TRANSFER, &TransferReply { outcome: Outcome::NotHere.into() }));
         return Ok(());
     };

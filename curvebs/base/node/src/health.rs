@@ -1,14 +1,15 @@
 //! What a server says of its disk, whichever role it has.
 
 use curve_log::Log;
-use curve_multiraft::MultiRaft;
+use curve_multiraft::{DiskState, MultiRaft};
 use curve_telemetry::{HealthItem, HealthLevel};
 
 /// What is wrong with the disk below the log and the replicas; `role` is what the server is called.
 pub fn disk_items(raft: &MultiRaft, log: &Log, role: &str) -> Vec<HealthItem> {
     let mut items = Vec::new();
-    if raft.disk_hangs() {
-        items.push(HealthItem {
+    match raft.disk() {
+        DiskState::Fine => {}
+        DiskState::Hangs => items.push(HealthItem {
             level: HealthLevel::Err,
             code: "DISK_HANGS".into(),
             summary: "the disk does not answer".into(),
@@ -18,7 +19,16 @@ pub fn disk_items(raft: &MultiRaft, log: &Log, role: &str) -> Vec<HealthItem> {
             remedy: "Check the disk and what it hangs on (dmesg, smartctl, iostat). If it stays like this, stop this \
                      server: what it held is rebuilt on others."
                 .into(),
-        });
+        }),
+        DiskState::Full => items.push(HealthItem {
+            level: HealthLevel::Err,
+            code: "DISK_FULL".into(),
+            summary: "the disk has no room for the log or for changes".into(),
+            cause: "The reserve is used up, most likely by something else on the same file system. Other servers lead until there \
+                    is room; what they have committed waits here."
+                .into(),
+            remedy: format!("Make room on the disk; the {role} goes on by itself."),
+        }),
     }
     if log.failed() {
         items.push(HealthItem {

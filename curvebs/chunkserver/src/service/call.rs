@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use curve_io::{Message, Reply};
-use curve_multiraft::{Group, ReadError};
+use curve_multiraft::{DiskState, Group, ReadError};
 use curve_proto::ChunkError;
 use curve_proto::pb::data::ChunkReply;
 use curve_types::{ClientId, CopysetId, Epoch, NodeId, VolumeId};
@@ -169,10 +169,12 @@ pub async fn unless_disk_hangs<T>(
     work: impl Future<Output = Result<T, ChunkError>>,
 ) -> Result<T, ChunkError> {
     let mut disk = group(replica)?.watch_disk();
+    let hangs =
+        async { while disk.changed().await.is_ok() && *disk.borrow_and_update() != DiskState::Hangs {} };
     tokio::select! {
         biased;
         done = work => done,
-        _ = disk.changed() => Err(not_leader(replica, None)),
+        () = hangs => Err(not_leader(replica, None)),
     }
 }
 

@@ -380,6 +380,35 @@ fn a_full_disk_refuses_new_blocks_and_serves_the_rest() {
 }
 
 #[test]
+fn the_mds_hears_of_a_full_disk_when_something_is_first_refused() {
+    bed::run(10, async |bed: &mut Bed| {
+        let mut writer = Writer::new(7, Epoch(1));
+        let mut chunk = 0;
+        // Heartbeats are a second apart; so one of these would be found without being told.
+        for round in 0..6 {
+            for at in 0..CHUNKSERVERS {
+                bed.fill_disk(at);
+            }
+            loop {
+                chunk += 1;
+                assert!(chunk < 1000, "there is room for ever");
+                match bed.write(&mut writer, chunk * 4096, pattern(2, 1)).await {
+                    Ok(()) => {}
+                    Err(error) => break assert_eq!(error, ChunkError::NoSpace),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            assert!(!bed.mds.full().is_empty(), "round {round}");
+            for at in 0..CHUNKSERVERS {
+                bed.free_disk(at);
+            }
+            tokio::time::sleep(Duration::from_millis(10_000 + 170 * round)).await;
+            assert!(bed.mds.full().is_empty(), "round {round}");
+        }
+    });
+}
+
+#[test]
 fn a_replica_whose_log_is_gone_refuses_to_start_and_the_others_go_on() {
     bed::run(11, async |bed: &mut Bed| {
         let mut writer = Writer::new(7, Epoch(1));

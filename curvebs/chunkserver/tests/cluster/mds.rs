@@ -1,6 +1,6 @@
 //! A stand-in for the MDS: gives node ids, tells addresses, and orders one copyset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use curve_types::{CopysetId, NodeId};
 struct State {
     nodes: BTreeMap<u128, NodeId>,
     addresses: BTreeMap<NodeId, String>,
+    full: BTreeSet<NodeId>,
     down: bool,
 }
 
@@ -38,6 +39,11 @@ impl Mds {
         self.state.lock().unwrap().addresses.get(&node).cloned()
     }
 
+    /// Who has said that its disk is full.
+    pub fn full(&self) -> BTreeSet<NodeId> {
+        self.state.lock().unwrap().full.clone()
+    }
+
     fn register(state: &mut State, registration: &Registration) -> Registered {
         let next = NodeId(state.nodes.len() as u64 + 11);
         let node = *state.nodes.entry(registration.token).or_insert(next);
@@ -47,6 +53,10 @@ impl Mds {
 
     fn heartbeat(&self, state: &mut State, heartbeat: &Heartbeat) -> HeartbeatReply {
         state.addresses.insert(heartbeat.node, heartbeat.address.clone());
+        match heartbeat.reserve_low {
+            true => state.full.insert(heartbeat.node),
+            false => state.full.remove(&heartbeat.node),
+        };
         let members: Vec<NodeId> = state.addresses.keys().copied().collect();
         let mut orders = Vec::new();
         if members.len() == self.replicas && heartbeat.replicas.is_empty() {

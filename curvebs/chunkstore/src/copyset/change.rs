@@ -43,7 +43,11 @@ impl CopysetStore {
             // What is wrong with the disk will show at apply.
             Err(_) => true,
         };
-        if needs_no_room { Ok(()) } else { Err(self.shared.no_space()) }
+        if needs_no_room {
+            return Ok(());
+        }
+        self.shared.refused.notify_one();
+        Err(self.shared.no_space())
     }
 
     /// Overwrites whole blocks. `data` together is as long as `crcs` has blocks; checksums are trusted. Lands in the

@@ -248,6 +248,7 @@ pub(crate) fn findings(shared: &Shared, picture: &Picture, memory: &Memory) -> V
             remedy: "Start it again, or look at its log and at the network.".into(),
         });
     }
+    items.extend(crate::disks::findings(shared, memory));
     items.extend(outsiders(shared));
     let (file_systems, metaservers) = crate::fs::findings(shared, memory);
     if metaservers > 0 && picture.chunkservers.is_empty() {

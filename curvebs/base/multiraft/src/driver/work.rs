@@ -43,6 +43,9 @@ pub(super) enum Worked {
 impl Driver {
     /// Lets the state machine do what is next, if it is free; tells whether it has done it already.
     pub(super) async fn work(&mut self) -> Result<bool, End> {
+        if self.group.stall.holds_changes() {
+            return Ok(false);
+        }
         let Slot::Idle(machine) = &mut self.slot else { return Ok(false) };
         let due = self.checkpoint_wanted.iter().any(|(wanted, _)| *wanted > self.checkpointed);
         if due && self.checkpoint.is_none() {
@@ -163,8 +166,9 @@ impl Driver {
 
     fn apply_read(&mut self, from: u64, entries: Vec<Entry>) -> Result<(), End> {
         self.reading = false;
-        // An install may have overtaken the read.
-        let Some((next, upto)) = self.core.to_apply().filter(|(next, _)| *next == from) else {
+        // An install may have overtaken the read, or the disk have run out of room.
+        let due = self.core.to_apply().filter(|(next, _)| *next == from);
+        let Some((next, upto)) = due.filter(|_| !self.group.stall.holds_changes()) else {
             return Ok(());
         };
         if entries.first().is_none_or(|first| first.id.index != next) {

@@ -108,7 +108,10 @@ async fn place(kv: Kv, index: LogIndex, mut ops: Vec<Op>) -> io::Result<Option<V
         let name = format!("{}-{index}-{n}.value", kv.path.display());
         let file = kv.disk.open(Path::new(&name), OpenMode::Create)?;
         file.set_len(0)?;
-        file.write_parts_durably(0, op.payload.clone()).await?;
+        match file.write_parts_durably(0, op.payload.clone()).await {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(None),
+            written => written?,
+        }
         kv.disk.sync_dir(Path::new("")).await?;
         kv.content.lock().unwrap().placed += 1;
         *op = Op { header: [&[PLACED], &op.header[..]].concat().into(), payload: vec![name.into()] };
