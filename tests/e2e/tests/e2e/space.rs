@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use curve_e2e::{Volume, is_root, turn};
+use curve_harness::checker::{Checker, CheckerOptions};
 use curve_harness::nbd::{NbdClient, NbdError};
-use curve_harness::{PlaygroundOptions, run};
+use curve_harness::{Playground, PlaygroundOptions, run};
 use tempfile::TempDir;
 
 use crate::curvefs::{Cluster, can_mount};
@@ -127,6 +128,128 @@ async fn a_full_metaserver_gives_enospc_keeps_serving_and_recovers() {
     drop((cluster, disks));
 }
 
+/// The longest stall while a disk is filled, which is seen within a fraction of a second.
+const STALL_FULL_MAX: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn disks_that_something_else_fills_stop_nobody_as_long_as_others_have_room() {
+    let _turn = turn("disks_that_something_else_fills").await;
+    if !is_root() {
+        println!("not root: small file systems cannot be mounted, nothing was tested");
+        return;
+    }
+    let disks = SmallDisks::mount("chunkserver", 3, "3G").await;
+    let more = [
+        "--chunkserver-set=reserve = \"256MiB\"",
+        "--chunkserver-set=pool_files = 2",
+        "--chunkserver-set=log_size = \"256MiB\"",
+        "--mds-set=reserve = \"64MiB\"",
+    ];
+    let options = PlaygroundOptions {
+        dir: Some(disks.dir()),
+        more: more.map(str::to_owned).to_vec(),
+        ..PlaygroundOptions::default()
+    };
+    let volume = Volume::start_with(options, "1GiB").await;
+    // What is there needs no room when it is written again.
+    let client = volume.client().await;
+    for at in 0..1024 {
+        client.write((at * MIB) as u64, Bytes::from(vec![0; MIB])).await.expect("written");
+    }
+    drop(client);
+    let playground = &volume.playground;
+    let led = async || {
+        let metric = "curve_chunkserver_copysets_led";
+        playground.metric("chunkserver-1", metric).await.expect("metrics").unwrap_or_default()
+    };
+    let options = CheckerOptions { zeroes: false, ..volume.checker(8) };
+    let checker = Checker::start(options).await.expect("it serves");
+    let until = Instant::now() + Duration::from_secs(120);
+    while led().await == 0.0 || checker.progress().0 < 100 {
+        assert!(Instant::now() < until, "chunkserver-1 leads nothing");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let began = checker.elapsed();
+    disks.fill(0).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(led().await, 0.0, "a chunkserver whose disk is full leads");
+    let status = playground.json(&["cluster", "status"]).await.expect("status");
+    assert!(status["items"].to_string().contains("CAPACITY_FULL"), "{status}");
+    let one_full = (began, checker.elapsed());
+
+    disks.fill(1).await;
+    disks.fill(2).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = checker.progress();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(checker.progress().0, before.0, "something is written although there is no room");
+    (0..3).for_each(|disk| disks.make_room(disk));
+    let freed = Instant::now();
+    while checker.progress().0 == before.0 {
+        assert!(freed.elapsed() < Duration::from_secs(20), "nothing is written although there is room");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("written again {:.1} s after there was room", freed.elapsed().as_secs_f64());
+    // Nobody has ended.
+    playground.wait_healthy(60).await.unwrap_or_else(|error| panic!("{error}"));
+    let report = checker.finish().await;
+    println!("{report}");
+    report.assert_clean();
+    let stall = report.longest_between(one_full.0, one_full.1);
+    println!("while one disk was full: {:?}", report.stall_between(one_full.0, one_full.1));
+    assert!(stall <= STALL_FULL_MAX, "a stall of {stall:?}, promised are {STALL_FULL_MAX:?}");
+    drop((volume, disks));
+}
+
+#[tokio::test]
+async fn an_mds_whose_disk_is_full_hands_over_says_so_and_goes_on_when_there_is_room() {
+    let _turn = turn("an_mds_whose_disk_is_full").await;
+    if !is_root() {
+        println!("not root: small file systems cannot be mounted, nothing was tested");
+        return;
+    }
+    let disks = SmallDisks::mount("mds", 3, "256M").await;
+    let options = PlaygroundOptions { dir: Some(disks.dir()), ..PlaygroundOptions::default() };
+    let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+    let status = async || playground.json(&["cluster", "status"]).await.expect("status");
+    let leader = async || {
+        let status = status().await;
+        let all = status["mds"].as_array().expect("a list");
+        all.iter().position(|mds| mds["leader"] == true).expect("one leads")
+    };
+    let first = leader().await;
+    let name = format!("mds-{}", first + 1);
+    disks.fill(first).await;
+    let filled = Instant::now();
+    while !status().await["items"].to_string().contains("MDS_DISK_FULL") {
+        assert!(filled.elapsed() < Duration::from_secs(10), "nobody says that {name}'s disk is full");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_ne!(leader().await, first);
+    playground.create("/one", "1GiB").await.unwrap_or_else(|error| panic!("{error}"));
+    // It does not start either, and says why.
+    playground.restart(&name).await.expect_err("it does not start on a full disk");
+    let log = playground.log(&name);
+    assert!(log.contains("4MiB must be"), "{log}");
+    assert!(!log.contains("Assertion"), "{log}");
+    playground.create("/two", "1GiB").await.unwrap_or_else(|error| panic!("{error}"));
+
+    let others = (0..3).filter(|disk| *disk != first);
+    for disk in others {
+        disks.fill(disk).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = playground.curve(&["bs", "create", "/three", "--size", "1GiB"]).await.expect("it runs");
+    assert_eq!(refused.status.code(), Some(6), "{}", refused.stderr);
+    assert!(refused.stderr.contains("UNAVAILABLE") && refused.stderr.contains("full"), "{}", refused.stderr);
+
+    (0..3).for_each(|disk| disks.make_room(disk));
+    playground.restart(&name).await.unwrap_or_else(|error| panic!("{error}"));
+    playground.create("/four", "1GiB").await.unwrap_or_else(|error| panic!("{error}"));
+    playground.wait_healthy(60).await.unwrap_or_else(|error| panic!("{error}"));
+    drop((playground, disks));
+}
+
 /// Writes MiB after MiB until there is no space; returns how many were acknowledged.
 async fn fill(client: &NbdClient) -> usize {
     let begun = Instant::now();
@@ -172,6 +295,33 @@ impl SmallDisks {
             this.mounts.push(mount);
         }
         this
+    }
+
+    /// Something else takes all room, in two steps, as what fills a disk mostly does.
+    async fn fill(&self, disk: usize) {
+        let dir = self.mounts[disk].display();
+        let take = async |but: u64| {
+            let name = format!("{dir}/filler-{but}");
+            let script = format!(
+                "bytes=$(( $(df --output=avail -B1 {dir} | tail -1) - {but} ))\n\
+                 [ $bytes -le 0 ] || fallocate -l $bytes {name} || head -c $bytes /dev/zero >> {name} || true"
+            );
+            run(60, "bash", &["-c", &script]).await.unwrap_or_else(|error| panic!("{error}"));
+        };
+        // Less than any server needs, and then nothing.
+        take(6 << 20).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        take(0).await;
+    }
+
+    /// What was taken is given back.
+    fn make_room(&self, disk: usize) {
+        for but in [6 << 20, 0] {
+            match std::fs::remove_file(self.mounts[disk].join(format!("filler-{but}"))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            }
+        }
     }
 
     /// Where the playground goes.
