@@ -122,6 +122,7 @@ impl MultiRaft {
     ) -> Arc<Self> {
         assert_ne!(node.get(), 0, "node ids begin at 1");
         let options = options.raised();
+        let stall = Arc::new(Stall::new(log.disk().clone(), options.room_min));
         let this = Arc::new(Self {
             log,
             caller: Caller { node, network, addresses },
@@ -133,7 +134,7 @@ impl MultiRaft {
             throttle: Arc::new(Throttle::new(options.snapshot_bytes_per_second)),
             options: Arc::new(options),
             silences: quiesce::Silences::default(),
-            stall: Arc::default(),
+            stall,
         });
         tokio::spawn(purge::run(Arc::downgrade(&this)));
         tokio::spawn(quiesce::run(Arc::downgrade(&this)));

@@ -13,15 +13,18 @@
 //! group, and a store that cannot write its tables might end the process. What the log takes from the leader is kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use curve_io::Disk;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::driver::Input;
 use crate::node::MultiRaft;
 
+/// The room is looked at this often at most.
+const LOOK_EVERY_MS: u64 = 10;
 /// The pause after an attempt to hand leaderships over that left some.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -38,39 +41,83 @@ pub enum DiskState {
 }
 
 /// How the disk is.
-#[derive(Default)]
 pub(crate) struct Stall {
-    disk: watch::Sender<DiskState>,
+    disk: Arc<dyn Disk>,
+    room_min: u64,
+    state: watch::Sender<DiskState>,
     /// State machines change nothing, for want of room.
     holds_changes: AtomicBool,
+    /// When the room was looked at last, in milliseconds since `began`.
+    looked_ms: AtomicU64,
+    began: Instant,
     /// Leaderships are being handed over.
     busy: AtomicBool,
 }
 
 impl Stall {
+    pub(crate) fn new(disk: Arc<dyn Disk>, room_min: u64) -> Self {
+        Self {
+            disk,
+            room_min,
+            state: watch::Sender::default(),
+            holds_changes: AtomicBool::new(false),
+            looked_ms: AtomicU64::new(0),
+            began: Instant::now(),
+            busy: AtomicBool::new(false),
+        }
+    }
+
     pub(crate) fn disk(&self) -> DiskState {
-        *self.disk.borrow()
+        *self.state.borrow()
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<DiskState> {
-        self.disk.subscribe()
+        self.state.subscribe()
     }
 
+    /// Whether changes must wait. Asked before each; looks at the disk now and then, since what fills it may be quick.
     pub(crate) fn holds_changes(&self) -> bool {
-        self.holds_changes.load(Ordering::Acquire)
+        if self.holds_changes.load(Ordering::Acquire) {
+            return true;
+        }
+        let now = self.began.elapsed().as_millis() as u64;
+        if now < self.looked_ms.load(Ordering::Relaxed) + LOOK_EVERY_MS {
+            return false;
+        }
+        self.looked_ms.store(now, Ordering::Relaxed);
+        let lacks_room = self.lacks_room(self.room_min);
+        if lacks_room {
+            self.holds_changes.store(true, Ordering::Release);
+        }
+        lacks_room
+    }
+
+    fn lacks_room(&self, needed: u64) -> bool {
+        // A file system that cannot say how full it is will show its trouble at the next write.
+        needed > 0 && self.disk.space().is_ok_and(|space| space.free < needed)
+    }
+
+    /// As [`holds_changes`](Self::holds_changes), and tells groups to go on that were held.
+    fn look_for_room(&self, node: &MultiRaft) -> bool {
+        let held = self.holds_changes.load(Ordering::Acquire);
+        let holds = self.lacks_room(self.room_min.saturating_mul(if held { 2 } else { 1 }));
+        if self.holds_changes.swap(holds, Ordering::AcqRel) && !holds {
+            node.groups().iter().for_each(|group| group.inner.tell(Input::Room));
+        }
+        holds
     }
 }
 
 /// Looks at the disk and acts on it. To be called several times a second.
 pub(crate) fn look(node: &Arc<MultiRaft>) {
-    let waited = node.log().disk().unanswered();
+    let stall = node.stall();
+    let waited = stall.disk.unanswered();
     let found = match waited >= node.options().disk_timeout {
         true => DiskState::Hangs,
         // A disk that hangs is not asked for more.
-        false if look_for_room(node) || node.log().waits_for_room() => DiskState::Full,
+        false if stall.look_for_room(node) || node.log().waits_for_room() => DiskState::Full,
         false => DiskState::Fine,
     };
-    let stall = node.stall();
     if stall.disk() != found {
         match found {
             DiskState::Fine => tracing::info!("the disk is well again"),
@@ -81,7 +128,7 @@ pub(crate) fn look(node: &Arc<MultiRaft>) {
                 tracing::error!("the disk is full; others are asked to lead until it has room")
             }
         }
-        stall.disk.send_replace(found);
+        stall.state.send_replace(found);
     }
     if found != DiskState::Fine && !stall.busy.swap(true, Ordering::AcqRel) {
         let node = node.clone();
@@ -93,20 +140,4 @@ pub(crate) fn look(node: &Arc<MultiRaft>) {
             node.stall().busy.store(false, Ordering::Release);
         });
     }
-}
-
-/// Whether changes are held for want of room, from now on or still.
-fn look_for_room(node: &Arc<MultiRaft>) -> bool {
-    let (stall, least) = (node.stall(), node.options().room_min);
-    let held = stall.holds_changes();
-    let needed = if held { least.saturating_mul(2) } else { least };
-    // A file system that cannot say how full it is will show its trouble at the next write.
-    let holds = node.log().disk().space().is_ok_and(|space| space.free < needed);
-    if holds != held {
-        stall.holds_changes.store(holds, Ordering::Release);
-    }
-    if held && !holds {
-        node.groups().iter().for_each(|group| group.inner.tell(Input::Room));
-    }
-    holds
 }

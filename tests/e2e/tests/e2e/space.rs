@@ -152,9 +152,10 @@ async fn disks_that_something_else_fills_stop_nobody_as_long_as_others_have_room
     };
     let volume = Volume::start_with(options, "1GiB").await;
     // What is there needs no room when it is written again.
+    let options = CheckerOptions { zeroes: false, ..volume.checker(8) };
     let client = volume.client().await;
-    for at in 0..1024 {
-        client.write((at * MIB) as u64, Bytes::from(vec![0; MIB])).await.expect("written");
+    for lane in 0..options.blocks / options.lane_blocks {
+        client.write(lane * options.lane_bytes, Bytes::from(vec![0; MIB])).await.expect("written");
     }
     drop(client);
     let playground = &volume.playground;
@@ -162,7 +163,6 @@ async fn disks_that_something_else_fills_stop_nobody_as_long_as_others_have_room
         let metric = "curve_chunkserver_copysets_led";
         playground.metric("chunkserver-1", metric).await.expect("metrics").unwrap_or_default()
     };
-    let options = CheckerOptions { zeroes: false, ..volume.checker(8) };
     let checker = Checker::start(options).await.expect("it serves");
     let until = Instant::now() + Duration::from_secs(120);
     while led().await == 0.0 || checker.progress().0 < 100 {

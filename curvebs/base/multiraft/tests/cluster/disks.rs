@@ -81,14 +81,13 @@ async fn a_leader_whose_disk_is_full_is_replaced_and_goes_on_when_there_is_room(
         let client = cluster.clients();
         client.put(GROUP, "a", b"1").await;
         let leader = cluster.leader(GROUP).await;
-        // Enough for what is written until it is noticed.
-        cluster.fill(leader, 4 << 20);
-        sleep(Duration::from_millis(250)).await;
+        // A change that begins now finds out.
+        sleep(Duration::from_millis(10)).await;
+        cluster.fill(leader, 0);
         let start = Instant::now();
         client.put(GROUP, "a", b"2").await;
         assert!(start.elapsed() <= Duration::from_secs(1), "seed {seed}: {:?}", start.elapsed());
         assert_ne!(cluster.leader(GROUP).await, leader);
-        cluster.fill(leader, 0);
         // More than the segments that its log has in hand take.
         for _ in 0..40 {
             let start = Instant::now();
@@ -103,6 +102,8 @@ async fn a_leader_whose_disk_is_full_is_replaced_and_goes_on_when_there_is_room(
 
         cluster.make_room(leader);
         cluster.converged(GROUP).await;
+        // The log looks again after a second.
+        sleep(Duration::from_secs(2)).await;
         assert_eq!(cluster.running[&leader].raft.disk(), DiskState::Fine);
         assert_eq!(client.put(GROUP, "a", b"3").await.result, Bytes::from_static(b"2"));
     }
@@ -115,10 +116,7 @@ async fn when_all_disks_are_full_changes_wait_and_nothing_ends() {
         let cluster = Cluster::three(380 + seed, RaftOptions::default()).await;
         let client = cluster.clients();
         client.put(GROUP, "a", b"1").await;
-        for node in ids(1..=3) {
-            cluster.fill(node, 4 << 20);
-        }
-        sleep(Duration::from_millis(250)).await;
+        sleep(Duration::from_millis(10)).await;
         for node in ids(1..=3) {
             cluster.fill(node, 0);
         }
