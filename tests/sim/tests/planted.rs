@@ -34,7 +34,7 @@ fn an_acknowledgement_before_the_flush_is_found() {
     is_found(
         "acknowledge-before-flush",
         "",
-        60..160,
+        105..205,
         &["lost write", "was written when this one was durable"],
     );
 }
@@ -46,7 +46,7 @@ fn a_log_trimmed_before_the_chunks_are_durable_is_found() {
 
 #[test]
 fn a_read_under_a_lease_that_is_too_long_is_found() {
-    is_found("lease-too-long", "network", 485..900, &["stale read", "lost write"]);
+    is_found("lease-too-long", "network", 700..1100, &["stale read", "lost write"]);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_torn_record_that_is_taken_as_good_is_found() {
     is_found(
         "torn-record-accepted",
         "crashes",
-        210..410,
+        370..570,
         // A replica that holds something else than the leader believes may also get stuck.
         &["bad blocks", "damaged blocks", "is not the same", "lost write", "has applied"],
     );
