@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::board::Board;
 use crate::disk::File;
-use crate::real::RealFile;
+use crate::real::{RealFile, open_unnoted};
 use crate::watch::Watch;
 
 /// A part of the limit of open files that files of other processes may take.
@@ -73,8 +73,7 @@ impl Machine for RealMachine {
 
     fn open(&self, place: FilePlace, path: &Path) -> io::Result<Arc<dyn File>> {
         // Whatever else has the name must not be waited for.
-        let file =
-            fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+        let file = open_unnoted(fs::File::options().read(true), libc::O_NONBLOCK | libc::O_NOFOLLOW, path)?;
         if !file.metadata()?.is_file() || place_of(&file) != Some(place) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,

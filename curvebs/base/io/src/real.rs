@@ -73,7 +73,7 @@ impl Disk for RealDisk {
                 options.create_new(true);
             }
         }
-        let file = options.open(self.resolve(path)?)?;
+        let file = open_unnoted(&mut options, 0, &self.resolve(path)?)?;
         Ok(Arc::new(RealFile::new(file, self.pace.clone(), self.watch.clone())))
     }
 
@@ -276,6 +276,17 @@ impl File for RealFile {
     }
 }
 
+/// Opens a file so that nobody notes when it was read: that is a change of the file system, for which a read of what is in the
+/// page cache would wait when the disk hangs. Only who owns a file may ask for it; for others it is noted.
+pub(crate) fn open_unnoted(options: &mut fs::OpenOptions, flags: i32, path: &Path) -> io::Result<fs::File> {
+    match options.custom_flags(flags | libc::O_NOATIME).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            options.custom_flags(flags).open(path)
+        }
+        opened => opened,
+    }
+}
+
 impl RealFile {
     pub(crate) fn new(file: fs::File, pace: Arc<Pace>, watch: Arc<Watch>) -> Self {
         Self { file, direct: OnceLock::new(), place: OnceLock::new(), pace, watch }
@@ -284,9 +295,9 @@ impl RealFile {
     fn direct(&self) -> Option<&fs::File> {
         let open = || {
             let mut options = fs::OpenOptions::new();
-            options.read(true).write(true).custom_flags(libc::O_DIRECT);
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             // Fails where the file system only knows the page cache (tmpfs), which is no fault.
-            options.open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()
+            open_unnoted(options.read(true).write(true), libc::O_DIRECT, Path::new(&path)).ok()
         };
         self.direct.get_or_init(open).as_ref()
     }
@@ -437,12 +448,31 @@ pub fn fd_limit() -> FdLimit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::{Machine, RealMachine};
 
     fn disk() -> (tempfile::TempDir, RealDisk) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let disk = RealDisk::new(dir.path().to_path_buf());
         (dir, disk)
+    }
+
+    #[tokio::test]
+    async fn reads_change_nothing_on_the_disk() {
+        let (dir, disk) = disk();
+        let path = dir.path().join("a");
+        let times = fs::FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
+        fs::File::create(&path).unwrap().set_times(times).unwrap();
+        fs::write(&path, [7; 5000]).unwrap();
+        let before = fs::metadata(&path).unwrap().accessed().unwrap();
+        let file = disk.open(Path::new("a"), OpenMode::Existing).unwrap();
+        let place = file.place().unwrap();
+        assert_eq!(file.read(0, 5000).await.unwrap().len(), 5000);
+        let file = RealMachine::new().unwrap().open(place, &path).unwrap();
+        assert_eq!(file.read(0, 5000).await.unwrap().len(), 5000);
+        assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), before);
     }
 
     #[tokio::test]
