@@ -19,23 +19,7 @@ const MIB: usize = 1 << 20;
 #[tokio::test]
 async fn a_full_disk_refuses_keeps_serving_and_recovers() {
     let _turn = turn("a_full_disk_refuses_keeps_serving_and_recovers").await;
-    if !is_root() {
-        println!("not root: small file systems cannot be mounted, nothing was tested");
-        return;
-    }
-    let disks = SmallDisks::mount("chunkserver", 3, "1536M").await;
-    let more = [
-        "--chunkserver-set=reserve = \"256MiB\"",
-        "--chunkserver-set=pool_files = 2",
-        "--chunkserver-set=log_size = \"256MiB\"",
-        "--mds-set=reserve = \"64MiB\"",
-    ];
-    let options = PlaygroundOptions {
-        dir: Some(disks.dir()),
-        more: more.map(str::to_owned).to_vec(),
-        ..PlaygroundOptions::default()
-    };
-    let volume = Volume::start_with(options, "4GiB").await;
+    let Some((disks, volume)) = small_volume("1536M", "4GiB").await else { return };
     let client = volume.client().await;
     let written = fill(&client).await;
     println!("{written} MiB fit");
@@ -44,7 +28,7 @@ async fn a_full_disk_refuses_keeps_serving_and_recovers() {
         let bytes = client.read((at * MIB) as u64, MIB as u32).await.expect("a full disk is read");
         assert!(bytes.iter().all(|byte| *byte == pattern(at)), "MiB {at} is wrong");
     }
-    // Chunkservers tell with their next heartbeat, a second later.
+    // Chunkservers tell when they first refuse something, which may be under way.
     let begun = Instant::now();
     loop {
         let status = volume.playground.json(&["cluster", "status"]).await.expect("status");
@@ -83,7 +67,7 @@ async fn a_full_metaserver_gives_enospc_keeps_serving_and_recovers() {
     if !can_mount() {
         return;
     }
-    let disks = SmallDisks::mount("metaserver", 3, "768M").await;
+    let Some(disks) = SmallDisks::mount("metaserver", 3, "768M").await else { return };
     let cluster = Cluster::start_in(Some(disks.dir()), &["--metaserver-set=log_size = \"128MiB\""]).await;
     let mount = cluster.mount("m").await;
     let at = |name: &str| mount.dir().join(name);
@@ -92,10 +76,7 @@ async fn a_full_metaserver_gives_enospc_keeps_serving_and_recovers() {
     }
     let status = async || cluster.playground.json(&["cluster", "status"]).await.expect("status").to_string();
     // All but 16 MiB, less than a twentieth.
-    let disk = disks.mounts[1].display();
-    let fill =
-        format!("fallocate -l $(( $(df --output=avail -B1 {disk} | tail -1) - (16 << 20) )) {disk}/filler");
-    run(30, "bash", &["-c", &fill]).await.unwrap_or_else(|error| panic!("{error}"));
+    disks.take_all_but(1, 16 << 20).await;
     let begun = Instant::now();
     while !status().await.contains("METASERVER_FULL") {
         assert!(begun.elapsed() < Duration::from_secs(30), "nobody says that a metaserver is full");
@@ -115,7 +96,7 @@ async fn a_full_metaserver_gives_enospc_keeps_serving_and_recovers() {
     std::fs::rename(at("moved"), at("there")).expect("moved");
     std::fs::OpenOptions::new().write(true).truncate(true).open(at("cut")).expect("cut");
 
-    std::fs::remove_file(disks.mounts[1].join("filler")).expect("there is room again");
+    disks.make_room(1);
     let begun = Instant::now();
     while std::fs::create_dir(at("new")).is_err() {
         assert!(begun.elapsed() < Duration::from_secs(30), "freed space is not used");
@@ -134,23 +115,7 @@ const STALL_FULL_MAX: Duration = Duration::from_secs(3);
 #[tokio::test]
 async fn disks_that_something_else_fills_stop_nobody_as_long_as_others_have_room() {
     let _turn = turn("disks_that_something_else_fills").await;
-    if !is_root() {
-        println!("not root: small file systems cannot be mounted, nothing was tested");
-        return;
-    }
-    let disks = SmallDisks::mount("chunkserver", 3, "3G").await;
-    let more = [
-        "--chunkserver-set=reserve = \"256MiB\"",
-        "--chunkserver-set=pool_files = 2",
-        "--chunkserver-set=log_size = \"256MiB\"",
-        "--mds-set=reserve = \"64MiB\"",
-    ];
-    let options = PlaygroundOptions {
-        dir: Some(disks.dir()),
-        more: more.map(str::to_owned).to_vec(),
-        ..PlaygroundOptions::default()
-    };
-    let volume = Volume::start_with(options, "1GiB").await;
+    let Some((disks, volume)) = small_volume("3G", "1GiB").await else { return };
     // What is there needs no room when it is written again.
     let options = CheckerOptions { zeroes: false, ..volume.checker(8) };
     let client = volume.client().await;
@@ -204,11 +169,7 @@ async fn disks_that_something_else_fills_stop_nobody_as_long_as_others_have_room
 #[tokio::test]
 async fn an_mds_whose_disk_is_full_hands_over_says_so_and_goes_on_when_there_is_room() {
     let _turn = turn("an_mds_whose_disk_is_full").await;
-    if !is_root() {
-        println!("not root: small file systems cannot be mounted, nothing was tested");
-        return;
-    }
-    let disks = SmallDisks::mount("mds", 3, "256M").await;
+    let Some(disks) = SmallDisks::mount("mds", 3, "256M").await else { return };
     let options = PlaygroundOptions { dir: Some(disks.dir()), ..PlaygroundOptions::default() };
     let playground = Playground::start(options).await.unwrap_or_else(|error| panic!("{error}"));
     let status = async || playground.json(&["cluster", "status"]).await.expect("status");
@@ -250,6 +211,24 @@ async fn an_mds_whose_disk_is_full_hands_over_says_so_and_goes_on_when_there_is_
     drop((playground, disks));
 }
 
+/// A volume on three chunkservers with small disks, a small log and a small reserve; nothing where disks cannot be mounted.
+async fn small_volume(disk: &str, volume: &str) -> Option<(SmallDisks, Volume)> {
+    let disks = SmallDisks::mount("chunkserver", 3, disk).await?;
+    let more = [
+        "--chunkserver-set=reserve = \"256MiB\"",
+        "--chunkserver-set=pool_files = 2",
+        "--chunkserver-set=log_size = \"256MiB\"",
+        "--mds-set=reserve = \"64MiB\"",
+    ];
+    let options = PlaygroundOptions {
+        dir: Some(disks.dir()),
+        more: more.map(str::to_owned).to_vec(),
+        ..PlaygroundOptions::default()
+    };
+    let volume = Volume::start_with(options, volume).await;
+    Some((disks, volume))
+}
+
 /// Writes MiB after MiB until there is no space; returns how many were acknowledged.
 async fn fill(client: &NbdClient) -> usize {
     let begun = Instant::now();
@@ -279,7 +258,12 @@ struct SmallDisks {
 }
 
 impl SmallDisks {
-    async fn mount(role: &str, count: usize, size: &str) -> Self {
+    /// Nothing where file systems cannot be mounted.
+    async fn mount(role: &str, count: usize, size: &str) -> Option<Self> {
+        if !is_root() {
+            println!("not root: small file systems cannot be mounted, nothing was tested");
+            return None;
+        }
         let dir = tempfile::Builder::new().prefix("curve-small-").tempdir().expect("a temporary directory");
         let mut this = Self { dir, mounts: Vec::new() };
         for number in 1..=count {
@@ -294,34 +278,37 @@ impl SmallDisks {
             run(30, "mount", &options).await.unwrap_or_else(|error| panic!("{error}"));
             this.mounts.push(mount);
         }
-        this
+        Some(this)
     }
 
     /// Something else takes all room, in two steps, as what fills a disk mostly does.
     async fn fill(&self, disk: usize) {
-        let dir = self.mounts[disk].display();
-        let take = async |but: u64| {
-            let name = format!("{dir}/filler-{but}");
-            let script = format!(
-                "bytes=$(( $(df --output=avail -B1 {dir} | tail -1) - {but} ))\n\
-                 [ $bytes -le 0 ] || fallocate -l $bytes {name} || head -c $bytes /dev/zero >> {name} || true"
-            );
-            run(60, "bash", &["-c", &script]).await.unwrap_or_else(|error| panic!("{error}"));
-        };
         // Less than any server needs, and then nothing.
-        take(6 << 20).await;
+        self.take_all_but(disk, 6 << 20).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        take(0).await;
+        self.take_all_but(disk, 0).await;
+    }
+
+    /// Something else takes all room but so many bytes.
+    async fn take_all_but(&self, disk: usize, bytes: u64) {
+        let filler = self.filler(disk);
+        let name = filler.join(format!("all-but-{bytes}"));
+        let (filler, name) = (filler.display(), name.display());
+        let script = format!(
+            "mkdir -p {filler}\n\
+             bytes=$(( $(df --output=avail -B1 {filler} | tail -1) - {bytes} ))\n\
+             [ $bytes -le 0 ] || fallocate -l $bytes {name} || head -c $bytes /dev/zero >> {name} || true"
+        );
+        run(60, "bash", &["-c", &script]).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// What was taken is given back.
     fn make_room(&self, disk: usize) {
-        for but in [6 << 20, 0] {
-            match std::fs::remove_file(self.mounts[disk].join(format!("filler-{but}"))) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
-                _ => {}
-            }
-        }
+        std::fs::remove_dir_all(self.filler(disk)).expect("it was filled");
+    }
+
+    fn filler(&self, disk: usize) -> PathBuf {
+        self.mounts[disk].join("filler")
     }
 
     /// Where the playground goes.
