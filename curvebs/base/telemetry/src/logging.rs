@@ -32,11 +32,15 @@ pub enum LoggingError {
 
 /// What is logged when nothing is asked for.
 const DEFAULT_FILTER: &str = "info";
+/// What is logged only when it is asked for by name: a library that calls every request an error that a client may not make or that
+/// asks for what is not there. What fails in the store itself the store logs.
+const ONLY_BY_NAME: &str = "s3s=off";
 
 /// Logs to standard error at `info`, or as `$CURVE_LOG` says: a level, or a list of `target=level`. A daemon goes on without its
 /// log if that cannot be written, because its disk is full or its reader is gone or does not read: see `Lossy`.
 pub fn init_logging() -> Result<(), LoggingError> {
-    let value = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_FILTER.to_owned());
+    let asked = std::env::var(LOG_VARIABLE).ok().filter(|value| !value.is_empty());
+    let value = asked.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = parse_filter(&value)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -98,7 +102,7 @@ impl<F: Write + AsFd> Write for Unwaiting<F> {
 
 fn parse_filter(value: &str) -> Result<EnvFilter, LoggingError> {
     EnvFilter::builder()
-        .parse(value)
+        .parse(format!("{ONLY_BY_NAME},{value}"))
         .map_err(|e| LoggingError::Filter { value: value.to_owned(), cause: e.to_string() })
 }
 
@@ -157,6 +161,17 @@ mod tests {
         drop(writer);
         let read = io::copy(&mut reader, &mut io::sink()).expect("read");
         assert!((40 << 10..=64 << 10).contains(&read), "{read}");
+    }
+
+    #[test]
+    fn a_library_that_calls_everything_an_error_is_silent_unless_it_is_named() {
+        for (asked, filter) in [
+            ("info", "s3s=off,info"),
+            ("warn,curve_rpc=debug", "curve_rpc=debug,s3s=off,warn"),
+            ("info,s3s=debug", "s3s=debug,info"),
+        ] {
+            assert_eq!(parse_filter(asked).unwrap().to_string(), filter);
+        }
     }
 
     #[test]
