@@ -19,8 +19,9 @@ pub(crate) fn own(shared: &Shared) -> PeerDisk {
         DiskState::Hangs => DiskCondition::DiskHangs,
         DiskState::Full => DiskCondition::DiskFull,
     };
-    // A file system that cannot say how full it is is not called low.
-    let space = shared.log.disk().space().ok();
+    // A file system that cannot say how full it is is not called low, and one that hangs is not asked.
+    let hangs = condition == DiskCondition::DiskHangs;
+    let space = if hangs { None } else { shared.log.disk().space().ok() };
     PeerDisk {
         condition: condition.into(),
         free_bytes: space.map_or(0, |space| space.free),
@@ -76,7 +77,10 @@ fn items(disks: &[(NodeId, PeerDisk)]) -> Vec<HealthItem> {
 
 /// Those whose disk is like that, if there are any.
 fn named(disks: &[(NodeId, PeerDisk)], is: impl Fn(&PeerDisk) -> bool) -> Option<String> {
-    let who = |(node, disk): &(NodeId, PeerDisk)| format!("{node} ({} free)", ByteSize(disk.free_bytes));
+    let who = |(node, disk): &(NodeId, PeerDisk)| match disk.total_bytes {
+        0 => node.to_string(),
+        _ => format!("{node} ({} free)", ByteSize(disk.free_bytes)),
+    };
     let such: Vec<_> = disks.iter().filter(|(_, disk)| is(disk)).map(who).collect();
     (!such.is_empty()).then(|| such.join(", "))
 }
@@ -100,7 +104,7 @@ mod tests {
         let whole = disk(DiskFine, 10 << 30, 100 << 30);
         assert_eq!(codes(&[(1, whole), (2, whole), (3, PeerDisk::default())]), []);
         let found = codes(&[
-            (1, disk(DiskHangs, 0, 100 << 30)),
+            (1, disk(DiskHangs, 0, 0)),
             (2, disk(DiskFull, 0, 100 << 30)),
             (3, disk(DiskFine, 1 << 20, 100 << 30)),
         ]);
@@ -108,7 +112,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("MDS_DISK_HANGS", "disks of MDSs do not answer: node-1 (0B free)"),
+                ("MDS_DISK_HANGS", "disks of MDSs do not answer: node-1"),
                 ("MDS_DISK_FULL", "disks of MDSs are full: node-2 (0B free)"),
                 ("MDS_DISK_LOW", "disks of MDSs are nearly full: node-3 (1MiB free)"),
             ]
