@@ -2,9 +2,8 @@
 //! S3 client without a file system.
 //!
 //! Every target is up at once and takes every case in turn, round after round; medians are printed. What a run leaves behind is
-//! waited for. "Uncached" means that the file system was unmounted and mounted in between. Ceph keeps names and bytes in memory
-//! when `close` returns and CurveFS has them on a majority and in the store: the figures are what programs see, not the same
-//! promise.
+//! waited for. "Uncached" means that the file system was unmounted and mounted in between. What is promised when a call returns is
+//! in docs/performance.md.
 
 mod cases;
 mod report;
@@ -20,8 +19,8 @@ pub use cases::{CASES, Case};
 use report::Report;
 use targets::{FileTarget, Mounted};
 
-use crate::cpu;
 use crate::rounds::settle;
+use crate::{cpu, memory};
 
 /// Measure mounted file systems.
 ///
@@ -66,6 +65,7 @@ pub async fn run(arguments: FilesArguments) -> Result<(), String> {
         eprintln!("starting {target}");
         mounts.push(Mounted::start(target, &arguments.dir).await?);
     }
+    let first_use_us = memory::first_use_us();
     let mut report = Report::new(&cases);
     for round in 0..arguments.repeats.max(1) {
         for at in 0..mounts.len() {
@@ -97,6 +97,7 @@ pub async fn run(arguments: FilesArguments) -> Result<(), String> {
     } else {
         report.print_table()
     }
+    memory::print(first_use_us, arguments.json);
     Ok(())
 }
 

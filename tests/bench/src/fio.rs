@@ -164,6 +164,16 @@ pub async fn fill(engine: &Engine, size: u64) -> Result<(), String> {
     fio(Duration::from_secs(1200), engine, arguments).await.map(drop)
 }
 
+/// Writes the whole target once more in small pieces in random order, so that it is measured as it is after a while, and not
+/// as it was made: what it keeps in memory is there, and no block is touched for the first time. Source: SNIA Solid State Storage
+/// Performance Test Specification, "workload dependent preconditioning".
+pub async fn precondition(engine: &Engine, size: u64) -> Result<(), String> {
+    let arguments = ["--name=precondition", "--rw=randwrite", "--bs=32k", "--iodepth=32", "--thread=1"];
+    let mut arguments: Vec<String> = arguments.map(String::from).into();
+    arguments.push(format!("--size={size}"));
+    fio(Duration::from_secs(1200), engine, arguments).await.map(drop)
+}
+
 async fn fio(limit: Duration, engine: &Engine, arguments: Vec<String>) -> Result<String, String> {
     let environment = engine.environment.iter().map(String::as_str);
     let arguments = arguments.iter().chain(&engine.arguments).map(String::as_str);

@@ -14,6 +14,7 @@ mod files;
 mod fio;
 mod floors;
 mod growth;
+mod memory;
 mod ports;
 mod qemu;
 mod report;
@@ -55,7 +56,7 @@ struct Arguments {
     /// Runs of each case; medians are reported.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Size of the volume, written once through before it is measured.
+    /// Size of the volume, written through before it is measured.
     #[arg(long, default_value = "4GiB")]
     size: ByteSize,
     /// Cases to run, separated by commas.
@@ -123,12 +124,14 @@ async fn run(mut arguments: Arguments) -> Result<(), String> {
         size,
         playground: &arguments.playground,
     };
+    let first_use_us = memory::first_use_us();
     let report = rounds::measure(&plan).await?;
     if arguments.json {
         report.print_json()
     } else {
         report.print_table()
     };
+    memory::print(first_use_us, arguments.json);
     Ok(())
 }
 

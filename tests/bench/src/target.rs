@@ -150,7 +150,7 @@ enum Running {
 }
 
 impl Bench {
-    /// Starts the target and writes it through once. `playground` are more arguments for the cluster's start; `others` run
+    /// Starts the target and writes it through. `playground` are more arguments for the cluster's start; `others` run
     /// already.
     pub async fn prepare(
         target: Target,
@@ -192,6 +192,9 @@ impl Bench {
             Target::TgtRbd => tgt_rbd(dir, size).await?,
         };
         fio::fill(&engine, size).await?;
+        if matches!(target, Target::Cluster | Target::Ceph) {
+            fio::precondition(&engine, size).await?;
+        }
         Ok(Self { target, engine, size, pids, running })
     }
 
