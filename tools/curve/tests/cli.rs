@@ -140,6 +140,21 @@ fn an_unknown_configuration_key_is_refused_with_the_nearest() {
 }
 
 #[test]
+fn a_playground_is_not_made_of_what_was_mistyped() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for (set, says) in [
+        (["--mds-set", "dead_aftr = '9s'"], "`dead_after`"),
+        (["--chunkserver-set", "reserve = 'much'"], "`reserve`"),
+        (["--metaserver-set", "zone = 1"], "`zone`"),
+    ] {
+        let refused = curve(dir.path(), &["playground", "start", "--fs", "--dir", "p", set[0], set[1]]);
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(says) && said.contains(set[0]), "{said}");
+        assert!(!dir.path().join("p/playground.json").exists() && !dir.path().join("p/curve.toml").exists());
+    }
+}
+
+#[test]
 fn a_cluster_that_is_down_is_said_to_be_down() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(dir.path().join("c.toml"), "mds_addresses = [\"127.0.0.1:1\"]\nmds_timeout = \"500ms\"\n")

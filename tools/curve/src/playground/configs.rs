@@ -3,12 +3,17 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use curve_chunkserver::ChunkserverConfig;
+use curve_mds::MdsConfig;
+use curvefs_metaserver::MetaserverConfig;
+use curvefs_objectstore::ObjectStoreConfig;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use toml::{Table, Value};
 
+use crate::api::config_failure;
 use crate::cli::StartArgs;
 use crate::failure::{Code, Failure};
 use crate::playground::layout::{Layout, replace_file};
@@ -19,16 +24,15 @@ pub(super) const S3_ACCESS_KEY: &str = "playground";
 /// Its bucket.
 pub(super) const S3_BUCKET: &str = "curve";
 
-/// Writes what is missing of `D/curve.toml` and `D/etc/NAME.toml`.
-pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<(), Failure> {
+/// A file that is to be, and what it says.
+pub(super) type Composed = (PathBuf, String);
+
+/// What is missing of `D/curve.toml` and `D/etc/NAME.toml`. What was mistyped in the arguments is refused, before anything is written.
+pub(super) fn compose(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<Vec<Composed>, Failure> {
     let addresses: Vec<String> = plan.of(Role::Mds).map(Member::control_address).collect();
     let mut client = Table::new();
     client.insert("mds_addresses".to_owned(), Value::from(addresses));
-    write_missing(&layout.client_config(), &client)?;
-    write_key(&layout.secrets_key())?;
-    if plan.of(Role::S3).next().is_some() {
-        write_key(&layout.s3_secret())?;
-    }
+    let mut files = vec![(layout.client_config(), text_of(&client))];
     for member in plan.servers() {
         let (mut config, more) = match member.name.role {
             Role::Mds => (mds(layout, plan, member, args), &args.mds_set[..]),
@@ -39,9 +43,36 @@ pub(super) fn write(layout: &Layout, plan: &Plan, args: &StartArgs) -> Result<()
         for line in more {
             merge(&mut config, line)?;
         }
-        write_missing(&layout.config_file(member.name), &config)?;
+        let (path, text) = (layout.config_file(member.name), text_of(&config));
+        check(member.name.role, &text, &path)?;
+        files.push((path, text));
     }
-    Ok(())
+    files.retain(|(path, _)| !path.exists());
+    Ok(files)
+}
+
+/// Writes the files, and the keys that are missing.
+pub(super) fn write(layout: &Layout, plan: &Plan, files: &[Composed]) -> Result<(), Failure> {
+    write_key(&layout.secrets_key())?;
+    if plan.of(Role::S3).next().is_some() {
+        write_key(&layout.s3_secret())?;
+    }
+    files.iter().try_for_each(|(path, text)| replace_file(path, text))
+}
+
+/// Whether a member will understand what its file says.
+fn check(role: Role, text: &str, path: &Path) -> Result<(), Failure> {
+    let origin = path.display().to_string();
+    let understood = match role {
+        Role::Mds => curve_config::parse::<MdsConfig>(text, &origin).map(drop),
+        Role::Chunkserver | Role::Nbd => curve_config::parse::<ChunkserverConfig>(text, &origin).map(drop),
+        Role::Metaserver => curve_config::parse::<MetaserverConfig>(text, &origin).map(drop),
+        Role::S3 => curve_config::parse::<ObjectStoreConfig>(text, &origin).map(drop),
+    };
+    understood.map_err(|error| {
+        config_failure(&error)
+            .try_this("correct --mds-set, --chunkserver-set or --metaserver-set; nothing was written")
+    })
 }
 
 fn mds(layout: &Layout, plan: &Plan, member: &Member, args: &StartArgs) -> Table {
@@ -117,10 +148,6 @@ fn write_key(path: &Path) -> Result<(), Failure> {
     writeln!(file, "{text}").map_err(failed)
 }
 
-fn write_missing(path: &Path, config: &Table) -> Result<(), Failure> {
-    if path.exists() {
-        return Ok(());
-    }
-    let text = toml::to_string(config).expect("tables of strings and numbers are representable");
-    replace_file(path, &text)
+fn text_of(config: &Table) -> String {
+    toml::to_string(config).expect("tables of strings and numbers are representable")
 }

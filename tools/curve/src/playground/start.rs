@@ -24,7 +24,9 @@ pub async fn start(args: &StartArgs) -> Result<(), Failure> {
     layout.create()?;
     let _lock = layout.lock()?;
     let plan = plan(&layout, args)?;
-    configs::write(&layout, &plan, args)?;
+    let files = configs::compose(&layout, &plan, args)?;
+    plan.store(&layout)?;
+    configs::write(&layout, &plan, &files)?;
     let mut started: Vec<Member> = Vec::new();
     for member in plan.servers() {
         if !matches!(process::state(&layout, member.name).0, State::Running | State::Paused) {
@@ -97,9 +99,7 @@ fn plan(layout: &Layout, args: &StartArgs) -> Result<Plan, Failure> {
         .flat_map(|(role, count)| (1..=count).map(move |number| MemberName { role, number }));
     let members =
         names.enumerate().map(|(slot, name)| member(name, base + slot as u16 * PORTS_PER_MEMBER)).collect();
-    let plan = Plan { version: Plan::VERSION, cluster: format!("playground-{seed:016x}"), members };
-    plan.store(layout)?;
-    Ok(plan)
+    Ok(Plan { version: Plan::VERSION, cluster: format!("playground-{seed:016x}"), members })
 }
 
 /// How many servers of each role are asked for.
