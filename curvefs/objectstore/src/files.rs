@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A file of a blob.
@@ -10,8 +11,8 @@ pub trait BlobFile: Send + Sync {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was added durable.
     fn sync(&self) -> io::Result<()>;
-    /// Exactly `len` bytes from a place in the file; [`io::ErrorKind::UnexpectedEof`] if it ends before.
-    fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// Fills `into` from a place in the file.
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
 }
 
 /// Blobs as files. A decorator of it makes the failures of tests.
@@ -72,20 +73,8 @@ impl BlobFile for RealFile {
         self.0.sync_all()
     }
 
-    fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
-        // Its room is filled by the kernel, so it need not be zeroed first.
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let from = at + bytes.len() as u64;
-            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut bytes), from) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        // The vector may have had more room than was asked for.
-        bytes.truncate(len);
-        Ok(bytes)
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.0.read_exact_at(into, at)
     }
 }
 

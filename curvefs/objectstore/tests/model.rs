@@ -37,8 +37,8 @@ impl BlobFile for FailingFile {
         self.inner.sync()
     }
 
-    fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
-        self.inner.read_at(at, len)
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.inner.read_exact_at(into, at)
     }
 }
 

@@ -115,13 +115,13 @@ impl OpenBlob {
         match (&self.row.inline, &self.file) {
             (Some(bytes), _) => Ok(Bytes::copy_from_slice(&bytes[first as usize..end as usize])),
             (None, Some(file)) => {
-                let bytes =
-                    file.read_at(first, (end - first) as usize).map_err(|error| match error.kind() {
-                        io::ErrorKind::UnexpectedEof => {
-                            StoreError::Damaged(format!("the file of blob {:016x} is too short", self.blob))
-                        }
-                        _ => error.into(),
-                    })?;
+                let mut bytes = vec![0; (end - first) as usize];
+                file.read_exact_at(&mut bytes, first).map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        StoreError::Damaged(format!("the file of blob {:016x} is too short", self.blob))
+                    }
+                    _ => error.into(),
+                })?;
                 Ok(bytes.into())
             }
             (None, None) => unreachable!("a blob without bytes in its row has its file open"),
