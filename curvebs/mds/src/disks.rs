@@ -20,8 +20,10 @@ pub(crate) fn own(shared: &Shared) -> PeerDisk {
         DiskState::Full => DiskCondition::DiskFull,
     };
     // A file system that cannot say how full it is is not called low, and one that hangs is not asked.
-    let hangs = condition == DiskCondition::DiskHangs;
-    let space = if hangs { None } else { shared.log.disk().space().ok() };
+    let space = match condition {
+        DiskCondition::DiskHangs => None,
+        _ => shared.log.disk().space().ok(),
+    };
     PeerDisk {
         condition: condition.into(),
         free_bytes: space.map_or(0, |space| space.free),
