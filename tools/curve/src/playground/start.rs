@@ -25,7 +25,9 @@ pub async fn start(args: &StartArgs) -> Result<(), Failure> {
     let _lock = layout.lock()?;
     let plan = plan(&layout, args)?;
     let files = configs::compose(&layout, &plan, args)?;
-    plan.store(&layout)?;
+    if !layout.plan_file().is_file() {
+        plan.store(&layout)?;
+    }
     configs::write(&layout, &plan, &files)?;
     let mut started: Vec<Member> = Vec::new();
     for member in plan.servers() {
