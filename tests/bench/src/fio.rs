@@ -158,19 +158,19 @@ pub async fn fill(engine: &Engine, size: u64) -> Result<(), String> {
     if let Some(url) = &engine.qemu {
         return qemu::fill(url, size).await;
     }
-    let mut arguments: Vec<String> =
-        ["--name=fill", "--rw=write", "--bs=1M", "--iodepth=8", "--thread=1"].map(String::from).into();
-    arguments.push(format!("--size={size}"));
-    fio(Duration::from_secs(1200), engine, arguments).await.map(drop)
+    write_through(engine, size, ["--name=fill", "--rw=write", "--bs=1M", "--iodepth=8"]).await
 }
 
 /// Writes the whole target once more in small pieces in random order, so that it is measured as it is after a while, and not
 /// as it was made: what it keeps in memory is there, and no block is touched for the first time. Source: SNIA Solid State Storage
 /// Performance Test Specification, "workload dependent preconditioning".
 pub async fn precondition(engine: &Engine, size: u64) -> Result<(), String> {
-    let arguments = ["--name=precondition", "--rw=randwrite", "--bs=32k", "--iodepth=32", "--thread=1"];
-    let mut arguments: Vec<String> = arguments.map(String::from).into();
-    arguments.push(format!("--size={size}"));
+    write_through(engine, size, ["--name=precondition", "--rw=randwrite", "--bs=32k", "--iodepth=32"]).await
+}
+
+async fn write_through(engine: &Engine, size: u64, how: [&str; 4]) -> Result<(), String> {
+    let mut arguments: Vec<String> = how.map(String::from).into();
+    arguments.extend(["--thread=1".into(), format!("--size={size}")]);
     fio(Duration::from_secs(1200), engine, arguments).await.map(drop)
 }
 

@@ -1,9 +1,8 @@
 //! What memory costs: a raw limit of the machine, as the disk is one.
 //!
-//! A page that was free is cleared and mapped when it is used first, which takes some 0.3 us. In a virtual machine whose host takes free
-//! memory back (free page reporting) the host has to find one, too, and that took 12 to 17 us where it was measured. Whatever fills
-//! the page cache pays for it: file systems with more than half of their speed, a cluster with each block that is written for the
-//! first time.
+//! A page that was free is cleared and mapped when it is used first. In a virtual machine whose host takes free memory back (free page
+//! reporting) the host has to find one, too, which takes many times as long (docs/performance.md). Whatever fills the page cache
+//! pays for it: file systems, and a cluster with each block that is written for the first time.
 
 use std::hint::black_box;
 use std::time::Instant;
