@@ -23,7 +23,8 @@ playground: ## a three-replica volume over NBD in ./playground (DIR=…), from n
 wipe: ## end the playground and remove its data
 	if grep -qs " $(abspath $(DIR))/mnt fuse.curvefs" /proc/mounts; then target/release/curve-fuse umount $(DIR)/mnt; fi
 	if [ -d $(DIR)/mnt ]; then rmdir --ignore-fail-on-non-empty $(DIR)/mnt; fi
-	cargo run -q --release --locked -p curve -- playground wipe --yes --dir $(DIR)
+	test -x target/release/curve || cargo build --release --locked -p curve -p curve-nbd -p curve-fuse
+	target/release/curve playground wipe --yes --dir $(DIR)
 
 build: ## release binaries in target/release
 	tools/deps.sh build
